@@ -1,0 +1,48 @@
+"""The one exception that means "your input, not our bug"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class InputError(Exception):
+    """Bad input, told on one screen: where, what was found, what was expected, what to do.
+
+    Entry points print it without a traceback and exit with status 2; anything else that
+    escapes is a bug of ours and keeps its traceback.
+
+    Args:
+        summary: one sentence.
+        file: the file or folder concerned, if any.
+        field: the stream, label, option or record concerned, if any.
+        found: what is there.
+        expected: what should be there.
+        remedy: what the user can do about it.
+    """
+
+    def __init__(
+        self,
+        summary: str,
+        *,
+        file: str | Path | None = None,
+        field: str | None = None,
+        found: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.summary = summary
+        rows = {
+            "file": file,
+            "field": field,
+            "found": found,
+            "expected": expected,
+            "remedy": remedy,
+        }
+        self.details = {key: str(value) for key, value in rows.items() if value is not None}
+        super().__init__(summary)
+
+    def __str__(self) -> str:
+        """The summary and one indented line for each detail that is known."""
+        lines = [self.summary]
+        lines += [f"  {key + ':':<10}{value}" for key, value in self.details.items()]
+        return "\n".join(lines)
