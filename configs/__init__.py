@@ -1,0 +1,1 @@
+"""Configurations: one file a system. ``--config=configs/NAME.py:VARIANT``."""

@@ -1,0 +1,174 @@
+"""RJCMA: recursive joint cross-modal attention over ir50, vggish and bert (Praveen & Alam 2024).
+
+    python -m emojax.train --config=configs/rjcma.py --config.data.store=STORE --workdir=RUN
+
+trains valence and arousal apart, as two replicas of one program, on the store's official fold.
+Published on Aff-Wild2, validation of fold 0: CCC .455 valence, .652 arousal (Table 1).
+
+Variants, after a colon: ``demo`` (the simulated data of ``make demo``), ``upstream`` (the
+authors' public code where it differs from the paper), ``folds`` (all six folds of Table 1 at
+once), ``rjca_tcn`` (audio + visual, the starred row of Table 2), ``rjca_lstm`` and ``jca``
+(Table 2), ``joint`` (one model for both dimensions).
+"""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from emojax.errors import InputError
+
+
+def paper() -> ConfigDict:
+    """Hyper-parameters of the paper; "ours" marks what it does not state."""
+    config = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.store = ""  # folder of a store; required
+    config.data.streams = ("ir50", "vggish", "bert")  # sections 3.1-3.3
+    config.data.tasks = ("va",)
+    config.data.window = 300  # K, section 4.2.1
+    config.data.stride = 200  # section 4.2.1
+    config.data.batch_size = 12  # section 4.2.2
+    config.data.random_offset = False  # draw window starts anew in each epoch; ours
+    config.data.resampling = ConfigDict()  # stream -> nearest (default), linear or mean
+
+    config.model = ConfigDict()
+    config.model.name = "rjcma"
+    config.model.variant = "paper"
+    config.model.recursions = 3  # l, section 4.2.2
+    config.model.temporal = "tcn"  # section 3.1
+    config.model.fused_temporal = "none"
+    config.model.channels = ConfigDict()  # public code; the paper gives no widths
+    config.model.channels.ir50 = (512, 512, 256, 256)
+    config.model.channels.vggish = (128, 128, 128, 128)
+    config.model.channels.bert = (256, 256, 128, 128)
+    config.model.causal = True  # public code
+    config.model.temporal_dropout = 0.1  # public code
+    config.model.dropout = 0.3  # ours; the paper gives none
+    config.model.head_width = 256  # public code
+    config.model.heads = "per_target"  # "trained separately", section 4.2.2
+    config.model.dtype = "float32"
+
+    config.loss = ConfigDict()
+    config.loss.va = "ccc"  # eq. 16, over the whole batch
+
+    config.replicas = ConfigDict()  # all combinations are trained at once
+    config.replicas.folds = ("0",)
+    config.replicas.targets = ("valence", "arousal")
+    config.replicas.seeds = (0,)
+
+    config.train = ConfigDict()
+    config.train.epochs = 100  # section 4.2.2
+    config.train.epoch_steps = 0  # steps between validations; 0: one pass over the windows
+    config.train.optimizer = "adam_l2"  # "Adam ... with a weight decay", section 4.2.2
+    config.train.learning_rate = 1e-5  # section 4.2.2
+    config.train.weight_decay = 1e-3  # section 4.2.2
+    config.train.clip_norm = 0.0  # 0: no clipping
+    config.train.warmup = "repetitive"  # section 4.2.2
+    config.train.warmup_epochs = 5  # section 4.2.2
+    config.train.plateau_patience = 5  # section 4.2.2
+    config.train.plateau_factor = 0.1  # section 4.2.2
+    config.train.minimum_rate = 1e-8  # section 4.2.2
+    config.train.releases = 2  # three groups: two more releases after the first; 4.2.2
+    config.train.reload_best = True  # after every epoch, section 4.2.2
+    config.train.stop_patience = 50  # public code
+
+    config.evaluation = ConfigDict()
+    config.evaluation.selection = ConfigDict()
+    config.evaluation.selection.va = "ccc"  # section 4.2.2
+    return config
+
+
+def demo() -> ConfigDict:
+    """A small model on 120 simulated videos, for a first look: under 3 minutes on 2 cores.
+
+    The paper's schedule needs epochs that a demo does not have, so it is overridden.
+    """
+    config = paper()
+    config.data.store = "stores/demo"
+    config.data.random_offset = True
+    for stream in config.data.streams:
+        config.model.channels[stream] = (32, 32, 32, 32)
+    config.model.head_width = 64
+    config.train.epochs = 6
+    config.train.epoch_steps = 50
+    config.train.learning_rate = 3e-3
+    config.train.warmup = "linear"
+    config.train.warmup_epochs = 1
+    config.train.reload_best = False
+    return config
+
+
+def upstream() -> ConfigDict:
+    """The authors' public code where it differs from the paper (see models/rjcma.py)."""
+    config = paper()
+    config.model.variant = "upstream"
+    config.model.recursions = 2
+    config.model.dropout = 0.6
+    config.loss.va = "ccc_window"
+    return config
+
+
+def folds() -> ConfigDict:
+    """Table 1: six folds, valence and arousal, twelve replicas in one program."""
+    config = paper()
+    config.replicas.folds = ("0", "1", "2", "3", "4", "5")
+    return config
+
+
+def rjca_tcn() -> ConfigDict:
+    """Table 2, RJCA*: the same fusion with TCNs over audio and visual streams only."""
+    config = paper()
+    config.data.streams = ("ir50", "vggish")
+    del config.model.channels.bert
+    return config
+
+
+def rjca_lstm() -> ConfigDict:
+    """Table 2, RJCA: LSTMs on each stream and on the fused representation."""
+    config = rjca_tcn()
+    config.model.temporal = "lstm"
+    config.model.fused_temporal = "lstm"
+    config.model.channels.ir50 = (256,)
+    config.model.channels.vggish = (128,)
+    config.model.causal = False
+    return config
+
+
+def jca() -> ConfigDict:
+    """Table 2, JCA: one recursion over audio and visual streams."""
+    config = rjca_tcn()
+    config.model.recursions = 1
+    return config
+
+
+def joint() -> ConfigDict:
+    """One model for valence and arousal, with a shared head."""
+    config = paper()
+    config.model.heads = "joint"
+    config.replicas.targets = ("va",)
+    return config
+
+
+VARIANTS: dict[str, Callable[[], ConfigDict]] = {
+    "": paper,
+    "demo": demo,
+    "upstream": upstream,
+    "folds": folds,
+    "rjca_tcn": rjca_tcn,
+    "rjca_lstm": rjca_lstm,
+    "jca": jca,
+    "joint": joint,
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The configuration of a variant, see the docstring of this file."""
+    if variant not in VARIANTS:
+        raise InputError(
+            "Unknown variant of configs/rjcma.py.",
+            field="--config",
+            found=variant,
+            expected="one of " + ", ".join(name for name in VARIANTS if name),
+        )
+    return VARIANTS[variant]()

@@ -1,0 +1,1 @@
+"""From shards on disk to batches: the store and the input pipeline."""

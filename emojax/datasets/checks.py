@@ -1,0 +1,263 @@
+"""What a video must fulfil before it is stored, and its conversion to stored dtypes."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from emojax.datasets.record import PARTITIONS, StreamRows, VideoRecord
+from emojax.errors import InputError
+from emojax.specs import TASKS, StreamSpec, TaskSpec
+
+
+def conform(
+    record: VideoRecord, streams: Sequence[StreamSpec], tasks: Sequence[str], dtype: np.dtype
+) -> VideoRecord:
+    """The same video in stored dtypes, with zeros in rows that are not valid.
+
+    Args:
+        record: the video as a builder made it.
+        streams: what it must hold, no more and no less.
+        tasks: what it may have labels and references for.
+        dtype: of stream rows in the store.
+
+    Raises:
+        InputError: anything about the video that would spoil a store, naming the video and the
+            stream, task or array concerned.
+    """
+    check_name(record.name, "video name")
+    check_name(record.source_video, f"source video of {record.name}")
+    if record.partition not in PARTITIONS:
+        raise InputError(
+            "A video belongs to no known partition.",
+            field=f"partition of {record.name}",
+            found=record.partition,
+            expected=", ".join(PARTITIONS),
+        )
+    for key, value in record.attributes.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InputError(
+                "Attributes must be text.",
+                field=f"attribute {key!r} of {record.name}",
+                found=repr(value),
+                expected="text",
+            )
+    pts_N = _clock(record.pts_N, f"frame times of {record.name}", strictly=True)
+    if not len(pts_N):
+        raise InputError("A video has no frames.", field=record.name, found=0, expected=">= 1")
+    known = {spec.name: spec for spec in streams}
+    check_known(record.streams, known, "stream", record.name)
+    for name in known:
+        if name not in record.streams:
+            raise InputError(
+                "A video lacks a stream.",
+                field=f"stream {name} of {record.name}",
+                found=", ".join(record.streams) or "no stream",
+                expected=", ".join(known),
+                remedy="give rows that are not valid where the extractor found nothing",
+            )
+    check_known(record.labels, tasks, "task", record.name)
+    for reference, values in record.references.items():
+        check_name(reference, f"reference of {record.name}")
+        check_known(values, tasks, "task", record.name)
+    return VideoRecord(
+        name=record.name,
+        source_video=record.source_video,
+        partition=record.partition,
+        pts_N=pts_N,
+        streams={
+            name: _stream(record.streams[name], spec, dtype, f"stream {name} of {record.name}")
+            for name, spec in known.items()
+        },
+        labels={
+            task: _labels(values, TASKS[task], len(pts_N), f"labels {task} of {record.name}")
+            for task, values in record.labels.items()
+        },
+        references={
+            reference: {
+                task: _per_frame(
+                    values,
+                    len(pts_N),
+                    TASKS[task].outputs,
+                    f"reference {reference}/{task} of {record.name}",
+                )
+                for task, values in by_task.items()
+            }
+            for reference, by_task in record.references.items()
+        },
+        attributes=dict(record.attributes),
+    )
+
+
+def check_name(name: object, what: str) -> None:
+    """Refuses names that are not plain text or could leave a folder when used as a file name."""
+    safe = (
+        isinstance(name, str)
+        and 0 < len(name) <= 200
+        and name.isprintable()
+        and not name.startswith(".")
+        and not any(part in name for part in ("/", "\\", ".."))
+    )
+    if not safe:
+        raise InputError(
+            "A name cannot be used.",
+            field=what,
+            found=repr(name),
+            expected="1 to 200 printable characters, no '/', '\\' or '..', no dot in front",
+        )
+
+
+def check_known(names: Iterable[str], known: Iterable[str], kind: str, where: str) -> None:
+    """Refuses names outside ``known``, with the closest known name as a hint."""
+    choices = dict.fromkeys(known)
+    for name in names:
+        if name in choices:
+            continue
+        close = difflib.get_close_matches(str(name), choices, n=1)
+        shown = ", ".join(itertools.islice(choices, 20)) or f"no {kind}"
+        raise InputError(
+            f"Unknown {kind}.",
+            field=where,
+            found=name,
+            expected=shown if len(choices) <= 20 else f"{shown}, ... ({len(choices)} in all)",
+            remedy=f"did you mean {close[0]}?" if close else None,
+        )
+
+
+def annotated(labels_NK: np.ndarray, task: TaskSpec) -> np.ndarray:
+    """(N,) bool, True where at least one column of the task carries an annotation."""
+    return (labels_NK != np.float32(task.ignore)).any(axis=1)
+
+
+def count_annotated(labels: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Task -> number of annotated frames."""
+    return {task: int(annotated(values, TASKS[task]).sum()) for task, values in labels.items()}
+
+
+def _stream(data: StreamRows, spec: StreamSpec, dtype: np.dtype, what: str) -> StreamRows:
+    rows_ND = np.asarray(data.rows_ND)
+    if rows_ND.dtype.kind != "f":
+        raise InputError(
+            "Stream rows have the wrong dtype.",
+            field=what,
+            found=rows_ND.dtype,
+            expected="a floating point type",
+        )
+    if rows_ND.ndim != 2 or rows_ND.shape[1] != spec.width:
+        raise InputError(
+            "Stream rows have the wrong width.",
+            field=what,
+            found=f"shape {rows_ND.shape}",
+            expected=f"(rows, {spec.width})",
+            remedy="check which extractor wrote the features",
+        )
+    pts_N = _clock(data.pts_N, f"row times of {what}", strictly=False)
+    valid_N = np.asarray(data.valid_N)
+    if valid_N.dtype != np.bool_:
+        raise InputError(
+            "Row validity has the wrong dtype.", field=what, found=valid_N.dtype, expected="bool"
+        )
+    if not pts_N.shape == valid_N.shape == rows_ND.shape[:1]:
+        raise InputError(
+            "Rows, row times and validity differ in number.",
+            field=what,
+            found=f"{len(rows_ND)} rows, times {pts_N.shape}, validity {valid_N.shape}",
+            expected="one time and one validity per row",
+        )
+    if not valid_N.all():
+        # Whatever an extractor leaves where it found nothing (often NaN) is not data.
+        rows_ND = np.where(valid_N[:, None], rows_ND, rows_ND.dtype.type(0))
+    _check_range(rows_ND, dtype, what)
+    return StreamRows(rows_ND.astype(dtype), pts_N, valid_N)
+
+
+def _check_range(rows_ND: np.ndarray, dtype: np.dtype, what: str) -> None:
+    if not rows_ND.size:
+        return
+    limit = float(np.finfo(dtype).max)
+    # NaN spreads through min and max, so two passes without temporaries find all offenders.
+    if -limit <= rows_ND.min() and rows_ND.max() <= limit:
+        return
+    bad_ND = ~(np.abs(rows_ND) <= limit)
+    row, column = np.argwhere(bad_ND)[0]
+    value = rows_ND[row, column]
+    raise InputError(
+        f"Features exceed {dtype.name}." if np.isfinite(value) else "Features are not finite.",
+        field=f"{what}, row {row}, column {column}",
+        found=f"{value} ({bad_ND.any(axis=1).sum()} rows concerned)",
+        expected=f"finite values, at most {limit:g} in size",
+        remedy="mark such rows as not valid, scale the stream or store float32",
+    )
+
+
+def _labels(labels_NK: np.ndarray, task: TaskSpec, num_frames: int, what: str) -> np.ndarray:
+    values_NK = _per_frame(labels_NK, num_frames, task.columns, what)
+    given = values_NK[values_NK != np.float32(task.ignore)]
+    if task.kind == "continuous":
+        return values_NK
+    largest = len(task.labels) - 1 if task.kind == "categorical" else 1
+    wrong = given[(given < 0) | (given > largest) | (given != np.floor(given))]
+    if wrong.size:
+        raise InputError(
+            "Labels are out of range.",
+            field=what,
+            found=wrong[0],
+            expected=f"a whole number from 0 to {largest}, or {task.ignore:g}: not annotated",
+        )
+    return values_NK
+
+
+def _per_frame(values: np.ndarray, num_frames: int, columns: int, what: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise InputError(
+            "Values have the wrong dtype.", field=what, found=array.dtype, expected="numbers"
+        )
+    if array.ndim != 2 or array.shape[1] != columns:
+        raise InputError(
+            "Values have the wrong width.",
+            field=what,
+            found=f"shape {array.shape}",
+            expected=f"({num_frames}, {columns})",
+        )
+    if len(array) != num_frames:
+        raise InputError(
+            "The number of labels or predictions differs from the number of frames.",
+            field=what,
+            found=len(array),
+            expected=num_frames,
+            remedy="align annotations and frames by index before storing them",
+        )
+    if not np.isfinite(array).all():
+        raise InputError(
+            "Values are not finite.",
+            field=what,
+            found=f"NaN or infinity in row {np.argwhere(~np.isfinite(array))[0][0]}",
+            expected="finite numbers, the ignore value where not annotated",
+        )
+    return array.astype(np.float32)
+
+
+def _clock(times: np.ndarray, what: str, *, strictly: bool) -> np.ndarray:
+    array = np.asarray(times)
+    if array.dtype.kind not in "fiu" or array.ndim != 1:
+        raise InputError(
+            "Times must be a vector of numbers.",
+            field=what,
+            found=f"{array.dtype} {array.shape}",
+            expected="seconds, float64 (rows,)",
+        )
+    pts_N = array.astype(np.float64)
+    steps = np.diff(pts_N)
+    ordered = (steps > 0).all() if strictly else (steps >= 0).all()
+    if not np.isfinite(pts_N).all() or not ordered:
+        raise InputError(
+            "Times do not increase.",
+            field=what,
+            found="times that are not finite or go back",
+            expected="increasing seconds" if strictly else "seconds that never decrease",
+        )
+    return pts_N

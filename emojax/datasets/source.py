@@ -1,0 +1,363 @@
+"""Reading a store: random access to memory-mapped videos, checked at first use."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import mmap
+import threading
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from emojax.datasets.checks import check_known, check_name
+from emojax.datasets.documents import read_document
+from emojax.datasets.folds import Fold
+from emojax.datasets.record import PARTITIONS, VideoRecord, from_features
+from emojax.datasets.records import HEADER_BYTES, check_record, locate_fields
+from emojax.datasets.store import DATASET_FILE, DTYPES, INDEX_FILE
+from emojax.errors import InputError
+from emojax.specs import TASKS, StreamSpec
+
+# Columns whose deviation is below this fraction of their mean are constants plus rounding.
+_CONSTANT = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoEntry:
+    """What the index knows about a video without opening its shard.
+
+    Attributes:
+        name: unique in the store.
+        source_video: the file it was cut from.
+        partition: "train", "validation" or "test".
+        num_frames: N.
+        fps: mean frames per second; 0 for a single frame.
+        rows: stream -> number of rows.
+        shard: number of the shard file.
+        offset: byte where the record's frame begins.
+        length: payload bytes.
+        crc: masked CRC-32C of the payload.
+    """
+
+    name: str
+    source_video: str
+    partition: str
+    num_frames: int
+    fps: float
+    rows: dict[str, int]
+    shard: int
+    offset: int
+    length: int
+    crc: int
+
+
+class Store:
+    """A store opened for reading; a random access source of ``VideoRecord`` for Grain.
+
+    Opening reads the two JSON files and the sizes of the shards. A shard is mapped at its first
+    use, and a record's checksums are verified at its first use; both are safe among threads.
+    Arrays are read-only views that stay good after ``close``. A pickled store opens the same
+    files again where it is loaded.
+
+    Args:
+        path: folder that a ``StoreWriter`` finished.
+        verify: "first_use", or "all" to check every record at once.
+
+    Attributes:
+        metadata: ``dataset.json``.
+        name: of the data set.
+        dtype: of stream rows.
+        streams: stream name -> specification.
+        tasks: what videos may be labelled for.
+        videos: entries in the order of ``read``.
+        folds: fold name -> fold.
+        partitions: partition -> names of its videos.
+
+    Raises:
+        InputError: the folder is missing, unfinished, damaged or inconsistent.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        verify: Literal["first_use", "all"] = "first_use",
+    ) -> None:
+        if verify not in ("first_use", "all"):
+            raise ValueError(f"verify must be 'first_use' or 'all', not {verify!r}")
+        self.path = Path(path).absolute()
+        _check_folder(self.path)
+        self.metadata = read_document(self.path / DATASET_FILE)
+        index = read_document(self.path / INDEX_FILE)
+        try:
+            self._describe(self.metadata)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _malformed(self.path / DATASET_FILE, error) from error
+        self._check_shards(index)
+        try:
+            self.videos = tuple(VideoEntry(**row) for row in index["videos"])
+            self._number = {video.name: i for i, video in enumerate(self.videos)}
+            self._check_videos()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _malformed(self.path / INDEX_FILE, error) from error
+        self._maps: list[memoryview | None] = [None] * len(self._shards)
+        self._locks = [threading.Lock() for _ in self._shards]
+        self._fields: list[dict[str, tuple[int, int]] | None] = [None] * len(self.videos)
+        self._closed = False
+        if verify == "all":
+            for i in range(len(self.videos)):
+                self.read(i)
+
+    def __len__(self) -> int:
+        """Number of videos."""
+        return len(self.videos)
+
+    def __getitem__(self, i: int) -> VideoRecord:
+        """``read(i)``; makes a store a Grain random access source."""
+        return self.read(i)
+
+    def __repr__(self) -> str:
+        """Names the data by content, because Grain compares it when a run is resumed."""
+        return f"Store({self.name!r}, checksum={self.metadata['checksum']!r})"
+
+    def __enter__(self) -> Self:
+        """Itself; leaving the context closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the store."""
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only where the store is and which one it was: maps and locks do not travel."""
+        return {"path": str(self.path), "checksum": self.metadata["checksum"]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Opens the same store again."""
+        Store.__init__(self, state["path"])
+        if self.metadata["checksum"] != state["checksum"]:
+            raise InputError(
+                "The store was replaced while a program was using it.",
+                file=self.path / DATASET_FILE,
+                field="checksum",
+                found=self.metadata["checksum"],
+                expected=state["checksum"],
+                remedy="start the program again",
+            )
+
+    def index_of(self, name: str) -> int:
+        """Number of a video for ``read``.
+
+        Raises:
+            InputError: there is no such video.
+        """
+        if name not in self._number:
+            check_known([name], self._number, "video", str(self.path))
+        return self._number[name]
+
+    def read(self, i: int) -> VideoRecord:
+        """Video ``i`` as read-only views of its shard.
+
+        Raises:
+            IndexError: there is no video ``i``.
+            InputError: the record is damaged or is not the one the index describes.
+        """
+        if not 0 <= i < len(self.videos):
+            raise IndexError(f"video {i} of {len(self.videos)}")
+        if self._closed:
+            raise RuntimeError("the store is closed")
+        entry = self.videos[i]
+        fields = self._fields[i]
+        shard = self._maps[entry.shard]
+        if fields is None or shard is None:
+            with self._locks[entry.shard]:
+                shard = self._map(entry.shard)
+                fields = self._fields[i] = self._fields[i] or self._verify(entry, shard)
+        return from_features(shard, fields, tuple(self.streams.values()), self._row_dtype)
+
+    def fold(self, name: str) -> Fold:
+        """A fold by name.
+
+        Raises:
+            InputError: there is no such fold.
+        """
+        check_known([name], self.folds, "fold", str(self.path))
+        return self.folds[name]
+
+    def statistics(self, fold: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Statistics of the valid rows of a fold's training videos.
+
+        Args:
+            fold: name of the fold.
+
+        Returns:
+            stream -> mean (D,) and biased standard deviation (D,), float64. Columns that are
+            constant in training get a deviation of 1, so that dividing by it is harmless.
+
+        Raises:
+            InputError: there is no such fold.
+        """
+        self.fold(fold)
+        result = {}
+        for stream, moments in self.metadata["folds"][fold]["statistics"].items():
+            mean_D = np.asarray(moments["mean"], np.float64)
+            std_D = np.asarray(moments["std"], np.float64)
+            result[stream] = mean_D, np.where(std_D <= _CONSTANT * np.abs(mean_D), 1.0, std_D)
+        return result
+
+    def close(self) -> None:
+        """Lets go of the shards; their memory goes when the last view of it does."""
+        self._closed = True
+        self._maps = [None] * len(self._shards)
+
+    def _describe(self, metadata: dict[str, Any]) -> None:
+        self.name: str = metadata["name"]
+        self.streams = {row["name"]: StreamSpec(**row) for row in metadata["streams"]}
+        self.tasks: tuple[str, ...] = tuple(metadata["tasks"])
+        check_known(self.tasks, TASKS, "task", str(self.path / DATASET_FILE))
+        check_known([metadata["dtype"]], DTYPES, "dtype", str(self.path / DATASET_FILE))
+        self.dtype: str = metadata["dtype"]
+        self._row_dtype = np.dtype(self.dtype).newbyteorder("<")
+        self.partitions = {part: tuple(metadata["partitions"][part]) for part in PARTITIONS}
+        self.folds = {
+            name: Fold(
+                name=name,
+                train=tuple(row["train"]),
+                validation=tuple(row["validation"]),
+                test=tuple(row["test"]),
+                scored_frames=(
+                    None
+                    if row["scored_frames"] is None
+                    else (int(row["scored_frames"][0]), int(row["scored_frames"][1]))
+                ),
+            )
+            for name, row in metadata["folds"].items()
+        }
+        self._shards: list[dict[str, Any]] = metadata["shards"]
+        for shard in self._shards:
+            check_name(shard["file"], f"shard file in {self.path / DATASET_FILE}")
+
+    def _check_shards(self, index: dict[str, Any]) -> None:
+        if index.get("shards") != self._shards:
+            raise InputError(
+                "The index is stale: it belongs to another build.",
+                file=self.path / INDEX_FILE,
+                field="shards",
+                found=_summary(index.get("shards")),
+                expected=_summary(self._shards),
+                remedy="copy the whole store again or build it again",
+            )
+        for shard in self._shards:
+            file = self.path / shard["file"]
+            size = file.stat().st_size if file.is_file() else None
+            if size == shard["bytes"]:
+                continue
+            if size is None:
+                summary = "A shard is missing."
+            elif size < shard["bytes"]:
+                summary = "A shard is truncated."
+            else:
+                summary = "The index is stale: a shard is longer than it says."
+            raise InputError(
+                summary,
+                file=file,
+                field="size",
+                found="no file" if size is None else f"{size} bytes",
+                expected=f"{shard['bytes']} bytes",
+                remedy="copy the store again or build it again",
+            )
+
+    def _check_videos(self) -> None:
+        records = [0] * len(self._shards)
+        for video in self.videos:
+            check_name(video.name, f"video in {self.path / INDEX_FILE}")
+            if not 0 <= video.shard < len(records):
+                raise ValueError(f"{video.name} lies in shard {video.shard}")
+            records[video.shard] += 1
+        if records != [shard["records"] for shard in self._shards]:
+            raise ValueError("the shards hold other numbers of records")
+        if len(self._number) != len(self.videos):
+            raise ValueError("two videos have the same name")
+        if set(self._number) != {name for part in self.partitions.values() for name in part}:
+            raise ValueError(f"the videos differ from those in {DATASET_FILE}")
+
+    def _map(self, number: int) -> memoryview:
+        """The whole shard; the caller holds the shard's lock."""
+        found = self._maps[number]
+        if found is None:
+            shard = self._shards[number]
+            file = self.path / shard["file"]
+            try:
+                with file.open("rb") as opened:
+                    mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    "A shard cannot be read.", file=file, found=str(error), expected="a file"
+                ) from error
+            found = self._maps[number] = memoryview(mapped)
+        return found
+
+    def _verify(self, entry: VideoEntry, shard: memoryview) -> dict[str, tuple[int, int]]:
+        """Checks a record against checksums and index; field offsets count from the shard."""
+        file = self.path / self._shards[entry.shard]["file"]
+        check_record(shard, entry.offset, entry.length, entry.crc, file=file)
+        start = entry.offset + HEADER_BYTES
+        try:
+            located = locate_fields(shard[start : start + entry.length])
+            fields = {key: (start + offset, size) for key, (offset, size) in located.items()}
+            record = from_features(shard, fields, tuple(self.streams.values()), self._row_dtype)
+        except (KeyError, ValueError) as error:
+            raise _malformed(file, error) from error
+        found = (record.name, record.source_video, record.partition, record.num_frames)
+        expected = (entry.name, entry.source_video, entry.partition, entry.num_frames)
+        rows = {name: len(data.pts_N) for name, data in record.streams.items()}
+        if found != expected or rows != entry.rows:
+            raise InputError(
+                "The index is stale: a record holds another video.",
+                file=file,
+                field=f"record at byte {entry.offset}",
+                found=(*found, rows),
+                expected=(*expected, entry.rows),
+                remedy="build the store again",
+            )
+        return fields
+
+
+def _check_folder(path: Path) -> None:
+    if (path / DATASET_FILE).is_file():
+        return
+    unfinished = sorted(path.parent.glob(f"{glob.escape(path.name)}.partial-*"))
+    if path.is_dir():
+        summary, found = "This folder is not a store.", f"no {DATASET_FILE}"
+    elif path.exists():
+        summary, found = "A store is a folder.", "a file"
+    elif unfinished:
+        summary, found = "The build of this store did not finish.", str(unfinished[0])
+    else:
+        summary, found = "There is no store here.", "nothing"
+    raise InputError(
+        summary,
+        file=path,
+        found=found,
+        expected=f"a folder with {DATASET_FILE}, {INDEX_FILE} and shards",
+        remedy="build the store first, for instance with `python -m data.synthetic --out=...`",
+    )
+
+
+def _malformed(file: Path, error: Exception) -> InputError:
+    return InputError(
+        "A file of the store does not hold what it should.",
+        file=file,
+        field=str(error),
+        expected="what StoreWriter writes",
+        remedy="build the store again",
+    )
+
+
+def _summary(shards: Any) -> str:
+    if not isinstance(shards, list):
+        return "no list of shards"
+    total = sum(row.get("bytes", 0) for row in shards if isinstance(row, dict))
+    return f"{len(shards)} shards of {total} bytes together"

@@ -1,0 +1,401 @@
+"""Writing a store: shards of videos, an index, and ``dataset.json`` with fold statistics.
+
+    <store>/videos-00000.tfrecord ...   one record a video, see record.py
+    <store>/index.json                  where each record lies, and what it holds
+    <store>/dataset.json                streams, tasks, counts, folds with statistics, shards
+
+A build happens in ``<store>.partial-<pid>`` beside the target, and only ``finish`` renames it,
+so that an interrupted build never looks finished. A folder left by a killed build may be
+deleted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import crc32c
+import numpy as np
+
+from emojax.datasets.checks import check_known, check_name, conform, count_annotated
+from emojax.datasets.documents import write_document
+from emojax.datasets.folds import Fold
+from emojax.datasets.moments import RowMoments, merge_moments, row_moments
+from emojax.datasets.record import PARTITIONS, VideoRecord, to_features
+from emojax.datasets.records import FRAME_BYTES, encode_example, frame_record
+from emojax.errors import InputError
+from emojax.specs import TASKS, StreamSpec
+
+DATASET_FILE = "dataset.json"
+INDEX_FILE = "index.json"
+DTYPES = ("float16", "float32")
+
+
+class StoreWriter:
+    """Builds a store video by video; memory holds one record and each video's moments.
+
+    Use it as a context manager and call ``finish`` inside: leaving the context without it, for
+    instance through an exception, removes what was built.
+
+    Args:
+        path: folder to create.
+        name: of the data set.
+        streams: what every video holds.
+        tasks: what videos may be labelled for.
+        dtype: of stream rows, "float16" or "float32".
+        videos_per_shard: records in one file.
+        description: free text.
+        builder: how the store was built (command, options, seed), JSON values.
+        sources: source file -> sha256.
+        overwrite: replaces a store that is there already; any other folder is refused.
+
+    Raises:
+        InputError: an option is wrong or the target exists.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str,
+        streams: Sequence[StreamSpec],
+        tasks: Sequence[str],
+        dtype: str = "float16",
+        videos_per_shard: int = 16,
+        description: str = "",
+        builder: Mapping[str, Any] | None = None,
+        sources: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        # Resolved, so that a link to a store stays a link when the store is replaced.
+        self.path = Path(path).resolve()
+        self._overwrite = overwrite
+        self._streams = _checked_streams(streams)
+        check_known(tasks, TASKS, "task", "tasks of the store")
+        check_known([dtype], DTYPES, "dtype", "dtype of the store")
+        check_name(name, "name of the store")
+        if videos_per_shard < 1:
+            raise InputError(
+                "A shard must hold videos.",
+                field="videos_per_shard",
+                found=videos_per_shard,
+                expected="at least 1",
+            )
+        self._tasks = tuple(dict.fromkeys(tasks))
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._videos_per_shard = videos_per_shard
+        self._about = {"name": name, "description": description}
+        # Through JSON at once: what cannot be written fails before the build, not after it.
+        origin = {"builder": dict(builder or {}), "sources": dict(sources or {})}
+        self._origin = json.loads(json.dumps(origin))
+        self._partial: Path | None = None
+        self._shard: BinaryIO | None = None
+        self._shards: list[dict[str, Any]] = []
+        self._videos: list[dict[str, Any]] = []
+        self._annotated: list[dict[str, int]] = []
+        self._moments: dict[str, dict[str, RowMoments]] = {}
+        self._check_target()
+
+    def __enter__(self) -> Self:
+        """Creates the folder to build in."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = _free_name_beside(self.path, "partial")
+        partial.mkdir()
+        self._partial = partial
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Removes the build unless it was finished."""
+        if self._shard is not None:
+            self._shard.close()
+            self._shard = None
+        if self._partial is not None:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial = None
+
+    def add(self, record: VideoRecord) -> None:
+        """Checks and appends one video.
+
+        Args:
+            record: with any floating dtype in its streams; rows that are not valid are stored
+                as zeros whatever they hold.
+
+        Raises:
+            InputError: the video does not fit the store, see ``checks.conform``; its name was
+                added before; or it is too large for one record. Nothing was written then.
+        """
+        self._building()
+        record = conform(record, self._streams, self._tasks, self._dtype)
+        if record.name in self._moments:
+            raise InputError(
+                "A video was added twice.",
+                field=record.name,
+                found="two records",
+                expected="one record a name",
+            )
+        try:
+            payload = encode_example(to_features(record))
+        except ValueError as error:
+            raise InputError(
+                "A video is too large to store.",
+                field=record.name,
+                found=str(error),
+                expected="less than 2 GiB",
+                remedy="split the video",
+            ) from error
+        shard, offset, crc = self._append(payload)
+        seconds = record.pts_N[-1] - record.pts_N[0]
+        self._videos.append(
+            {
+                "name": record.name,
+                "source_video": record.source_video,
+                "partition": record.partition,
+                "num_frames": record.num_frames,
+                "fps": float((record.num_frames - 1) / seconds) if seconds else 0.0,
+                "rows": {name: len(data.pts_N) for name, data in record.streams.items()},
+                "shard": shard,
+                "offset": offset,
+                "length": len(payload),
+                "crc": crc,
+            }
+        )
+        self._annotated.append(count_annotated(record.labels))
+        self._moments[record.name] = {
+            name: row_moments(data.rows_ND, data.valid_N) for name, data in record.streams.items()
+        }
+
+    def finish(self, folds: Sequence[Fold]) -> None:
+        """Writes statistics, index and ``dataset.json``, and gives the store its name.
+
+        Args:
+            folds: with distinct names, over videos that were added. Statistics of a fold come
+                from the valid rows of its training videos alone.
+
+        Raises:
+            InputError: no video, a fold that names an unknown video, trains on a video it also
+                validates or tests on, has no training video or no valid training row of a
+                stream; or the target appeared meanwhile.
+        """
+        partial = self._building()
+        if not self._videos:
+            raise InputError("A store needs at least one video.", file=self.path, found=0)
+        if len({fold.name for fold in folds}) < len(folds):
+            raise InputError(
+                "Two folds have the same name.",
+                field="folds",
+                found=", ".join(fold.name for fold in folds),
+            )
+        described = {fold.name: self._describe(fold) for fold in folds}
+        self._close_shard()
+        content = {
+            **self._about,
+            **self._origin,
+            "dtype": self._dtype.name,
+            "streams": [dataclasses.asdict(spec) for spec in self._streams],
+            "tasks": list(self._tasks),
+            "counts": self._counts(),
+            "partitions": {
+                part: [video["name"] for video in self._videos if video["partition"] == part]
+                for part in PARTITIONS
+            },
+            "shards": self._shards,
+            "folds": described,
+        }
+        write_document(partial / INDEX_FILE, {"shards": self._shards, "videos": self._videos})
+        write_document(partial / DATASET_FILE, content)
+        _flush_folder(partial)
+        self._publish(partial)
+        self._partial = None
+
+    def _building(self) -> Path:
+        if self._partial is None:
+            raise RuntimeError("the writer works inside its `with` block, until finish()")
+        return self._partial
+
+    def _append(self, payload: bytes) -> tuple[int, int, int]:
+        """Writes one frame; returns its shard's number, its offset and its payload's CRC."""
+        if self._shard is not None and self._shards[-1]["records"] == self._videos_per_shard:
+            self._close_shard()
+        if self._shard is None:
+            file = f"videos-{len(self._shards):05d}.tfrecord"
+            self._shards.append({"file": file, "bytes": 0, "records": 0, "crc32c": 0})
+            self._shard = (self._building() / file).open("xb")
+        shard = self._shards[-1]
+        offset = shard["bytes"]
+        header, footer, crc = frame_record(payload)
+        for part in (header, payload, footer):
+            self._shard.write(part)
+            shard["crc32c"] = crc32c.crc32c(part, shard["crc32c"])
+        shard["bytes"] += FRAME_BYTES + len(payload)
+        shard["records"] += 1
+        return len(self._shards) - 1, offset, crc
+
+    def _close_shard(self) -> None:
+        if self._shard is not None:
+            self._shard.flush()
+            os.fsync(self._shard.fileno())
+            self._shard.close()
+            self._shard = None
+
+    def _describe(self, fold: Fold) -> dict[str, Any]:
+        check_name(fold.name, "fold name")
+        where = f"fold {fold.name}"
+        check_known([*fold.train, *fold.validation, *fold.test], self._moments, "video", where)
+        roles = {"train": fold.train, "validation": fold.validation, "test": fold.test}
+        for role, names in roles.items():
+            if len(set(names)) < len(names):
+                raise InputError(
+                    "A fold names a video twice.",
+                    field=f"{where}, {role}",
+                    found=next(name for name in names if names.count(name) > 1),
+                    expected="each video once",
+                )
+        if fold.scored_frames is not None and not (
+            0 <= fold.scored_frames[0] < fold.scored_frames[1]
+        ):
+            raise InputError(
+                "The scored frames of a fold are empty.",
+                field=where,
+                found=fold.scored_frames,
+                expected="(start, stop) with 0 <= start < stop",
+            )
+        leaked = set(fold.train) & {*fold.validation, *fold.test}
+        if leaked:
+            raise InputError(
+                "A fold trains on videos that it also validates or tests on.",
+                field=where,
+                found=", ".join(sorted(leaked)[:5]),
+                expected="disjoint training videos",
+            )
+        if not fold.train:
+            raise InputError(
+                "A fold has no training videos.",
+                field=where,
+                found=0,
+                expected="at least one",
+                remedy="add training videos, or finish without folds for prediction only",
+            )
+        return {
+            **{role: list(names) for role, names in roles.items()},
+            "scored_frames": None if fold.scored_frames is None else list(fold.scored_frames),
+            "statistics": {spec.name: self._statistics(fold, spec) for spec in self._streams},
+        }
+
+    def _statistics(self, fold: Fold, spec: StreamSpec) -> dict[str, Any]:
+        parts = (self._moments[video][spec.name] for video in fold.train)
+        merged = merge_moments(parts, spec.width)
+        if not merged.count:
+            raise InputError(
+                "The training videos of a fold have no valid row of a stream.",
+                field=f"fold {fold.name}, stream {spec.name}",
+                found=0,
+                expected="at least one valid row",
+                remedy="drop the stream or add videos",
+            )
+        return {
+            "count": merged.count,
+            "mean": merged.mean_D.tolist(),
+            "std": merged.std.tolist(),
+        }
+
+    def _counts(self) -> dict[str, Any]:
+        partitions: dict[str, Any] = {}
+        for part in PARTITIONS:
+            chosen = [i for i, video in enumerate(self._videos) if video["partition"] == part]
+            partitions[part] = {
+                "videos": len(chosen),
+                "frames": sum(self._videos[i]["num_frames"] for i in chosen),
+                "annotated": {
+                    task: sum(self._annotated[i].get(task, 0) for i in chosen)
+                    for task in self._tasks
+                },
+            }
+        frames = sum(video["num_frames"] for video in self._videos)
+        return {"videos": len(self._videos), "frames": frames, "partitions": partitions}
+
+    def _check_target(self) -> None:
+        if not os.path.lexists(self.path):
+            return
+        if not self._overwrite:
+            raise InputError(
+                "The store exists already.",
+                file=self.path,
+                found="an existing file or folder",
+                expected="a new folder",
+                remedy="choose another folder, or allow overwriting",
+            )
+        if not self.path.is_dir() or (
+            any(self.path.iterdir()) and not (self.path / DATASET_FILE).is_file()
+        ):
+            raise InputError(
+                "Only a store can be overwritten.",
+                file=self.path,
+                found="something that is not a store",
+                expected=f"a folder with {DATASET_FILE}, or a new folder",
+                remedy="choose another folder",
+            )
+
+    def _publish(self, partial: Path) -> None:
+        self._check_target()
+        if not os.path.lexists(self.path):
+            partial.rename(self.path)
+            _flush_folder(self.path.parent)
+            return
+        old = _free_name_beside(self.path, "old")
+        self.path.rename(old)
+        try:
+            partial.rename(self.path)
+        except OSError:
+            old.rename(self.path)
+            raise
+        _flush_folder(self.path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _checked_streams(streams: Sequence[StreamSpec]) -> tuple[StreamSpec, ...]:
+    names = [spec.name for spec in streams]
+    for spec in streams:
+        check_name(spec.name, "stream name")
+        if spec.width < 1 or names.count(spec.name) > 1:
+            raise InputError(
+                "The streams of a store must be distinct and have columns.",
+                field=f"stream {spec.name}",
+                found=f"width {spec.width}, declared {names.count(spec.name)} times",
+            )
+    if not streams:
+        raise InputError("A store needs at least one stream.", field="streams", found="none")
+    return tuple(streams)
+
+
+def _free_name_beside(path: Path, kind: str) -> Path:
+    """A name for a temporary folder on the same disk.
+
+    Numbered, because a killed build may have left one under a process id that came back, as
+    happens in containers.
+    """
+    for attempt in itertools.count():
+        name = path.with_name(f"{path.name}.{kind}-{os.getpid()}" + f"-{attempt}" * (attempt > 0))
+        if not os.path.lexists(name):
+            return name
+    raise AssertionError("unreachable")
+
+
+def _flush_folder(path: Path) -> None:
+    """Makes renames and new files inside a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,131 @@
+"""Bringing streams of any rate onto another clock, by timestamps and never by position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+# A row further from a frame than this many row spacings does not describe it.
+_MAX_SPACINGS = 1.0
+
+
+def nearest_rows(query_pts_T: np.ndarray, row_pts_N: np.ndarray) -> np.ndarray:
+    """Index of the row nearest in time to each query instant.
+
+    Args:
+        query_pts_T: (T,) seconds.
+        row_pts_N: (N,) seconds, non-decreasing, N >= 1.
+
+    Returns:
+        (T,) int64 in [0, N). An instant midway between two rows takes the later one.
+    """
+    midpoints = (row_pts_N[1:] + row_pts_N[:-1]) / 2
+    return np.searchsorted(midpoints, query_pts_T, side="right")
+
+
+def row_spacing(row_pts_N: np.ndarray) -> float:
+    """Seconds between neighbouring rows: (last - first) / (N - 1), infinite for one row."""
+    if len(row_pts_N) < 2:
+        return float("inf")
+    return float(row_pts_N[-1] - row_pts_N[0]) / (len(row_pts_N) - 1)
+
+
+def resample_nearest(
+    rows_ND: np.ndarray, row_pts_N: np.ndarray, valid_N: np.ndarray, query_pts_T: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each frame takes the row nearest in time; see ``resample`` for arguments."""
+    if len(row_pts_N) == 0:
+        return _nothing(rows_ND, query_pts_T)
+    index_T = nearest_rows(query_pts_T, row_pts_N)
+    reach = _MAX_SPACINGS * row_spacing(row_pts_N) + 1e-6
+    valid_T = valid_N[index_T] & (np.abs(row_pts_N[index_T] - query_pts_T) <= reach)
+    return _zero_invalid(rows_ND[index_T], valid_T), valid_T
+
+
+def resample_linear(
+    rows_ND: np.ndarray, row_pts_N: np.ndarray, valid_N: np.ndarray, query_pts_T: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Linear interpolation between two valid neighbours, otherwise the nearest row."""
+    nearest_TD, valid_T = resample_nearest(rows_ND, row_pts_N, valid_N, query_pts_T)
+    if len(row_pts_N) < 2:
+        return nearest_TD, valid_T
+    right_T = np.clip(np.searchsorted(row_pts_N, query_pts_T), 1, len(row_pts_N) - 1)
+    left_T = right_T - 1
+    span_T = np.maximum(row_pts_N[right_T] - row_pts_N[left_T], 1e-9)
+    weight_T = (query_pts_T - row_pts_N[left_T]) / span_T
+    inside_T = valid_N[left_T] & valid_N[right_T] & (weight_T >= 0) & (weight_T <= 1)
+    weight_T1 = weight_T[:, None].astype(np.float32)
+    mixed_TD = rows_ND[left_T] * (1 - weight_T1) + rows_ND[right_T] * weight_T1
+    out_TD = np.where((inside_T & valid_T)[:, None], mixed_TD, nearest_TD)
+    return out_TD.astype(rows_ND.dtype), valid_T
+
+
+def resample_mean(
+    rows_ND: np.ndarray, row_pts_N: np.ndarray, valid_N: np.ndarray, query_pts_T: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the valid rows nearer to this frame than to another, for rates above fps.
+
+    A frame that no row falls to takes the nearest row.
+    """
+    nearest_TD, valid_T = resample_nearest(rows_ND, row_pts_N, valid_N, query_pts_T)
+    if len(query_pts_T) < 2 or len(row_pts_N) == 0:
+        return nearest_TD, valid_T
+    spacing = row_spacing(query_pts_T)
+    inner = (query_pts_T[1:] + query_pts_T[:-1]) / 2
+    edges = np.concatenate([[query_pts_T[0] - spacing / 2], inner, [query_pts_T[-1] + spacing / 2]])
+    bounds = np.searchsorted(row_pts_N, edges)
+    low, high = bounds[0], bounds[-1]
+    weight_N1 = valid_N[low:high, None].astype(np.float32)
+    block_ND = rows_ND[low:high].astype(np.float32) * weight_N1
+    zero_1D = np.zeros((1, rows_ND.shape[1]), np.float64)
+    total_ND = np.concatenate([zero_1D, np.cumsum(block_ND, axis=0, dtype=np.float64)])
+    count_N1 = np.concatenate([[[0.0]], np.cumsum(weight_N1, axis=0, dtype=np.float64)])
+    start_T, stop_T = bounds[:-1] - low, bounds[1:] - low
+    count_T1 = count_N1[stop_T] - count_N1[start_T]
+    mean_TD = (total_ND[stop_T] - total_ND[start_T]) / np.maximum(count_T1, 1.0)
+    filled_T = count_T1[:, 0] > 0
+    out_TD = np.where(filled_T[:, None], mean_TD, nearest_TD)
+    return out_TD.astype(rows_ND.dtype), valid_T | filled_T
+
+
+RESAMPLERS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+    "nearest": resample_nearest,
+    "linear": resample_linear,
+    "mean": resample_mean,
+}
+
+
+def resample(
+    rows_ND: np.ndarray,
+    row_pts_N: np.ndarray,
+    valid_N: np.ndarray,
+    query_pts_T: np.ndarray,
+    method: str = "nearest",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Brings rows of one stream onto the instants of another clock.
+
+    Args:
+        rows_ND: (N, D) feature rows.
+        row_pts_N: (N,) seconds, non-decreasing.
+        valid_N: (N,) bool, False where the extractor had nothing to say.
+        query_pts_T: (T,) seconds, increasing.
+        method: a key of ``RESAMPLERS``.
+
+    Returns:
+        rows (T, D) of the same dtype, zero where not valid, and valid (T,) bool. A frame
+        whose nearest row is missing, or more than one row spacing away (the stream ended
+        early), is not valid.
+    """
+    return RESAMPLERS[method](rows_ND, row_pts_N, valid_N, query_pts_T)
+
+
+def _zero_invalid(rows_TD: np.ndarray, valid_T: np.ndarray) -> np.ndarray:
+    if not valid_T.all():
+        rows_TD = np.where(valid_T[:, None], rows_TD, np.zeros((), rows_TD.dtype))
+    return rows_TD
+
+
+def _nothing(rows_ND: np.ndarray, query_pts_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    count = len(query_pts_T)
+    return np.zeros((count, rows_ND.shape[1]), rows_ND.dtype), np.zeros(count, bool)

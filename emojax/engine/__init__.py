@@ -1,0 +1,1 @@
+"""Everything that runs: meshes, train steps, checkpoints, writers and the loop."""

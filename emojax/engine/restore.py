@@ -1,0 +1,92 @@
+"""A trained run opened from its checkpoint alone: model, streams, normalisation, weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from emojax.datasets.source import Store
+from emojax.engine.checkpoint import Checkpoints
+from emojax.engine.evaluator import Predictions, Predictor
+from emojax.engine.session import Session, abstract_normalisation, build_session
+from emojax.errors import InputError
+from emojax.specs import StreamSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What a checkpoint gives back.
+
+    Attributes:
+        session: rebuilt from the checkpoint's configuration.
+        step: of the checkpoint.
+        best: {"params", "model_state"} of the best validation of each replica.
+        normalisation: of the training folds.
+        store_path: where the training store was.
+    """
+
+    session: Session
+    step: int
+    best: Any
+    normalisation: Any
+    store_path: str
+
+    def open_store(self, path: str = "") -> Store:
+        """Opens the training store, or another one that offers the same streams.
+
+        Raises:
+            InputError: the store is not there, or its streams are not those of the model.
+        """
+        store = Store(path or self.store_path)
+        self.session.window_spec.check(store)
+        for name, spec in self.session.streams.items():
+            if store.streams[name].width != spec.width:
+                raise InputError(
+                    f"Stream {name!r} is not as wide as the one the model was trained on.",
+                    file=store.path,
+                    field=name,
+                    found=f"{store.streams[name].width} columns",
+                    expected=f"{spec.width} columns",
+                    remedy="build the store from the same feature extractor",
+                )
+        return store
+
+    def predict(self, store: Store, videos: list[list[str]]) -> list[Predictions]:
+        """Predictions of each replica's best weights; videos are given fold by fold."""
+        layout = self.session.layout
+        predictor = Predictor(self.session, store)
+        return predictor(self.best, layout.everywhere(self.normalisation), videos)
+
+
+def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
+    """Opens the latest (or a given) checkpoint of a run.
+
+    The latest one holds the best weights of every replica, whichever epoch they are from.
+
+    Args:
+        workdir: the run's folder, or its ``checkpoints`` folder.
+        step: a saved step; the latest by default.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+    workdir = Path(workdir)
+    if workdir.name == "checkpoints":
+        workdir = workdir.parent
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step, meta = checkpoints.meta(step)
+        streams = {name: StreamSpec(**spec) for name, spec in meta["streams"].items()}
+        session = build_session(meta["config"], streams)
+        abstract = {
+            "train": session.abstract_state(),
+            "normalisation": abstract_normalisation(session),
+        }
+        restored = checkpoints.restore(abstract, step)
+    return TrainedRun(
+        session=session,
+        step=step,
+        best=restored.state["train"].best,
+        normalisation=restored.state["normalisation"],
+        store_path=meta["store"]["path"],
+    )

@@ -1,0 +1,246 @@
+"""One forward for training, evaluation and prediction, and the step of R replicas."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from emojax.engine.optim import Optimizer
+from emojax.engine.state import TrainState
+from emojax.ops.tasks import TASK_OPS
+from emojax.types import Batch
+
+
+@flax.struct.dataclass
+class Hyper:
+    """What differs between replicas besides their state; every leaf leads with R.
+
+    Attributes:
+        learning_rate: (R,) of this very step.
+        weight_decay: (R,).
+        target_weights: task -> (R, targets).
+        active: (R,) bool; the update of a finished replica is masked out.
+    """
+
+    learning_rate: jax.Array
+    weight_decay: jax.Array
+    target_weights: dict[str, jax.Array]
+    active: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """How replicas find their slice of the data, which several of them may share.
+
+    Attributes:
+        members: group of each replica along the leading axis of a batch, or None when one
+            batch serves all (it then has no group axis, and products with it are shared).
+        fold_members: the same for the normalisation's leading axis.
+    """
+
+    members: tuple[int, ...] | None
+    fold_members: tuple[int, ...] | None
+
+
+def prepare(batch: Batch, normalisation: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Stored rows -> model inputs: float32, z-scored, zero where padded or missing.
+
+    Zero after normalisation is the training mean; it is how RJCMA fills missing faces.
+
+    Args:
+        batch: a batch, any float dtype.
+        normalisation: stream -> (mean (D,), standard deviation (D,)) of the training fold.
+    """
+    streams = {}
+    for name, rows_BTD in batch.streams.items():
+        mean_D, std_D = normalisation[name]
+        x_BTD = (rows_BTD.astype(jnp.float32) - mean_D[None, None]) / std_D[None, None]
+        streams[name] = jnp.where(batch.stream_valid[name][..., None], x_BTD, 0.0)
+    return streams
+
+
+def forward(
+    model: nn.Module,
+    params: Any,
+    model_state: Any,
+    batch: Batch,
+    normalisation: Mapping[str, Any],
+    *,
+    train: bool,
+    dropout_key: jax.Array | None = None,
+) -> tuple[dict[str, jax.Array], dict[str, Any], Any]:
+    """The only way a model is ever applied.
+
+    Args:
+        model: a module that keeps the model contract (architecture: model contract).
+        params: parameters of one replica.
+        model_state: its other collections.
+        batch: a batch of windows.
+        normalisation: see ``prepare``.
+        train: whether dropout is on and running statistics move.
+        dropout_key: needed when ``train``.
+
+    Returns:
+        outputs task -> (B, T, C), the model's ``aux``, and the new model_state.
+    """
+    variables = {"params": params, **model_state}
+    call = {"valid": batch.stream_valid, "train": train}
+    streams = prepare(batch, normalisation)
+    if not train:
+        outputs, aux = model.apply(variables, streams, batch.stream_mask, **call)
+        return outputs, aux, model_state
+    (outputs, aux), updated = model.apply(
+        variables,
+        streams,
+        batch.stream_mask,
+        **call,
+        rngs={"dropout": dropout_key},
+        mutable=list(model_state),
+    )
+    return outputs, aux, {**model_state, **updated}
+
+
+LossTable = dict[str, Callable[..., jax.Array]]
+
+
+def loss_table(names: Mapping[str, str]) -> LossTable:
+    """Task -> loss function, from ``config.loss`` (task -> name of a loss)."""
+    return {task: TASK_OPS[task].losses[name] for task, name in names.items()}
+
+
+def total_loss(
+    outputs: Mapping[str, jax.Array],
+    aux: Mapping[str, Any],
+    batch: Batch,
+    losses: LossTable,
+    target_weights: Mapping[str, jax.Array],
+) -> jax.Array:
+    """Weighted sum over tasks and targets plus the model's auxiliary losses; a scalar."""
+    total = sum(aux["losses"].values(), jnp.zeros((), jnp.float32))
+    for task, loss in losses.items():
+        mask_BTK = batch.label_mask[task] & batch.example_mask[:, None, None]
+        per_target = loss(outputs[task], batch.labels[task], mask_BTK)
+        # A target of weight zero must not leak a NaN or a gradient into the others.
+        weights = target_weights[task]
+        total = total + jnp.sum(jnp.where(weights > 0, weights * per_target, 0.0))
+    return total
+
+
+def _take(tree: Any, members: tuple[int, ...] | None) -> Any:
+    """Leading group axis -> leading replica axis (or nothing to do, when shared)."""
+    if members is None or members == tuple(range(len(members))):
+        return tree
+    index = jnp.asarray(members)
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    losses: LossTable,
+    shared: Shared,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Builds ``step(state, batch, normalisation, hyper) -> (state, metrics)``.
+
+    The state's buffers are donated. Metrics are (R,) arrays: ``loss`` before the update and
+    ``gradient_norm``.
+    """
+
+    def one(
+        state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+        def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+            outputs, aux, model_state = forward(
+                model,
+                params,
+                state.model_state,
+                batch,
+                normalisation,
+                train=True,
+                dropout_key=dropout_key,
+            )
+            return total_loss(outputs, aux, batch, losses, hyper.target_weights), model_state
+
+        (loss, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        params, opt_state = optimizer.update(
+            grads, state.opt_state, state.params, hyper.learning_rate, hyper.weight_decay
+        )
+        new = state.replace(
+            params=params, model_state=model_state, opt_state=opt_state, step=state.step + 1
+        )
+        # Selecting the whole state freezes a finished replica bit for bit and keeps a NaN in.
+        new = jax.tree.map(lambda a, b: jnp.where(hyper.active, a, b), new, state)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
+        return new, {"loss": loss, "gradient_norm": norm}
+
+    axes = (0, _axis(shared.members), _axis(shared.fold_members), 0)
+    over_replicas = jax.vmap(one, in_axes=axes)
+
+    def step(
+        state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        batch = _take(batch, shared.members)
+        normalisation = _take(normalisation, shared.fold_members)
+        return over_replicas(state, batch, normalisation, hyper)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[str, jax.Array]]:
+    """Builds ``predict(weights, batch, normalisation) -> task -> (R, B, T, C)``, decoded.
+
+    ``weights`` is {"params", "model_state"} with leading R. Outputs are decoded (softmax,
+    sigmoid) so that overlapping windows can be averaged; decisions come afterwards.
+    """
+
+    def one(weights: Any, batch: Batch, normalisation: Any) -> dict[str, jax.Array]:
+        outputs, _, _ = forward(
+            model, weights["params"], weights["model_state"], batch, normalisation, train=False
+        )
+        return {
+            task: TASK_OPS[task].decode(x_BTC.astype(jnp.float32))
+            for task, x_BTC in outputs.items()
+        }
+
+    axes = (0, _axis(shared.members), _axis(shared.fold_members))
+    over_replicas = jax.vmap(one, in_axes=axes)
+
+    @jax.jit
+    def predict(weights: Any, batch: Batch, normalisation: Any) -> dict[str, jax.Array]:
+        batch = _take(batch, shared.members)
+        return over_replicas(weights, batch, _take(normalisation, shared.fold_members))
+
+    return predict
+
+
+@jax.jit
+def keep_best(state: TrainState, improved_R: jax.Array) -> TrainState:
+    """Replaces the best weights of the replicas that improved."""
+    current = {"params": state.params, "model_state": state.model_state}
+    return state.replace(best=_select(improved_R, current, state.best))
+
+
+@jax.jit
+def reload_best(state: TrainState, reload_R: jax.Array) -> TrainState:
+    """Puts the best weights back in use, with the optimiser's moments left as they are."""
+    current = {"params": state.params, "model_state": state.model_state}
+    return state.replace(**_select(reload_R, state.best, current))
+
+
+def _select(choose_R: jax.Array, if_true: Any, if_false: Any) -> Any:
+    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(choose_R.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(pick, if_true, if_false)
+
+
+def _axis(members: tuple[int, ...] | None) -> int | None:
+    return None if members is None else 0

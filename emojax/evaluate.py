@@ -1,0 +1,50 @@
+"""Evaluates a trained run: ``python -m emojax.evaluate --checkpoint=RUN [--partition=test]``.
+
+Everything but the data comes from the checkpoint: model, streams, normalisation, weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from emojax import cli
+from emojax.engine.evaluation import (
+    evaluate_folds,
+    partition_videos,
+    print_scores,
+    write_results,
+)
+from emojax.engine.restore import open_run
+from emojax.engine.runtime import use_compilation_cache
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a training run.")
+_STEP = flags.DEFINE_integer("step", None, "Which saved step; the latest by default.")
+_STORE = flags.DEFINE_string("store", "", "Store to evaluate on; the training store by default.")
+_PARTITION = flags.DEFINE_enum(
+    "partition", "validation", ["train", "validation", "test"], "Which videos of the fold(s)."
+)
+_OUT = flags.DEFINE_string("out", "", "Folder for the report; RUN/PARTITION by default.")
+
+
+def main() -> None:
+    """Predicts a partition with the best weights, prints scores and writes the report."""
+    use_compilation_cache()
+    run = open_run(_CHECKPOINT.value, _STEP.value)
+    store = run.open_store(_STORE.value)
+    partition = _PARTITION.value
+    folder = Path(_OUT.value or Path(_CHECKPOINT.value) / partition)
+    folds = run.session.folds.keys
+    videos = [partition_videos(store, store.fold(fold), partition) for fold in folds]
+    results = evaluate_folds(run.session, store, run.predict(store, videos), partition)
+    console = Console()
+    print_scores(results, f"{store.name}, {partition}, step {run.step}", console)
+    write_results(folder, run.session, store, results, partition)
+    console.print(f"report: {folder / 'report.html'}", highlight=False)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["checkpoint"])
+    cli.run(main)

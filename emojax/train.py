@@ -1,0 +1,94 @@
+"""Trains a system: ``python -m emojax.train --config=configs/rjcma.py --workdir=RUN``.
+
+Any value of the configuration can be overridden: ``--config.data.store=stores/mine``,
+``--config.train.epochs=20``. Calling again with the same workdir continues the run exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+from rich.console import Console
+
+from emojax import cli
+from emojax.datasets.source import Store
+from emojax.engine.evaluation import (
+    evaluate_folds,
+    partition_videos,
+    print_scores,
+    write_results,
+)
+from emojax.engine.loop import Trainer
+from emojax.engine.restore import open_run
+from emojax.engine.runtime import use_compilation_cache
+from emojax.engine.session import build_session
+from emojax.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Discard a run that lies in the workdir.")
+
+
+def main() -> None:
+    """Trains, then evaluates the best weights on the validation videos."""
+    use_compilation_cache()
+    config = _CONFIG.value
+    workdir = Path(_WORKDIR.value)
+    if not config.data.store:
+        raise InputError(
+            "There is nothing to train on.",
+            field="--config.data.store",
+            found="nothing",
+            expected="the folder of a store",
+            remedy="build one: python -m data.synthetic --out=stores/mine",
+        )
+    store = Store(config.data.store)
+    if _OVERWRITE.value and workdir.exists():
+        _discard(workdir)
+    session = build_session(config, store.streams)
+    session.window_spec.check(store)
+    workdir.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    console.print(
+        f"{config.model.name} on {store.name}: {len(session.replicas)} replicas "
+        f"({', '.join(session.names[:6])}{', ...' if len(session.names) > 6 else ''}), "
+        f"{session.layout.mesh.size} device(s)",
+        highlight=False,
+    )
+    (workdir / "config.json").write_text(json.dumps(session.config, indent=1) + "\n")
+    started = time.monotonic()
+    run = Trainer(session, store, workdir).run()
+    console.print(
+        f"trained to step {run.step} in {time.monotonic() - started:.0f} s", highlight=False
+    )
+    trained = open_run(workdir)
+    videos = [partition_videos(store, store.fold(f), "validation") for f in session.folds.keys]
+    results = evaluate_folds(session, store, trained.predict(store, videos), "validation")
+    print_scores(results, f"{store.name}, validation", console)
+    write_results(workdir / "validation", session, store, results, "validation")
+    console.print(f"report:     {workdir / 'validation' / 'report.html'}", highlight=False)
+    console.print(f"scalars:    {workdir / 'metrics.csv'}", highlight=False)
+    console.print(f"tensorboard --logdir {workdir}", highlight=False)
+
+
+def _discard(workdir: Path) -> None:
+    """Deletes a run, and nothing that is not a run."""
+    if not (workdir / "config.json").is_file():
+        raise InputError(
+            "--overwrite only discards what a training run has written.",
+            file=workdir,
+            found="a folder without config.json",
+            expected="the folder of a run",
+            remedy="choose another --workdir",
+        )
+    shutil.rmtree(workdir)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    cli.run(main)
