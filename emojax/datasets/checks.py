@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from emojax.datasets.folds import Fold
 from emojax.datasets.record import PARTITIONS, StreamRows, VideoRecord
 from emojax.errors import InputError
 from emojax.specs import TASKS, StreamSpec, TaskSpec
@@ -92,7 +94,7 @@ def conform(
     )
 
 
-def check_name(name: object, what: str) -> None:
+def check_name(name: object, what: str, file: Path | None = None) -> None:
     """Refuses names that are not plain text or could leave a folder when used as a file name."""
     safe = (
         isinstance(name, str)
@@ -104,13 +106,21 @@ def check_name(name: object, what: str) -> None:
     if not safe:
         raise InputError(
             "A name cannot be used.",
+            file=file,
             field=what,
             found=repr(name),
             expected="1 to 200 printable characters, no '/', '\\' or '..', no dot in front",
+            remedy="rename it",
         )
 
 
-def check_known(names: Iterable[str], known: Iterable[str], kind: str, where: str) -> None:
+def check_known(
+    names: Iterable[str],
+    known: Iterable[str],
+    kind: str,
+    where: str,
+    file: Path | None = None,
+) -> None:
     """Refuses names outside ``known``, with the closest known name as a hint."""
     choices = dict.fromkeys(known)
     for name in names:
@@ -120,10 +130,50 @@ def check_known(names: Iterable[str], known: Iterable[str], kind: str, where: st
         shown = ", ".join(itertools.islice(choices, 20)) or f"no {kind}"
         raise InputError(
             f"Unknown {kind}.",
+            file=file,
             field=where,
             found=name,
             expected=shown if len(choices) <= 20 else f"{shown}, ... ({len(choices)} in all)",
-            remedy=f"did you mean {close[0]}?" if close else None,
+            remedy=f"did you mean {close[0]}?" if close else "use one of those expected",
+        )
+
+
+def check_fold(fold: Fold, videos: Iterable[str]) -> None:
+    """Refuses folds that are empty, leak or name videos that are not in ``videos``."""
+    check_name(fold.name, "fold name")
+    where = f"fold {fold.name}"
+    roles = {"train": fold.train, "validation": fold.validation, "test": fold.test}
+    check_known(itertools.chain(*roles.values()), videos, "video", where)
+    for role, names in roles.items():
+        if len(set(names)) < len(names):
+            raise InputError(
+                "A fold names a video twice.",
+                field=f"{where}, {role}",
+                found=next(name for name in names if names.count(name) > 1),
+                expected="each video once",
+            )
+    leaked = set(fold.train) & {*fold.validation, *fold.test}
+    if leaked:
+        raise InputError(
+            "A fold trains on videos that it also validates or tests on.",
+            field=where,
+            found=", ".join(sorted(leaked)[:5]),
+            expected="disjoint training videos",
+        )
+    if not fold.train:
+        raise InputError(
+            "A fold has no training videos.",
+            field=where,
+            found=0,
+            expected="at least one",
+            remedy="add training videos, or finish without folds for prediction only",
+        )
+    if fold.scored_frames is not None and not 0 <= fold.scored_frames[0] < fold.scored_frames[1]:
+        raise InputError(
+            "The scored frames of a fold are empty.",
+            field=where,
+            found=fold.scored_frames,
+            expected="(start, stop) with 0 <= start < stop",
         )
 
 
@@ -154,7 +204,7 @@ def _stream(data: StreamRows, spec: StreamSpec, dtype: np.dtype, what: str) -> S
             expected=f"(rows, {spec.width})",
             remedy="check which extractor wrote the features",
         )
-    pts_N = _clock(data.pts_N, f"row times of {what}", strictly=False)
+    pts_N = _clock(data.pts_N, f"{what}, row times", strictly=False)
     valid_N = np.asarray(data.valid_N)
     if valid_N.dtype != np.bool_:
         raise InputError(
@@ -177,7 +227,7 @@ def _stream(data: StreamRows, spec: StreamSpec, dtype: np.dtype, what: str) -> S
 def _check_range(rows_ND: np.ndarray, dtype: np.dtype, what: str) -> None:
     if not rows_ND.size:
         return
-    limit = float(np.finfo(dtype).max)
+    limit = min(float(np.finfo(dtype).max), float(np.finfo(rows_ND.dtype).max))
     # NaN spreads through min and max, so two passes without temporaries find all offenders.
     if -limit <= rows_ND.min() and rows_ND.max() <= limit:
         return
@@ -187,7 +237,7 @@ def _check_range(rows_ND: np.ndarray, dtype: np.dtype, what: str) -> None:
     raise InputError(
         f"Features exceed {dtype.name}." if np.isfinite(value) else "Features are not finite.",
         field=f"{what}, row {row}, column {column}",
-        found=f"{value} ({bad_ND.any(axis=1).sum()} rows concerned)",
+        found=f"{value}, and {bad_ND.any(axis=1).sum()} rows concerned",
         expected=f"finite values, at most {limit:g} in size",
         remedy="mark such rows as not valid, scale the stream or store float32",
     )

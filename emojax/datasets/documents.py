@@ -46,6 +46,7 @@ def read_document(path: Path) -> dict[str, Any]:
         raise InputError(
             "A file of the store cannot be read.",
             file=path,
+            field="contents",
             found=error.strerror,
             expected="a readable file",
             remedy=remedy,
@@ -54,6 +55,7 @@ def read_document(path: Path) -> dict[str, Any]:
         raise InputError(
             "A file of the store is damaged.",
             file=path,
+            field="contents",
             found=str(error),
             expected="JSON",
             remedy=remedy,
@@ -85,7 +87,7 @@ def read_document(path: Path) -> dict[str, Any]:
             file=path,
             field="checksum",
             found=computed,
-            expected=stored,
+            expected=stored or "a checksum",
             remedy=remedy,
         )
     return {"checksum": stored, **document}

@@ -23,6 +23,8 @@ _MARGIN_ROWS = 8
 # Entry of a window list that only fills up a batch, and start of a window drawn at random.
 _FILLER = -1
 _RANDOM = -1
+# Endless for all purposes; Grain's own endless repeat overflows with batches of one window.
+_EPOCHS = 10**9
 # Two threads saturate two cores; stack measurements found processes slower to start and run.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
@@ -65,6 +67,13 @@ class WindowSpec:
                         remedy=f"change config.data.{kind}s, or build the store with this {kind}",
                     )
         for name, method in self.resampling.items():
+            if name not in self.streams:
+                raise InputError(
+                    "A stream is to be resampled that is not loaded.",
+                    field=f"config.data.resampling.{name}",
+                    found=name,
+                    expected="one of " + ", ".join(self.streams),
+                )
             if method not in RESAMPLERS:
                 raise InputError(
                     f"Unknown way to resample stream {name!r}.",
@@ -95,7 +104,10 @@ class LoadWindow:
         filler = video == _FILLER
         record = self._store.read(0 if filler else video)
         stop = start if filler else min(start + spec.window, record.num_frames)
-        pts_T = record.pts_N[start:stop]
+        # A frame more on either side, so that "mean" knows how far the outer frames reach.
+        first = max(0, start - 1)
+        pts_T = record.pts_N[first : stop + 1 if stop > start else first]
+        cut = slice(start - first, stop - first)
         streams, masks, valids = {}, {}, {}
         for name in spec.streams:
             stream = record.streams[name]
@@ -107,9 +119,9 @@ class LoadWindow:
                 pts_T,
                 spec.resampling.get(name, "nearest"),
             )
-            streams[name] = _pad(rows_TD, spec.window)
+            streams[name] = _pad(rows_TD[cut], spec.window)
             masks[name] = _pad(np.ones(stop - start, bool), spec.window)
-            valids[name] = _pad(valid_T, spec.window)
+            valids[name] = _pad(valid_T[cut], spec.window)
         labels, label_mask = {}, {}
         for task in spec.tasks:
             # A store may hold videos that were annotated for only some of its tasks.
@@ -181,7 +193,7 @@ def training_batches(
     if spec.random_offset:
         entries = [(video, _RANDOM) for video, _ in entries]
     draw = _DrawStart(tuple(video.num_frames for video in store.videos), spec.window)
-    windows = grain.MapDataset.source(entries).seed(seed).shuffle().repeat()
+    windows = grain.MapDataset.source(entries).seed(seed).shuffle().repeat(_EPOCHS)
     batches = (
         windows.random_map(draw).map(LoadWindow(store, spec)).batch(batch_size, batch_fn=stack)
     )
@@ -229,7 +241,7 @@ def fingerprint(store: Store, spec: WindowSpec, batch_size: int) -> str:
             "version": 1,
             "spec": dataclasses.asdict(spec) | {"resampling": dict(spec.resampling)},
             "batch_size": batch_size,
-            "store": [store.name, *([video.name, video.num_frames] for video in store.videos)],
+            "store": store.metadata["checksum"],
         },
         sort_keys=True,
     )

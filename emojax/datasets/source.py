@@ -154,7 +154,7 @@ class Store:
             InputError: there is no such video.
         """
         if name not in self._number:
-            check_known([name], self._number, "video", str(self.path))
+            check_known([name], self._number, "video", "name", self.path)
         return self._number[name]
 
     def read(self, i: int) -> VideoRecord:
@@ -183,7 +183,7 @@ class Store:
         Raises:
             InputError: there is no such fold.
         """
-        check_known([name], self.folds, "fold", str(self.path))
+        check_known([name], self.folds, "fold", "fold", self.path)
         return self.folds[name]
 
     def statistics(self, fold: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -216,8 +216,9 @@ class Store:
         self.name: str = metadata["name"]
         self.streams = {row["name"]: StreamSpec(**row) for row in metadata["streams"]}
         self.tasks: tuple[str, ...] = tuple(metadata["tasks"])
-        check_known(self.tasks, TASKS, "task", str(self.path / DATASET_FILE))
-        check_known([metadata["dtype"]], DTYPES, "dtype", str(self.path / DATASET_FILE))
+        file = self.path / DATASET_FILE
+        check_known(self.tasks, TASKS, "task", "tasks", file)
+        check_known([metadata["dtype"]], DTYPES, "dtype", "dtype", file)
         self.dtype: str = metadata["dtype"]
         self._row_dtype = np.dtype(self.dtype).newbyteorder("<")
         self.partitions = {part: tuple(metadata["partitions"][part]) for part in PARTITIONS}
@@ -237,7 +238,7 @@ class Store:
         }
         self._shards: list[dict[str, Any]] = metadata["shards"]
         for shard in self._shards:
-            check_name(shard["file"], f"shard file in {self.path / DATASET_FILE}")
+            check_name(shard["file"], "shard file", file)
 
     def _check_shards(self, index: dict[str, Any]) -> None:
         if index.get("shards") != self._shards:
@@ -272,7 +273,7 @@ class Store:
     def _check_videos(self) -> None:
         records = [0] * len(self._shards)
         for video in self.videos:
-            check_name(video.name, f"video in {self.path / INDEX_FILE}")
+            check_name(video.name, "video name", self.path / INDEX_FILE)
             if not 0 <= video.shard < len(records):
                 raise ValueError(f"{video.name} lies in shard {video.shard}")
             records[video.shard] += 1
@@ -294,7 +295,12 @@ class Store:
                     mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
                 raise InputError(
-                    "A shard cannot be read.", file=file, found=str(error), expected="a file"
+                    "A shard cannot be read.",
+                    file=file,
+                    field="contents",
+                    found=str(error),
+                    expected="a readable file",
+                    remedy="copy the store again or build it again",
                 ) from error
             found = self._maps[number] = memoryview(mapped)
         return found
@@ -328,18 +334,22 @@ class Store:
 def _check_folder(path: Path) -> None:
     if (path / DATASET_FILE).is_file():
         return
-    unfinished = sorted(path.parent.glob(f"{glob.escape(path.name)}.partial-*"))
+    # What a killed build leaves, and where a killed replacement leaves the former store.
+    kinds = ("partial", "old")
+    name = glob.escape(path.name)
+    unfinished = [found for kind in kinds for found in path.parent.glob(f"{name}.{kind}-*")]
     if path.is_dir():
         summary, found = "This folder is not a store.", f"no {DATASET_FILE}"
     elif path.exists():
         summary, found = "A store is a folder.", "a file"
     elif unfinished:
-        summary, found = "The build of this store did not finish.", str(unfinished[0])
+        summary, found = "The build of this store did not finish.", ", ".join(map(str, unfinished))
     else:
         summary, found = "There is no store here.", "nothing"
     raise InputError(
         summary,
         file=path,
+        field="store",
         found=found,
         expected=f"a folder with {DATASET_FILE}, {INDEX_FILE} and shards",
         remedy="build the store first, for instance with `python -m data.synthetic --out=...`",
@@ -350,7 +360,8 @@ def _malformed(file: Path, error: Exception) -> InputError:
     return InputError(
         "A file of the store does not hold what it should.",
         file=file,
-        field=str(error),
+        field="contents",
+        found=f"{type(error).__name__}: {error}",
         expected="what StoreWriter writes",
         remedy="build the store again",
     )

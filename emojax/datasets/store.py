@@ -24,7 +24,13 @@ from typing import Any, BinaryIO, Self
 import crc32c
 import numpy as np
 
-from emojax.datasets.checks import check_known, check_name, conform, count_annotated
+from emojax.datasets.checks import (
+    check_fold,
+    check_known,
+    check_name,
+    conform,
+    count_annotated,
+)
 from emojax.datasets.documents import write_document
 from emojax.datasets.folds import Fold
 from emojax.datasets.moments import RowMoments, merge_moments, row_moments
@@ -250,45 +256,11 @@ class StoreWriter:
             self._shard = None
 
     def _describe(self, fold: Fold) -> dict[str, Any]:
-        check_name(fold.name, "fold name")
-        where = f"fold {fold.name}"
-        check_known([*fold.train, *fold.validation, *fold.test], self._moments, "video", where)
-        roles = {"train": fold.train, "validation": fold.validation, "test": fold.test}
-        for role, names in roles.items():
-            if len(set(names)) < len(names):
-                raise InputError(
-                    "A fold names a video twice.",
-                    field=f"{where}, {role}",
-                    found=next(name for name in names if names.count(name) > 1),
-                    expected="each video once",
-                )
-        if fold.scored_frames is not None and not (
-            0 <= fold.scored_frames[0] < fold.scored_frames[1]
-        ):
-            raise InputError(
-                "The scored frames of a fold are empty.",
-                field=where,
-                found=fold.scored_frames,
-                expected="(start, stop) with 0 <= start < stop",
-            )
-        leaked = set(fold.train) & {*fold.validation, *fold.test}
-        if leaked:
-            raise InputError(
-                "A fold trains on videos that it also validates or tests on.",
-                field=where,
-                found=", ".join(sorted(leaked)[:5]),
-                expected="disjoint training videos",
-            )
-        if not fold.train:
-            raise InputError(
-                "A fold has no training videos.",
-                field=where,
-                found=0,
-                expected="at least one",
-                remedy="add training videos, or finish without folds for prediction only",
-            )
+        check_fold(fold, self._moments)
         return {
-            **{role: list(names) for role, names in roles.items()},
+            "train": list(fold.train),
+            "validation": list(fold.validation),
+            "test": list(fold.test),
             "scored_frames": None if fold.scored_frames is None else list(fold.scored_frames),
             "statistics": {spec.name: self._statistics(fold, spec) for spec in self._streams},
         }

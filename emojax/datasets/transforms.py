@@ -76,11 +76,11 @@ def resample_mean(
     edges = np.concatenate([[query_pts_T[0] - spacing / 2], inner, [query_pts_T[-1] + spacing / 2]])
     bounds = np.searchsorted(row_pts_N, edges)
     low, high = bounds[0], bounds[-1]
-    weight_N1 = valid_N[low:high, None].astype(np.float32)
-    block_ND = rows_ND[low:high].astype(np.float32) * weight_N1
+    known_N1 = valid_N[low:high, None]
+    block_ND = np.where(known_N1, rows_ND[low:high], 0)
     zero_1D = np.zeros((1, rows_ND.shape[1]), np.float64)
     total_ND = np.concatenate([zero_1D, np.cumsum(block_ND, axis=0, dtype=np.float64)])
-    count_N1 = np.concatenate([[[0.0]], np.cumsum(weight_N1, axis=0, dtype=np.float64)])
+    count_N1 = np.concatenate([[[0.0]], np.cumsum(known_N1, axis=0, dtype=np.float64)])
     start_T, stop_T = bounds[:-1] - low, bounds[1:] - low
     count_T1 = count_N1[stop_T] - count_N1[start_T]
     mean_TD = (total_ND[stop_T] - total_ND[start_T]) / np.maximum(count_T1, 1.0)
