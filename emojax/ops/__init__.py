@@ -1,0 +1,1 @@
+"""Pure numerical functions: masks, losses, metrics, windows. No IO, no parameters."""

@@ -1,0 +1,111 @@
+"""Losses, one number per target, over the frames that are annotated.
+
+Every loss has the signature ``loss(outputs_BTC, labels_BTK, mask_BTK) -> (targets,)``. Sums
+are taken in float32 or better whatever the dtype of the outputs. A target without a single
+valid frame has loss 0 and gradient 0; value and gradient are finite on constant targets and
+on a single frame too, and nothing that is masked reaches either.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from emojax.ops.masking import accumulable, masked_mean
+from emojax.ops.metrics import moments, window_moments
+from emojax.types import Array
+
+
+def ccc_loss(
+    outputs_BTC: Array,
+    labels_BTC: Array,
+    mask_BTC: Array,
+    *,
+    form: Literal["batch", "window"] = "batch",
+) -> Array:
+    """1 - CCC of each column (Praveen and Alam 2024, eq. 15 and 16; Lin 1989).
+
+    Args:
+        outputs_BTC: predictions.
+        labels_BTC: annotations, arbitrary finite where masked.
+        mask_BTC: bool, True where annotated.
+        form: "batch" takes one CCC over all valid frames of the batch; "window" takes one per
+            window and averages over the windows that have valid frames, as the authors'
+            public code does.
+
+    Returns:
+        (C,) in [0, 2]; 1 with gradient 0 where prediction and label are the same constant
+        (CCC is 0 there, see ``Moments.concordance``), 0 on no valid frame.
+
+    Raises:
+        ValueError: the shapes differ or ``form`` is unknown.
+    """
+    if form == "batch":
+        state = moments(outputs_BTC, labels_BTC, mask_BTC)
+        distance = 1.0 - state.concordance()
+        return jnp.where(state.count > 0, distance, jnp.zeros_like(distance))
+    if form == "window":
+        state = window_moments(outputs_BTC, labels_BTC, mask_BTC)
+        return masked_mean(1.0 - state.concordance(), state.count > 0, axis=0)
+    raise ValueError(f"form is {form!r}; expected 'batch' or 'window'")
+
+
+def ccc_window_loss(outputs_BTC: Array, labels_BTC: Array, mask_BTC: Array) -> Array:
+    """``ccc_loss`` with ``form="window"``."""
+    return ccc_loss(outputs_BTC, labels_BTC, mask_BTC, form="window")
+
+
+def mse_loss(outputs_BTC: Array, labels_BTC: Array, mask_BTC: Array) -> Array:
+    """Mean squared error of each column over its valid frames.
+
+    Args:
+        outputs_BTC: predictions.
+        labels_BTC: annotations, arbitrary finite where masked.
+        mask_BTC: bool, True where annotated.
+
+    Returns:
+        (C,); 0 on no valid frame.
+    """
+    x_BTC, y_BTC = accumulable(outputs_BTC), accumulable(labels_BTC)
+    # Masked errors are removed before squaring, so that a huge one cannot overflow.
+    error_BTC = jnp.where(mask_BTC, x_BTC - y_BTC, jnp.zeros_like(x_BTC))
+    return masked_mean(error_BTC**2, mask_BTC, axis=(0, 1))
+
+
+def cross_entropy_loss(outputs_BTC: Array, labels_BT1: Array, mask_BT1: Array) -> Array:
+    """Softmax cross-entropy, the mean over valid frames.
+
+    Args:
+        outputs_BTC: logits of C classes.
+        labels_BT1: class index as an integral float; arbitrary finite where masked.
+        mask_BT1: bool, True where annotated.
+
+    Returns:
+        (1,); 0 on no valid frame.
+    """
+    logits_BTC = accumulable(outputs_BTC)
+    logits_BTC = jnp.where(mask_BT1, logits_BTC, jnp.zeros_like(logits_BTC))
+    class_BT1 = jnp.where(mask_BT1, labels_BT1, jnp.zeros_like(labels_BT1)).astype(jnp.int32)
+    picked_BT1 = jnp.take_along_axis(jax.nn.log_softmax(logits_BTC), class_BT1, axis=-1)
+    return masked_mean(-picked_BT1, mask_BT1, axis=(0, 1))
+
+
+def binary_cross_entropy_loss(outputs_BTC: Array, labels_BTC: Array, mask_BTC: Array) -> Array:
+    """Sigmoid cross-entropy of each column over its own valid frames.
+
+    For a logit z and a label y it is ``log(1 + exp(z)) - y z``.
+
+    Args:
+        outputs_BTC: logits, one per action unit.
+        labels_BTC: 0 or 1; arbitrary finite where masked.
+        mask_BTC: bool, True where this action unit of this frame is annotated.
+
+    Returns:
+        (C,); 0 on no valid frame.
+    """
+    z_BTC, y_BTC = accumulable(outputs_BTC), accumulable(labels_BTC)
+    z_BTC = jnp.where(mask_BTC, z_BTC, jnp.zeros_like(z_BTC))
+    y_BTC = jnp.where(mask_BTC, y_BTC, jnp.zeros_like(y_BTC))
+    return masked_mean(jax.nn.softplus(z_BTC) - y_BTC * z_BTC, mask_BTC, axis=(0, 1))

@@ -1,0 +1,89 @@
+"""Cutting a video into windows, and putting per-window predictions back on its frames."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def window_starts(
+    num_frames: int, window: int, stride: int, *, align_end: bool = False
+) -> np.ndarray:
+    """First frames of the windows that cover a video.
+
+    There are max(1, ceil((n - w) / s) + 1) windows at multiples of s. The last one may reach
+    beyond the video and is then padded. Every frame lies in at least one window.
+
+    Args:
+        num_frames: n, frames of the video.
+        window: w, frames of a window.
+        stride: s, frames between starts.
+        align_end: shift the last window back so that it ends with the video, instead of
+            padding it. A video shorter than a window is padded either way.
+
+    Returns:
+        int64 (windows,), strictly increasing, the first is 0.
+
+    Raises:
+        ValueError: an argument is below 1, or s > w, which would leave frames uncovered.
+    """
+    if num_frames < 1 or window < 1 or stride < 1:
+        raise ValueError(
+            f"num_frames {num_frames}, window {window} and stride {stride} must be at least 1"
+        )
+    if stride > window:
+        raise ValueError(f"stride {stride} exceeds window {window}: frames would be left out")
+    steps = max(0, -(-(num_frames - window) // stride))
+    starts = np.arange(steps + 1, dtype=np.int64) * stride
+    if align_end:
+        starts[-1] = max(0, num_frames - window)
+    return starts
+
+
+class OverlapAverage:
+    """Averages, per frame of one video, the values of all windows that cover it.
+
+    Sums are float64 and every frame comes out once, however many windows covered it. Average
+    values or probabilities, never decisions.
+
+    Args:
+        num_frames: N, frames of the video.
+        columns: C, values per frame.
+    """
+
+    def __init__(self, num_frames: int, columns: int) -> None:
+        self._sum_NC = np.zeros((num_frames, columns), np.float64)
+        self._count_N = np.zeros(num_frames, np.int64)
+
+    def add(self, frame_ids_T: np.ndarray, values_TC: np.ndarray, mask_T: np.ndarray) -> None:
+        """Adds the values of one window, or of several stacked along leading axes.
+
+        Args:
+            frame_ids_T: (..., T) integers, frame of each row; ignored where masked.
+            values_TC: (..., T, C).
+            mask_T: (..., T) bool, False on padding.
+
+        Raises:
+            ValueError: shapes disagree, or a counted frame lies outside the video.
+        """
+        keep = np.asarray(mask_T, bool)
+        frames = np.asarray(frame_ids_T)
+        values = np.asarray(values_TC)
+        if frames.shape != keep.shape or values.shape != (*keep.shape, self._sum_NC.shape[1]):
+            raise ValueError(
+                f"frame ids {frames.shape}, values {values.shape} and mask {keep.shape} "
+                f"do not fit {self._sum_NC.shape[1]} columns"
+            )
+        frames, values = frames[keep], values[keep]
+        if frames.size and not 0 <= frames.min() <= frames.max() < len(self._count_N):
+            raise ValueError(
+                f"frames {frames.min()}..{frames.max()} lie outside a video of "
+                f"{len(self._count_N)} frames"
+            )
+        # add.at, because an indexed += would count a repeated frame once.
+        np.add.at(self._sum_NC, frames, values)
+        np.add.at(self._count_N, frames, 1)
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """``(mean_NC, covered_N)``: float64 means, 0 where ``covered_N`` is False."""
+        covered_N = self._count_N > 0
+        return self._sum_NC / np.maximum(self._count_N, 1)[:, None], covered_N

@@ -1,0 +1,125 @@
+"""Windows cover every frame, and averaging puts each frame back exactly once."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emojax.ops.windows import OverlapAverage, window_starts
+
+LENGTHS = st.integers(1, 400)
+WINDOWS = st.tuples(st.integers(1, 80), st.integers(1, 80)).map(lambda ws: (max(ws), min(ws)))
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "window", "stride", "starts", "aligned"),
+    [
+        (1, 300, 200, [0], [0]),
+        (300, 300, 200, [0], [0]),
+        (301, 300, 200, [0, 200], [0, 1]),
+        (500, 300, 200, [0, 200], [0, 200]),
+        (501, 300, 200, [0, 200, 400], [0, 200, 201]),
+        (600, 300, 300, [0, 300], [0, 300]),  # floor(n / s) + 1 would add an empty window
+        (5, 1, 1, [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]),
+    ],
+)
+def test_starts_by_hand(
+    num_frames: int, window: int, stride: int, starts: list[int], aligned: list[int]
+) -> None:
+    assert window_starts(num_frames, window, stride).tolist() == starts
+    assert window_starts(num_frames, window, stride, align_end=True).tolist() == aligned
+
+
+@given(num_frames=LENGTHS, sizes=WINDOWS, align_end=st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_every_frame_is_covered_and_no_window_is_idle(
+    num_frames: int, sizes: tuple[int, int], align_end: bool
+) -> None:
+    window, stride = sizes
+    starts = window_starts(num_frames, window, stride, align_end=align_end)
+    assert len(starts) == max(1, math.ceil((num_frames - window) / stride) + 1)
+    assert starts[0] == 0
+    assert (np.diff(starts) > 0).all()
+    assert starts[-1] < num_frames
+    covered = np.zeros(num_frames, int)
+    for start in starts:
+        covered[start : start + window] += 1
+    assert covered.min() >= 1
+    if align_end and num_frames >= window:
+        assert starts[-1] + window == num_frames
+    if len(starts) > 1:  # leaving the last window out would leave frames out
+        assert starts[-2] + window < num_frames
+
+
+@given(num_frames=LENGTHS, sizes=WINDOWS, align_end=st.booleans(), seed=st.integers(0, 2**31))
+@settings(max_examples=200, deadline=None)
+def test_every_annotated_frame_is_scored_exactly_once(
+    num_frames: int, sizes: tuple[int, int], align_end: bool, seed: int
+) -> None:
+    """Cut, pad, shuffle and put back: what comes out is the video, frame by frame."""
+    window, stride = sizes
+    rng = np.random.default_rng(seed)
+    truth_NC = rng.normal(size=(num_frames, 2))
+    annotated_N = rng.random(num_frames) > 0.3
+    starts = window_starts(num_frames, window, stride, align_end=align_end)
+    frames_BT = starts[:, None] + np.arange(window)
+    mask_BT = frames_BT < num_frames
+    ids_BT = np.where(mask_BT, frames_BT, -1)
+    values_BTC = np.where(mask_BT[..., None], truth_NC[ids_BT], np.nan)
+    order = rng.permutation(len(starts))
+
+    average = OverlapAverage(num_frames, 2)
+    for b in order:
+        average.add(ids_BT[b], values_BTC[b], mask_BT[b])
+    mean_NC, covered_N = average.result()
+    assert covered_N.all()
+    assert (covered_N & annotated_N).sum() == annotated_N.sum()
+    np.testing.assert_allclose(mean_NC, truth_NC, atol=1e-12)
+
+    stacked = OverlapAverage(num_frames, 2)
+    stacked.add(ids_BT, values_BTC, mask_BT)
+    np.testing.assert_allclose(stacked.result()[0], mean_NC, atol=1e-12)
+
+
+def test_overlaps_are_averaged_and_uncovered_frames_told() -> None:
+    average = OverlapAverage(5, 1)
+    average.add(np.array([0, 1, 2]), np.array([[1.0], [2.0], [3.0]]), np.array([True, True, True]))
+    average.add(
+        np.array([1, 2, -1]), np.array([[4.0], [9.0], [7.0]]), np.array([True, True, False])
+    )
+    mean_NC, covered_N = average.result()
+    np.testing.assert_allclose(mean_NC[:, 0], [1, 3, 6, 0, 0])
+    assert covered_N.tolist() == [True, True, True, False, False]
+    assert mean_NC.dtype == np.float64
+
+
+def test_a_window_that_starts_inside_the_video_keeps_frame_numbers() -> None:
+    average = OverlapAverage(10, 1)
+    average.add(np.arange(4, 7), np.ones((3, 1)), np.ones(3, bool))
+    np.testing.assert_array_equal(np.flatnonzero(average.result()[1]), [4, 5, 6])
+
+
+@pytest.mark.parametrize(("num_frames", "window", "stride"), [(0, 1, 1), (5, 0, 1), (5, 3, 0)])
+def test_sizes_below_one_are_refused(num_frames: int, window: int, stride: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        window_starts(num_frames, window, stride)
+
+
+@given(window=st.integers(1, 50), more=st.integers(1, 50))
+def test_stride_beyond_the_window_is_refused(window: int, more: int) -> None:
+    with pytest.raises(ValueError, match="left out"):
+        window_starts(100, window, window + more)
+
+
+def test_foreign_frames_and_shapes_are_refused() -> None:
+    average = OverlapAverage(3, 2)
+    with pytest.raises(ValueError, match="outside a video of 3"):
+        average.add(np.array([2, 3]), np.zeros((2, 2)), np.ones(2, bool))
+    with pytest.raises(ValueError, match="outside"):
+        average.add(np.array([-1, 0]), np.zeros((2, 2)), np.ones(2, bool))
+    with pytest.raises(ValueError, match="do not fit"):
+        average.add(np.array([0, 1]), np.zeros((2, 1)), np.ones(2, bool))
+    with pytest.raises(ValueError, match="do not fit"):
+        average.add(np.array([0, 1]), np.zeros((2, 2)), np.ones(3, bool))
