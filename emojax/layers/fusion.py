@@ -1,0 +1,146 @@
+"""Joint cross-modal attention over any number of streams (RJCMA, arXiv:2403.13659).
+
+The paper writes X_m as (d_m, K) matrices; here X_m is (B, T, d_m), so its X W (mixing time)
+is an einsum over T. Windows shorter than K use the upper left corner of the K x K weights,
+which equals padding them to K.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from emojax.layers.dropout import Dropout
+from emojax.ops.masking import zero_where_padded
+from emojax.types import Array
+
+# PyTorch's nn.Linear draws from U(-1, 1) / sqrt(fan_in).
+_torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class JointCrossAttention(nn.Module):
+    """One recursion of the paper (section 3.4, eq. 1-10).
+
+        J   = FC([X_1; ...; X_S])                          (d, K),  d = sum of d_m
+        C_m = tanh(X_m^T W_j,m J / sqrt(d))                (K, K)
+        H_m = ReLU(X_m W_c,m C_m)                          (d_m, K)
+        X_m <- X_m + H_m W_h,m                             (d_m, K)
+
+    Ours: W_c = raw / K with raw ~ N(0, 1), and W_h = raw / sqrt(K) with raw = 0, so a fresh
+    block is exactly the identity. As printed, with common initialisers, features reach an
+    rms of hundreds. The scale is part of the parametrisation because Adam moves every
+    entry by the learning rate whatever its size. Dropout on H_m is ours.
+
+    Attributes:
+        window: K, the longest window.
+        dropout: rate on H_m.
+        dtype: of the computation; parameters stay float32.
+    """
+
+    window: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Mapping[str, Array], mask_BT: Array, *, train: bool
+    ) -> dict[str, Array]:
+        """Attend every stream to the joint representation of all of them.
+
+        Args:
+            features: stream -> X_m, (B, T, d_m), T <= K, zero on padding. The order of the
+                mapping is the order of concatenation.
+            mask_BT: bool, False on padding. The output is zero there, and real frames do
+                not depend on it: J's bias and the K x K weights would leak otherwise.
+            train: whether dropout acts (needs a "dropout" key).
+
+        Returns:
+            stream -> attended features, (B, T, d_m).
+        """
+        steps = mask_BT.shape[1]
+        joint_BTD = jnp.concatenate(list(features.values()), axis=-1)
+        width = joint_BTD.shape[-1]
+        joint_BTD = nn.Dense(width, dtype=self.dtype, name="joint")(joint_BTD)
+
+        attended = {}
+        for name, x_BTM in features.items():
+            w_j_MD = self.param(
+                f"w_j_{name}", nn.initializers.lecun_normal(), (x_BTM.shape[-1], width)
+            ).astype(self.dtype)
+            w_c_TT = self._time_weight(f"w_c_{name}", nn.initializers.normal(1.0), self.window)
+            w_h_TT = self._time_weight(
+                f"w_h_{name}", nn.initializers.zeros_init(), math.sqrt(self.window)
+            )
+            # Projecting J to d_m first makes the (K, K) product contract d_m, not d, terms.
+            key_BTM = jnp.einsum("btd,md->btm", joint_BTD, w_j_MD) / math.sqrt(width)
+            x_BMT = jnp.swapaxes(x_BTM, 1, 2)
+            c_BTT = jnp.tanh(x_BTM @ jnp.swapaxes(key_BTM, 1, 2))
+            map_BMT = nn.relu((x_BMT @ w_c_TT[:steps, :steps]) @ c_BTT)
+            map_BMT = jnp.where(mask_BT[:, None, :], map_BMT, 0)
+            h_BMT = Dropout(self.dropout)(map_BMT, train=train)
+            x_BMT = x_BMT + h_BMT @ w_h_TT[:steps, :steps]
+            attended[name] = zero_where_padded(jnp.swapaxes(x_BMT, 1, 2), mask_BT)
+        return attended
+
+    def _time_weight(self, name: str, init: Any, scale: float) -> Array:
+        """A K x K weight, stored ``scale`` times as large as it acts."""
+        raw = self.param(name, init, (self.window, self.window))
+        return (raw / scale).astype(self.dtype)
+
+
+class UpstreamCrossAttention(nn.Module):
+    """One recursion as in the authors' public code, which differs from the paper.
+
+        J     = [X_1; ...; X_S]                            plain concatenation, (d, K)
+        Q_m   = X_m W_k,m + b_k,m                          a Linear over time, (d_m, K)
+        S_m   = dropout(tanh(Q_m J^T / sqrt(d)))           channel by channel, (d_m, d)
+        A_m   = ReLU(tanh(S_m^T (V_m X_m + v_m)))          (d, K)
+        X_m <- X_m + dropout(ReLU(U_m A_m + u_m))          (d_m, K)
+
+    The public code also holds a W_j that it never applies; it is left out.
+
+    Attributes:
+        window: K, the longest window.
+        dropout: rate on S_m and on the update (0.6 in the public code).
+        dtype: of the computation; parameters stay float32.
+    """
+
+    window: int
+    dropout: float = 0.6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Mapping[str, Array], mask_BT: Array, *, train: bool
+    ) -> dict[str, Array]:
+        """As ``JointCrossAttention.__call__``: same arguments, shapes and mask."""
+        steps = mask_BT.shape[1]
+        joint_BTD = jnp.concatenate(list(features.values()), axis=-1)
+        width = joint_BTD.shape[-1]
+
+        attended = {}
+        for name, x_BTM in features.items():
+            modality = x_BTM.shape[-1]
+            w_k_TT = self.param(f"w_k_{name}", _torch_linear, (self.window, self.window))
+            b_k_T = self.param(f"b_k_{name}", nn.initializers.zeros_init(), (self.window,))
+            w_k_TT, b_k_T = w_k_TT.astype(self.dtype), b_k_T.astype(self.dtype)
+
+            query_BTM = jnp.einsum("bum,ut->btm", x_BTM, w_k_TT[:steps, :steps])
+            query_BTM = query_BTM + b_k_T[None, :steps, None]
+            product_BMD = jnp.einsum("btm,btd->bmd", query_BTM, joint_BTD) / math.sqrt(width)
+            scores_BMD = Dropout(self.dropout)(jnp.tanh(product_BMD), train=train)
+
+            value_BTM = nn.Dense(
+                modality, kernel_init=_torch_linear, dtype=self.dtype, name=f"value_{name}"
+            )(x_BTM)
+            map_BTD = nn.relu(jnp.tanh(jnp.einsum("btm,bmd->btd", value_BTM, scores_BMD)))
+            update_BTM = nn.Dense(
+                modality, kernel_init=_torch_linear, dtype=self.dtype, name=f"update_{name}"
+            )(map_BTD)
+            update_BTM = Dropout(self.dropout)(nn.relu(update_BTM), train=train)
+            attended[name] = zero_where_padded(x_BTM + update_BTM, mask_BT)
+        return attended

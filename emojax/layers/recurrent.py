@@ -1,0 +1,118 @@
+"""Recurrent networks whose state and output padding cannot touch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from emojax.layers.dropout import Dropout
+from emojax.ops.masking import zero_where_padded
+from emojax.types import Array
+
+
+def lstm_scan(
+    gates_BTG: Array, kernel_HG: Array, mask_BT: Array, *, reverse: bool = False
+) -> Array:
+    """Run the LSTM recursion (Hochreiter and Schmidhuber 1997; gates i, f, g, o).
+
+    c_t = f * c_(t-1) + i * g,  h_t = o * tanh(c_t), from zero states. Where the mask is
+    False the state is carried over unchanged and the output is zero.
+
+    Args:
+        gates_BTG: (B, T, 4H), W x_t + b: the input's share, computed for all frames at
+            once because a large matrix product outside the scan beats T small ones.
+        kernel_HG: (H, 4H), the recurrent weights.
+        mask_BT: bool, False on padding.
+        reverse: run from the last frame to the first.
+
+    Returns:
+        h of every frame, (B, T, H).
+    """
+    batch, hidden = gates_BTG.shape[0], kernel_HG.shape[0]
+    zeros_BH: Array = jnp.zeros((batch, hidden), gates_BTG.dtype)
+
+    def step(
+        carry: tuple[Array, Array], frame: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Array], Array]:
+        cell_BH, hidden_BH = carry
+        gates_BG, real_B = frame
+        i, f, g, o = jnp.split(gates_BG + hidden_BH @ kernel_HG, 4, axis=-1)
+        new_cell_BH = nn.sigmoid(f) * cell_BH + nn.sigmoid(i) * jnp.tanh(g)
+        new_hidden_BH = nn.sigmoid(o) * jnp.tanh(new_cell_BH)
+        real_B1 = real_B[:, None]
+        cell_BH = jnp.where(real_B1, new_cell_BH, cell_BH)
+        hidden_BH = jnp.where(real_B1, new_hidden_BH, hidden_BH)
+        return (cell_BH, hidden_BH), hidden_BH
+
+    frames = (jnp.swapaxes(gates_BTG, 0, 1), jnp.swapaxes(mask_BT, 0, 1))
+    _, h_TBH = lax.scan(step, (zeros_BH, zeros_BH), frames, reverse=reverse)
+    return zero_where_padded(jnp.swapaxes(h_TBH, 0, 1), mask_BT)
+
+
+class LSTM(nn.Module):
+    """One LSTM layer, forward in time or in both directions.
+
+    Attributes:
+        features: output width. Bidirectional layers give each direction half of it.
+        causal: True runs forward only, False in both directions.
+        dtype: of the computation; parameters stay float32.
+    """
+
+    features: int
+    causal: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTD: Array, mask_BT: Array) -> Array:
+        """Encode (B, T, D) as (B, T, features); ``mask_BT`` is False on padding."""
+        hidden = self.features if self.causal else self.features // 2
+        x_BTD = zero_where_padded(x_BTD.astype(self.dtype), mask_BT)
+        outputs = []
+        for direction in ("forward",) if self.causal else ("forward", "backward"):
+            gates_BTG = nn.Dense(4 * hidden, dtype=self.dtype, name=f"{direction}_input")(x_BTD)
+            kernel_HG = self.param(
+                f"{direction}_recurrent", nn.initializers.orthogonal(), (hidden, 4 * hidden)
+            )
+            outputs.append(
+                lstm_scan(
+                    gates_BTG,
+                    kernel_HG.astype(self.dtype),
+                    mask_BT,
+                    reverse=direction == "backward",
+                )
+            )
+        return jnp.concatenate(outputs, axis=-1)
+
+
+class StackedLSTM(nn.Module):
+    """LSTM layers one after another with dropout between them.
+
+    Attributes:
+        channels: output width of each layer; even numbers if not causal.
+        dropout: rate between layers.
+        causal, dtype: as in ``LSTM``.
+    """
+
+    channels: tuple[int, ...]
+    dropout: float = 0.1
+    causal: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
+        """Encode (B, T, D) as (B, T, channels[-1]).
+
+        Args:
+            x_BTD: features; padded frames may hold anything.
+            mask_BT: bool, False on padding. The output is zero there, and real frames do
+                not depend on what padded frames hold.
+            train: whether dropout acts (needs a "dropout" key).
+        """
+        for i, features in enumerate(self.channels):
+            if i > 0:
+                x_BTD = Dropout(self.dropout)(x_BTD, train=train)
+            x_BTD = LSTM(features, self.causal, self.dtype, name=f"lstm_{i}")(x_BTD, mask_BT)
+        return x_BTD

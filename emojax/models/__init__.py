@@ -1,0 +1,66 @@
+"""The systems by name, and the one way to build them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from emojax.errors import InputError
+
+MODELS: dict[str, str] = {
+    "rjcma": "emojax.models.rjcma:RJCMA",
+}
+
+
+def build_model(name: str, outputs: Mapping[str, int], **fields: Any) -> nn.Module:
+    """Build a model from its name and its fields, which are its whole configuration.
+
+    Args:
+        name: a key of ``MODELS``.
+        outputs: task -> C, the number of output columns.
+        **fields: the module's other fields. Lists become tuples and mappings (of a config)
+            plain dicts.
+
+    Raises:
+        InputError: the model or one of the fields does not exist.
+    """
+    if name not in MODELS:
+        raise InputError(
+            "There is no model of this name.",
+            field="model",
+            found=name,
+            expected=", ".join(sorted(MODELS)),
+            remedy=_hint(name, MODELS),
+        )
+    module_name, class_name = MODELS[name].split(":")
+    model_class = getattr(importlib.import_module(module_name), class_name)
+    known = {f.name for f in dataclasses.fields(model_class) if f.init} - {"parent", "name"}
+    for field in fields:
+        if field not in known:
+            raise InputError(
+                f"Model {name} has no such field.",
+                field=field,
+                found=fields[field],
+                expected=", ".join(sorted(known)),
+                remedy=_hint(field, known),
+            )
+    plain = {key: _plain(value) for key, value in fields.items()}
+    return model_class(outputs=dict(outputs), **plain)
+
+
+def _plain(value: Any) -> Any:
+    """Config containers as the hashable or frozen ones that modules hold."""
+    if hasattr(value, "items"):
+        return {key: _plain(item) for key, item in value.items()}
+    return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    """A remedy that names the closest known word, if one is close."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else "choose one of those"
