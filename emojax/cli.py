@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from absl import app
+from absl import app, flags, logging
 
 from emojax.errors import InputError
 
@@ -14,11 +16,15 @@ def run(main: Callable[[], None]) -> None:
     """Parses absl flags and calls ``main``.
 
     ``InputError`` is printed on stderr without a traceback and ends the program with
-    status 2; unknown flags end it with absl's usage message and status 1. Any other
-    exception keeps its traceback, because it is a bug.
+    status 2, and so is a ``--config.key`` that the configuration does not have; unknown
+    flags end it with absl's usage message and status 1. Any other exception keeps its
+    traceback, because it is a bug.
     """
 
     def checked(argv: Sequence[str]) -> None:
+        # Libraries log every file they touch; --verbosity brings that back.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)
         try:
             if len(argv) > 1:
                 raise InputError(
@@ -30,7 +36,42 @@ def run(main: Callable[[], None]) -> None:
                 )
             main()
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            _stop(error)
 
-    app.run(checked)
+    app.run(checked, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags; a configuration file is executed and overridden meanwhile."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except InputError as error:
+        _stop(error)
+    except (AttributeError, KeyError) as error:
+        wrong = _unknown_key(argv, str(error))
+        if wrong is None:
+            raise
+        _stop(wrong)
+
+
+def _unknown_key(argv: Sequence[str], message: str) -> InputError | None:
+    """What ml_collections means by its AttributeError, if an override caused it."""
+    for argument in argv[1:]:
+        flag, _, value = argument.partition("=")
+        keys = flag.lstrip("-").split(".")[1:]
+        named = [key for key in keys if re.search(rf"""["']{re.escape(key)}["']""", message)]
+        if named or (keys and message.rstrip("\"'").endswith(".".join(keys))):
+            close = re.search(r'Did you mean "([^"]+)"', message)
+            return InputError(
+                "The configuration has no such key.",
+                field=flag,
+                found=value,
+                expected="a key that the file given as --config defines",
+                remedy=f"did you mean {close[1]!r}?" if close else "look the key up in that file",
+            )
+    return None
+
+
+def _stop(error: InputError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -6,13 +6,12 @@ Any value of the configuration can be overridden: ``--config.data.store=stores/m
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from emojax import cli
@@ -37,9 +36,9 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Discard a run that lies in t
 def main() -> None:
     """Trains, then evaluates the best weights on the validation videos."""
     use_compilation_cache()
-    config = _CONFIG.value
+    config = _config()
     workdir = Path(_WORKDIR.value)
-    if not config.data.store:
+    if not config.get("data", {}).get("store"):
         raise InputError(
             "There is nothing to train on.",
             field="--config.data.store",
@@ -47,12 +46,21 @@ def main() -> None:
             expected="the folder of a store",
             remedy="build one: python -m data.synthetic --out=stores/mine",
         )
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(
+            "The workdir is not a folder.",
+            file=workdir,
+            field="--workdir",
+            found="a file",
+            expected="a folder, or nothing yet",
+        )
     store = Store(config.data.store)
-    if _OVERWRITE.value and workdir.exists():
-        _discard(workdir)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
-    workdir.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(session, store, workdir)
+    # An old run is discarded only when nothing is wrong with the new one.
+    if _OVERWRITE.value and workdir.exists():
+        _discard(workdir)
     console = Console()
     console.print(
         f"{config.model.name} on {store.name}: {len(session.replicas)} replicas "
@@ -60,9 +68,8 @@ def main() -> None:
         f"{session.layout.mesh.size} device(s)",
         highlight=False,
     )
-    (workdir / "config.json").write_text(json.dumps(session.config, indent=1) + "\n")
     started = time.monotonic()
-    run = Trainer(session, store, workdir).run()
+    run = trainer.run()
     console.print(
         f"trained to step {run.step} in {time.monotonic() - started:.0f} s", highlight=False
     )
@@ -74,6 +81,23 @@ def main() -> None:
     console.print(f"report:     {workdir / 'validation' / 'report.html'}", highlight=False)
     console.print(f"scalars:    {workdir / 'metrics.csv'}", highlight=False)
     console.print(f"tensorboard --logdir {workdir}", highlight=False)
+
+
+def _config() -> ConfigDict:
+    """The configuration, or the reason why there is none."""
+    config = _CONFIG.value
+    try:
+        config.keys()
+    except OSError as error:
+        # config_flags keeps a file that cannot be read for the first use of its value.
+        raise InputError(
+            "The configuration cannot be read.",
+            file=config_flags.get_config_filename(flags.FLAGS["config"]),
+            field="--config",
+            found=str(error.__cause__ or error).splitlines()[-1].strip(),
+            expected="a Python file that defines get_config(), as in configs/",
+        ) from error
+    return config
 
 
 def _discard(workdir: Path) -> None:

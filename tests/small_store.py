@@ -149,3 +149,69 @@ def small_config(store: Path, **train: object) -> dict:
         | train,
         "evaluation": {"selection": {"va": "ccc"}},
     }
+
+
+def coded_record(
+    name: str,
+    partition: str,
+    *,
+    number: int,
+    num_frames: int,
+    rates: dict[str, float],
+    seed: int = 0,
+) -> VideoRecord:
+    """A video whose content tells where it comes from.
+
+    Stream "frames" has rows (frame index, ``number``), one a frame. Each stream of ``rates``
+    has rows (seconds since the first frame), on a clock of its own that starts half a second
+    earlier or later than the frames and has no row of the frames' instants. Labels are
+    (frame index / 1024, number / 1024), all exact in float16; a tenth are not annotated.
+    """
+    rng = np.random.default_rng([seed, number])
+    # Presentation times of a real video: neither from 0 nor quite regular.
+    pts_N = 5.0 + np.cumsum(rng.uniform(0.03, 0.05, num_frames))
+    index_N = np.arange(num_frames)
+    coded_N2 = np.stack([index_N, np.full(num_frames, number)], axis=1)
+    rows = {"frames": StreamRows(coded_N2.astype(np.float32), pts_N, np.ones(num_frames, bool))}
+    for k, (stream, rate) in enumerate(rates.items()):
+        start = pts_N[0] + (-0.5 if k % 2 == 0 else 0.5) + 0.1 / rate
+        row_pts = np.arange(start, pts_N[-1] + 0.5, 1 / rate)
+        valid = np.ones(len(row_pts), bool)
+        since = (row_pts - pts_N[0])[:, None].astype(np.float32)
+        rows[stream] = StreamRows(since, row_pts, valid)
+    labels = (coded_N2 / 1024).astype(np.float32)
+    labels[rng.random(num_frames) < 0.1] = TASKS["va"].ignore
+    return VideoRecord(
+        name=name,
+        source_video=name,
+        partition=partition,
+        pts_N=pts_N,
+        streams=rows,
+        labels={"va": labels},
+        references={},
+    )
+
+
+def build_coded_store(
+    path: Path,
+    *,
+    lengths: Sequence[int],
+    validation_lengths: Sequence[int] = (9,),
+    rates: dict[str, float] | None = None,
+    tasks: Sequence[str] = ("va",),
+) -> Path:
+    """A store of ``coded_record`` videos; ``number`` counts all videos from 0."""
+    rates = {} if rates is None else rates
+    streams = [StreamSpec("frames", 2, "visual")]
+    streams += [StreamSpec(name, 1, "audio", rate) for name, rate in rates.items()]
+    videos = []
+    with StoreWriter(path, name="coded", streams=streams, tasks=tasks, dtype="float32") as writer:
+        for number, num_frames in enumerate([*lengths, *validation_lengths]):
+            partition = "train" if number < len(lengths) else "validation"
+            record = coded_record(
+                f"video-{number}", partition, number=number, num_frames=num_frames, rates=rates
+            )
+            writer.add(record)
+            videos.append((record.name, record.source_video, partition))
+        writer.finish(official_and_blocks(videos, k=1))
+    return path

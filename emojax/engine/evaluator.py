@@ -159,8 +159,9 @@ def replica_scores(
         truths: for each fold, task -> annotations.
 
     Returns:
-        (R,) selection scores, the weighted mean over a replica's targets, higher is better;
-        and for each replica all named scores of its tasks.
+        (R,) selection scores, the weighted mean over a replica's targets, higher is better,
+        NaN where a replica predicts anything but finite numbers; and for each replica all
+        named scores of its tasks.
     """
     selections = session.config["evaluation"]["selection"]
     scores_R = np.zeros(len(session.replicas))
@@ -171,6 +172,9 @@ def replica_scores(
             predicted_NC = concatenate(truth, predictions[r], task)
             arguments = (predicted_NC, truth.labels_NK, truth.mask_NK)
             per_target = TASK_OPS[task].target_scores(*arguments, selections[task])
+            if not np.isfinite(predicted_NC).all():
+                # The decision behind an F1 would turn NaN into a class, and that into a score.
+                per_target = np.full_like(per_target, np.nan)
             weights = session.weights[task][r]
             scores_R[r] += float(np.sum(np.where(weights > 0, weights * per_target, 0.0)))
             values |= _trained_scores(TASK_OPS[task], weights, TASK_OPS[task].scores(*arguments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -88,7 +89,8 @@ class Trainer:
             and for machines that are taken away.
 
     Raises:
-        InputError: the run in ``workdir`` has another configuration or data.
+        InputError: the run in ``workdir`` has another configuration or data, or a replica
+            never gave a finite score.
     """
 
     def __init__(
@@ -119,6 +121,9 @@ class Trainer:
         with Checkpoints(self.workdir) as checkpoints:
             run, feeds = self._start(checkpoints)
             resumed_at = run.step if checkpoints.steps() else None
+            # Only now, because a run that may not be continued must not be touched.
+            text = json.dumps(self.session.config, indent=1)
+            (self.workdir / "config.json").write_text(text + "\n")
             with (
                 RunWriter(self.workdir, resume_step=resumed_at) as writer,
                 TrainingProgress(self._total_steps, start_step=run.step) as progress,
@@ -134,7 +139,23 @@ class Trainer:
                     self._validate(run, normalisation, losses, seconds, writer, progress)
                     self._save(checkpoints, run, feeds)
                     epochs += 1
+        self._check_trained(run)
         return run
+
+    def _check_trained(self, run: _Run) -> None:
+        """Refuses to pass off initial weights as trained ones."""
+        never = run.schedule.best == -np.inf
+        if run.step and never.any():
+            names = [name for name, lost in zip(self.session.names, never, strict=True) if lost]
+            raise InputError(
+                "Training diverged: no validation of these replicas gave a finite score.",
+                file=self.workdir,
+                field="replicas",
+                found=", ".join(names),
+                expected="finite losses and predictions",
+                remedy="lower config.train.learning_rate or set config.train.clip_norm, and use "
+                "--overwrite or a new --workdir",
+            )
 
     # -- start -----------------------------------------------------------------------------
 
@@ -253,6 +274,9 @@ class Trainer:
         predictions = self._predictor(current, normalisation, self._validation)
         scores_R, named = replica_scores(session, predictions, self._truths)
         run.schedule, improved = observe(run.schedule, config, self._base_R, scores_R, run.step)
+        # Adam's moments never lose a NaN, so a replica that met one is finished.
+        sound = np.isfinite(losses_R)
+        run.schedule = dataclasses.replace(run.schedule, active=run.schedule.active & sound)
         run.state = keep_best(run.state, jnp.asarray(improved))
         if session.config["train"]["reload_best"]:
             run.state = reload_best(run.state, jnp.asarray(trained & ~improved))

@@ -35,7 +35,21 @@ from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS, StreamSpec
 
 # Configuration keys without which nothing can be built; the configs show what they hold.
-_SECTIONS = ("data", "model", "loss", "replicas", "train", "evaluation")
+_REQUIRED: dict[str, tuple[str, ...]] = {
+    "data": (
+        "store", "streams", "tasks", "window", "stride", "batch_size", "random_offset",
+        "resampling",
+    ),
+    "model": ("name",),
+    "loss": (),
+    "replicas": ("folds", "targets", "seeds"),
+    "train": (
+        "epochs", "epoch_steps", "optimizer", "learning_rate", "weight_decay", "clip_norm",
+        "warmup", "warmup_epochs", "plateau_patience", "plateau_factor", "minimum_rate",
+        "releases", "reload_best", "stop_patience",
+    ),
+    "evaluation": ("selection",),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +135,7 @@ def build_session(
         InputError: anything in the configuration that cannot be.
     """
     plain = as_plain(config)
-    for section in _SECTIONS:
-        if section not in plain:
-            raise InputError(
-                "The configuration is incomplete.",
-                field=f"config.{section}",
-                found="nothing",
-                expected="a section of this name, as in configs/rjcma.py",
-            )
+    _check_complete(plain)
     data, train = plain["data"], plain["train"]
     window_spec = WindowSpec(
         streams=tuple(data["streams"]),
@@ -147,7 +154,7 @@ def build_session(
     model = build_model(model_fields.pop("name"), outputs, **model_fields)
     return Session(
         config=plain,
-        streams={name: streams[name] for name in window_spec.streams},
+        streams=_known_streams(streams, window_spec.streams),
         window_spec=window_spec,
         model=model,
         optimizer=Optimizer(train["optimizer"], train["clip_norm"]),
@@ -198,6 +205,51 @@ def as_plain(config: Any) -> Any:
 
 def _members(groups: Groups) -> tuple[int, ...] | None:
     return None if len(groups.keys) == 1 else tuple(int(i) for i in groups.members_R)
+
+
+def _known_streams(
+    streams: Mapping[str, StreamSpec], names: tuple[str, ...]
+) -> dict[str, StreamSpec]:
+    for name in names:
+        if name not in streams:
+            raise InputError(
+                f"The data has no stream {name!r}.",
+                field="config.data.streams",
+                found=name,
+                expected="some of " + ", ".join(streams),
+                remedy="change config.data.streams, or build the store with this stream",
+            )
+    return {name: streams[name] for name in names}
+
+
+def _check_complete(config: Mapping[str, Any]) -> None:
+    for section, keys in _REQUIRED.items():
+        missing = [f"{section}.{key}" for key in keys if key not in config.get(section, {})]
+        if section not in config or missing:
+            raise InputError(
+                "The configuration is incomplete.",
+                field=f"config.{missing[0] if missing else section}",
+                found="nothing",
+                expected="a value, as in configs/rjcma.py",
+            )
+    train = config["train"]
+    positive = [
+        ("data.batch_size", config["data"]["batch_size"]),
+        ("train.epochs", train["epochs"]),
+    ]
+    positive += [("train.learning_rate", rate) for rate in _as_list(train["learning_rate"])]
+    for field, value in positive:
+        if not (isinstance(value, int | float) and 0 < value < float("inf")):
+            raise InputError(
+                "The configuration holds a number that cannot be.",
+                field=f"config.{field}",
+                found=value,
+                expected="a finite number above 0",
+            )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _check_choices(config: Mapping[str, Any], tasks: tuple[str, ...]) -> None:

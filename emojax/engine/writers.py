@@ -26,7 +26,8 @@ def read_metrics(path: str | Path) -> dict[int, dict[str, float]]:
     """Reads a ``metrics.csv``.
 
     Returns:
-        step -> metric name -> value, steps in the file's order, only the filled cells.
+        step -> metric name -> value, steps in the file's order, only the filled cells. A last
+        line that was cut off in writing is left out.
 
     Raises:
         InputError: the file is missing, is no table of steps, or holds a cell that is no number.
@@ -39,19 +40,20 @@ def read_metrics(path: str | Path) -> dict[int, dict[str, float]]:
             expected="the metrics.csv of a run",
             remedy="train first, or give the folder of a run",
         )
-    with path.open(newline="") as lines:
-        reader = csv.reader(lines)
-        header = next(reader, [])
-        if header[:1] != ["step"]:
-            raise _not_a_table(path, "header", ",".join(header[:4]), "step,<metric>,...")
-        rows: dict[int, dict[str, float]] = {}
-        for line in reader:
-            try:
-                cells = zip(header[1:], line[1:], strict=True)
-                rows[int(line[0])] = {name: float(cell) for name, cell in cells if cell}
-            except (ValueError, IndexError) as error:
-                field = f"line {reader.line_num}"
-                raise _not_a_table(path, field, ",".join(line[:4]), "numbers") from error
+    text = path.read_text(encoding="utf-8")
+    # A run that was killed while it wrote leaves a line without an end; it never counted.
+    reader = csv.reader(text[: text.rfind("\n") + 1].splitlines())
+    header = next(reader, [])
+    if header[:1] != ["step"]:
+        raise _not_a_table(path, "header", ",".join(header[:4]), "step,<metric>,...")
+    rows: dict[int, dict[str, float]] = {}
+    for line in reader:
+        try:
+            cells = zip(header[1:], line[1:], strict=True)
+            rows[int(line[0])] = {name: float(cell) for name, cell in cells if cell}
+        except (ValueError, IndexError) as error:
+            field = f"line {reader.line_num}"
+            raise _not_a_table(path, field, ",".join(line[:4]), "numbers") from error
     return rows
 
 

@@ -1,0 +1,1 @@
+"""Measurements, each one command; run them from the root of a clone."""

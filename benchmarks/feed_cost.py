@@ -1,0 +1,100 @@
+"""What the input pipeline costs: ``python -m benchmarks.feed_cost --config=... ``.
+
+Runs pairs of blocks of training steps, one fed by the pipeline from disk and one fed the same
+host batch again and again, in alternating order, and prints the median ratio of their times.
+Both copy their batch to the device; the difference is reading, aligning, shuffling and
+stacking.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from emojax import cli
+from emojax.datasets.pipeline import stack, training_batches
+from emojax.datasets.source import Store
+from emojax.engine.runtime import use_compilation_cache
+from emojax.engine.session import build_session, fold_normalisation
+from emojax.engine.step import Hyper, make_train_step
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration with data.store set.")
+_STEPS = flags.DEFINE_integer("steps", 10, "Steps in a block.")
+_PAIRS = flags.DEFINE_integer("pairs", 10, "Pairs of blocks.")
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    use_compilation_cache()
+    store = Store(_CONFIG.value.data.store)
+    session = build_session(_CONFIG.value, store.streams)
+    feeds = [
+        training_batches(
+            store,
+            store.fold(fold).train,
+            session.window_spec,
+            batch_size=session.batch_size,
+            seed=seed,
+        )
+        for fold, seed in session.samplers.keys
+    ]
+    grouped = len(feeds) > 1
+
+    def fresh() -> Any:
+        batches = [next(feed) for feed in feeds]
+        return stack(batches) if grouped else batches[0]
+
+    kept = fresh()
+    count = len(session.replicas)
+    hyper = session.layout.replicas(
+        Hyper(
+            learning_rate=np.full(count, 1e-4, np.float32),
+            weight_decay=np.full(count, 1e-3, np.float32),
+            target_weights=session.weights,
+            active=np.ones(count, bool),
+        )
+    )
+    normalisation = session.layout.everywhere(fold_normalisation(session, store))
+    step = make_train_step(
+        session.model, session.optimizer, session.losses, session.shared(session.samplers)
+    )
+    state = session.init_state()
+
+    def block(source: Callable[[], Any]) -> float:
+        nonlocal state
+        started = time.perf_counter()
+        for _ in range(_STEPS.value):
+            batch = session.layout.batch(source(), grouped=grouped)
+            state, metrics = step(state, batch, normalisation, hyper)
+        jax.block_until_ready(metrics)
+        return (time.perf_counter() - started) / _STEPS.value
+
+    block(fresh)
+    fed, fixed = [], []
+    for pair in range(_PAIRS.value):
+        # The order alternates, so that a drift of the machine's speed cancels.
+        for source, times in sorted(
+            ((fresh, fed), (lambda: kept, fixed)), key=lambda x: (x[1] is fed) == bool(pair % 2)
+        ):
+            times.append(block(source))
+    ratios = np.array(fed) / np.array(fixed)
+    low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    print(
+        f"{store.name}: batch {session.batch_size} x window {session.window_spec.window}, "
+        f"{count} replicas, {jax.devices()[0].platform}, "
+        f"{_PAIRS.value} pairs of {_STEPS.value} steps\n"
+        f"step, batch kept in memory   {np.median(fixed) * 1e3:8.1f} ms\n"
+        f"step, stream feed            {np.median(fed) * 1e3:8.1f} ms\n"
+        f"ratio                        {median:8.3f}   (quartiles {low:.3f} .. {high:.3f})"
+    )
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config"])
+    cli.run(main)

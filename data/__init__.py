@@ -1,0 +1,1 @@
+"""Builders that write stores. They run offline; nothing in emojax imports them."""

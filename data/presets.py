@@ -1,0 +1,128 @@
+"""Amplitudes and time scales of the simulated data, one table row a preset.
+
+Two promises are kept by tests: under ``plain`` ridge regression plus smoothing nearly reaches
+the optimum, under ``switching`` it stays well below, because every modality is unreliable half
+of the time and only a model that judges reliability frame by frame knows which one to trust.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+# Class shares and base rates are close to Aff-Wild2's in shape: rare classes exist.
+EXPRESSION_SHARES = np.array([0.28, 0.08, 0.07, 0.08, 0.16, 0.12, 0.09, 0.12])
+AU_RATES = np.array([0.25, 0.2, 0.3, 0.35, 0.5, 0.45, 0.35, 0.15, 0.15, 0.15, 0.6, 0.25])
+LABEL_MEAN = (0.1, 0.15)  # valence, arousal; labels are clip(mean + std x) to [-1, 1]
+LABEL_STD = 0.3
+# The class that a modality shows, by j, when what it shows has nothing to do with the truth.
+DECOYS = {
+    "visual": (1, 4, 6),
+    "audio": (4, 2, 7),
+    "text": (7, 5, 3),
+    "pose": (5, 3, 1),
+    "physiology": (2, 6, 5),
+}
+_NEUTRAL, _BLANK = 0, EXPRESSION_SHARES.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Parameters of the generative process; times in seconds, variances relative to signal 1.
+
+    Attributes:
+        signal_rate: 1/s of the Matern-3/2 processes; sqrt(3) / rate is their length scale.
+        nuisance_tau: time constant of the nuisances of valence and arousal.
+        state_tau: mean time between redraws of expression class and action units.
+        confusion_tau: mean time between redraws of their nuisances, j and f.
+        dwell: mean seconds that a modality stays reliable and unreliable.
+        rho: standard deviation of a modality's nuisance against the signal's.
+        rho_unreliable: of a second nuisance, added while the modality is unreliable. It is a
+            process of its own: were the first one scaled instead, the jump at every switch
+            would reveal it.
+        expr_kinds: for an unreliable and a reliable modality, what it shows when its j is 0, 1,
+            2: the "true" class, "neutral", a "decoy" (``DECOYS``) or "blank", no class.
+        expr_share: stationary shares of j.
+        au_kinds: for an unreliable and a reliable modality, what it shows when its f is 1:
+            "off" misses the unit and "blank" shows neither on nor off. "noise" shows f itself,
+            whatever f and the unit are.
+        au_share: stationary share of f = 1.
+        cue, va_gain, expr_gain, au_gain: amplitudes of the codes.
+        code_white: standard deviation of white noise inside the expression and unit subspaces,
+            against the codes' amplitudes. It blurs the instants at which several modalities
+            change together, which would otherwise give the true state away.
+        white: standard deviation of white noise in every one of the D dimensions.
+    """
+
+    signal_rate: float = 0.55
+    nuisance_tau: float = 2.0
+    state_tau: float = 2.5
+    confusion_tau: float = 4.0
+    dwell: tuple[float, float] = (6.0, 6.0)
+    rho: float = 1.0
+    rho_unreliable: float = 0.5
+    expr_kinds: tuple[tuple[str, str, str], tuple[str, str, str]] = (
+        ("true", "blank", "decoy"),
+        ("true", "blank", "neutral"),
+    )
+    expr_share: tuple[float, float, float] = (0.35, 0.4, 0.25)
+    au_kinds: tuple[str, str] = ("blank", "off")
+    au_share: float = 0.7
+    cue: float = 1.0
+    va_gain: float = 2.0
+    expr_gain: float = 2.0
+    au_gain: float = 1.0
+    code_white: float = 0.2
+    white: float = 0.05
+
+    def code_variance(self, task: str) -> float:
+        """Variance of the white noise inside a task's subspace."""
+        amplitude = {"va": 0.0, "expr": self.expr_gain, "au": self.au_gain}[task]
+        return self.white**2 + (amplitude * self.code_white) ** 2
+
+    def expr_points(self) -> np.ndarray:
+        """(9, 8) float64: where each class, and "blank", lies in the expression subspace."""
+        classes = EXPRESSION_SHARES.size
+        return self.expr_gain * (np.eye(classes + 1, classes) - np.eye(classes).mean(axis=0))
+
+    def expr_nuisance(self) -> np.ndarray:
+        """(3,) stationary shares of j."""
+        return np.asarray(self.expr_share)
+
+    def expr_shown(self, modality: str) -> np.ndarray:
+        """(2, 8, 3) int64: row of ``expr_points`` shown, by reliability, true class and j."""
+        true_K = np.arange(EXPRESSION_SHARES.size)
+        shown = np.empty((2, true_K.size, len(self.expr_share)), np.int64)
+        for reliable, kinds in enumerate(self.expr_kinds):
+            for j, kind in enumerate(kinds):
+                decoy = DECOYS[modality][j]
+                fixed = {"neutral": _NEUTRAL, "blank": _BLANK, "decoy": decoy}
+                shown[reliable, :, j] = true_K if kind == "true" else fixed[kind]
+        return shown
+
+    def au_nuisance(self) -> np.ndarray:
+        """(2,) stationary shares of f."""
+        return np.array([1.0 - self.au_share, self.au_share])
+
+    def au_shown(self) -> np.ndarray:
+        """(2, 2, 2) float64: code shown, by reliability (0 unreliable), true unit and f."""
+        shown = {
+            "off": [[-1.0, -1.0], [1.0, -1.0]],
+            "blank": [[-1.0, 0.0], [1.0, 0.0]],
+            "noise": [[-1.0, 1.0], [-1.0, 1.0]],
+        }
+        return self.au_gain * np.array([shown[kind] for kind in self.au_kinds])
+
+
+PRESETS = {
+    "plain": Preset(),
+    "switching": Preset(
+        rho=0.6,
+        rho_unreliable=4.0,
+        expr_kinds=(("decoy", "decoy", "decoy"), ("true", "true", "neutral")),
+        expr_share=(0.3, 0.35, 0.35),
+        au_kinds=("noise", "off"),
+        au_share=0.45,
+    ),
+}

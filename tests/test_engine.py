@@ -1,0 +1,317 @@
+"""Replicas equal separate runs, and a run that was interrupted equals one that was not."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from emojax.datasets.source import Store
+from emojax.engine import loop
+from emojax.engine.checkpoint import Checkpoints
+from emojax.engine.restore import open_run
+from emojax.engine.schedule import ScheduleState
+from emojax.errors import InputError
+from tests.small_store import build_small_store
+from tests.training_runs import (
+    assert_same_bits,
+    compiled_once,  # noqa: F401 - a fixture
+    furthest,
+    host,
+    metric_rows,
+    replica,
+    tiny_config,
+    train,
+)
+
+# Replicas against separate runs: float32, absolute, after 15 or 20 Adam steps of 3e-3 with
+# dropout. The two are different programs (products batched over R), so sums are rounded in
+# another order; Adam passes on such differences at the size of a step's last digits.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(build_small_store(tmp_path_factory.mktemp("store") / "small"))
+
+
+@pytest.fixture(scope="module")
+def pair(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
+    """Valence and arousal as two replicas, 4 epochs of 5 steps."""
+    workdir = tmp_path_factory.mktemp("pair")
+    return *train(store, workdir, tiny_config(store.path, train={"epochs": 4})), workdir
+
+
+def schedule_of(run: Any) -> dict[str, np.ndarray]:
+    return {f.name: getattr(run.schedule, f.name) for f in dataclasses.fields(ScheduleState)}
+
+
+# -- replicas are separate runs ----------------------------------------------------------------
+
+
+def test_two_replicas_equal_two_separate_runs(
+    store: Store, pair: tuple[Any, Any, Path], tmp_path: Path
+) -> None:
+    run, recorder, _ = pair
+    for r, target in enumerate(("valence", "arousal")):
+        config = tiny_config(store.path, train={"epochs": 4}, replicas={"targets": [target]})
+        alone, _ = train(store, tmp_path / target, config)
+        for part in ("params", "model_state", "best"):
+            together = replica(getattr(run.state, part), r)
+            separate = replica(getattr(alone.state, part), 0)
+            assert furthest(together, separate) <= TOLERANCE, part
+        assert alone.step == run.step == 20
+        # Were nothing learnt, equality would say nothing.
+        start = replica(recorder.session.init_state().params, r)
+        assert furthest(start, replica(alone.state.params, 0)) > 1e-2
+        scores = [epoch["score"][r] for epoch in run.history]
+        np.testing.assert_allclose(
+            scores, [epoch["score"][0] for epoch in alone.history], rtol=0, atol=1e-4
+        )
+
+
+@pytest.mark.slow
+def test_replicas_of_other_folds_and_seeds_equal_separate_runs(
+    store: Store, tmp_path: Path
+) -> None:
+    folds, seeds = ["1", "0"], [0, 7]
+    together, _ = train(
+        store,
+        tmp_path / "together",
+        tiny_config(store.path, replicas={"folds": folds, "targets": ["va"], "seeds": seeds}),
+    )
+    pairs = [(fold, seed) for fold in folds for seed in seeds]
+    for r, (fold, seed) in enumerate(pairs):
+        replicas = {"folds": [fold], "targets": ["va"], "seeds": [seed]}
+        alone, _ = train(
+            store, tmp_path / f"{fold}-{seed}", tiny_config(store.path, replicas=replicas)
+        )
+        for part in ("params", "model_state", "best"):
+            found = replica(getattr(together.state, part), r)
+            expected = replica(getattr(alone.state, part), 0)
+            assert furthest(found, expected) <= TOLERANCE, (part, fold, seed)
+        np.testing.assert_allclose(
+            [epoch["score"][r] for epoch in together.history],
+            [epoch["score"][0] for epoch in alone.history],
+            rtol=0,
+            atol=1e-4,
+        )
+    # Folds and seeds do make a difference.
+    for r in range(1, 4):
+        gap = furthest(replica(together.state.params, 0), replica(together.state.params, r))
+        assert gap > 1e-2
+
+
+def test_an_idle_head_leaves_the_others_alone(pair: tuple[Any, Any, Path]) -> None:
+    """The valence replica's arousal head only decays, whatever arousal's labels are."""
+    run, recorder, _ = pair
+    start, end = (
+        replica(state, 0) for state in (recorder.session.init_state().params, run.state.params)
+    )
+    for name, head in end.items():
+        if name == "head_va_arousal":
+            kernels = [k for k in jax.tree.leaves(head) if k.ndim == 2]
+            before = [k for k in jax.tree.leaves(start[name]) if k.ndim == 2]
+            assert all(np.linalg.norm(k) < np.linalg.norm(b) for k, b in zip(kernels, before))
+            break
+    else:
+        pytest.fail("there is no idle head")
+
+
+# -- interruption ------------------------------------------------------------------------------
+
+
+def same_run(found: Any, expected: Any, found_dir: Path, expected_dir: Path) -> None:
+    """State, schedule, history and table of two runs are the same, bit for bit."""
+    assert found.step == expected.step
+    assert_same_bits(host(found.state), host(expected.state))
+    assert_same_bits(schedule_of(found), schedule_of(expected))
+    assert found.history == expected.history
+    assert metric_rows(found_dir) == metric_rows(expected_dir)
+
+
+def test_stopped_and_resumed_equals_uninterrupted(
+    store: Store, pair: tuple[Any, Any, Path], tmp_path: Path
+) -> None:
+    whole, _, whole_dir = pair
+    config = tiny_config(store.path, train={"epochs": 4})
+    half, _ = train(store, tmp_path, config, stop_after=2)
+    assert half.step == 10
+    assert len(metric_rows(tmp_path)) == 2
+    resumed, _ = train(store, tmp_path, config)
+    same_run(resumed, whole, tmp_path, whole_dir)
+    # Nothing is left to do: the third call returns the same and writes no row twice.
+    again, _ = train(store, tmp_path, config)
+    same_run(again, whole, tmp_path, whole_dir)
+
+
+def test_more_epochs_may_be_added_to_a_run(
+    store: Store, pair: tuple[Any, Any, Path], tmp_path: Path
+) -> None:
+    whole, _, whole_dir = pair
+    train(store, tmp_path, tiny_config(store.path, train={"epochs": 3}))
+    longer, _ = train(store, tmp_path, tiny_config(store.path, train={"epochs": 4}))
+    same_run(longer, whole, tmp_path, whole_dir)
+
+
+KILLED = """
+import json, os, signal, sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+from emojax.datasets.source import Store
+from emojax.engine.loop import Trainer
+from emojax.engine.session import build_session
+
+config, workdir = json.loads(sys.argv[1]), sys.argv[2]
+store = Store(config["data"]["store"])
+trainer = Trainer(build_session(config, store.streams, jax.devices()[:1]), store, workdir)
+step_fn, calls = trainer._step_fn, 0
+
+def dies(*arguments):
+    global calls
+    calls += 1
+    if calls == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step_fn(*arguments)
+
+trainer._step_fn = dies
+trainer.run()
+"""
+
+
+@pytest.mark.slow
+def test_killed_between_checkpoints_and_resumed_equals_uninterrupted(
+    store: Store, pair: tuple[Any, Any, Path], tmp_path: Path
+) -> None:
+    import json
+
+    whole, _, whole_dir = pair
+    config = tiny_config(store.path, train={"epochs": 4})
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, json.dumps(config), str(tmp_path)],
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    # It died in step 13; its table has two rows, and the newest checkpoint may not be whole.
+    assert len(metric_rows(tmp_path)) == 2
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps()[-1] in (5, 10)
+    resumed, _ = train(store, tmp_path, config)
+    same_run(resumed, whole, tmp_path, whole_dir)
+
+
+def test_checkpoints_hold_what_the_run_held_though_buffers_are_donated(
+    pair: tuple[Any, Any, Path],
+) -> None:
+    """Saving goes on in the background while the next steps reuse the state's memory."""
+    _, recorder, workdir = pair
+    session = recorder.session
+    abstract = {"train": session.abstract_state(), "normalisation": recorder._normalisation}
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.steps()[-1] == 20
+        for step in checkpoints.steps():
+            restored = checkpoints.restore(abstract, step)
+            assert_same_bits(host(restored.state["train"]), recorder.saved[step])
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(pair: tuple[Any, Any, Path]) -> None:
+    run, recorder, workdir = pair
+    scores = np.array([epoch["score"] for epoch in run.history])
+    for r in range(2):
+        best_step = run.history[int(np.argmax(scores[:, r]))]["step"]
+        expected = recorder.saved[best_step]
+        current = {"params": expected.params, "model_state": expected.model_state}
+        assert_same_bits(replica(run.state.best, r), replica(current, r))
+        assert run.schedule.best[r] == scores[:, r].max()
+    assert_same_bits(host(open_run(workdir).best), host(run.state.best))
+
+
+# -- finished and lost replicas ----------------------------------------------------------------
+
+
+def test_a_finished_replica_is_frozen_while_the_other_goes_on(
+    store: Store, pair: tuple[Any, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, free, _ = pair
+    observe = loop.observe
+
+    def finish_second(*arguments: Any) -> Any:
+        state, improved = observe(*arguments)
+        return dataclasses.replace(state, active=state.active & [True, False]), improved
+
+    monkeypatch.setattr(loop, "observe", finish_second)
+    run, recorder = train(store, tmp_path, tiny_config(store.path, train={"epochs": 4}))
+    assert run.schedule.active.tolist() == [True, False]
+    for step in (10, 15, 20):
+        assert_same_bits(replica(recorder.saved[step], 1), replica(recorder.saved[5], 1))
+        # The first replica does not notice.
+        assert_same_bits(replica(recorder.saved[step], 0), replica(free.saved[step], 0))
+    rows = metric_rows(tmp_path)
+    assert [bool(row["arousal/loss"]) for row in rows] == [True, False, False, False]
+    assert all(row["valence/loss"] for row in rows)
+
+
+def test_a_lost_replica_does_not_touch_the_other_and_is_reported(
+    store: Store, tmp_path: Path
+) -> None:
+    """One replica's rate is absurd, so that its weights overflow within the first steps."""
+
+    def config(second: float) -> dict[str, Any]:
+        rates = {"learning_rate": [3e-3, second], "warmup": "none"}
+        return tiny_config(store.path, train=rates, replicas={"targets": ["valence"]})
+
+    sound, recorder = train(store, tmp_path / "sound", config(2e-3))
+    assert sound.schedule.active.all()
+    with pytest.raises(InputError, match="diverged") as caught:
+        train(store, tmp_path / "lost", config(1e38))
+    assert "1e+38" in caught.value.details["found"]
+    assert "0.003" not in caught.value.details["found"]
+    assert "learning_rate" in caught.value.details["remedy"]
+    abstract = {
+        "train": recorder.session.abstract_state(),
+        "normalisation": recorder._normalisation,
+    }
+    with Checkpoints(tmp_path / "lost", read_only=True) as checkpoints:
+        lost = checkpoints.restore(abstract)
+    assert lost.step == 15
+    assert lost.meta["schedule"]["active"] == [True, False]
+    assert_same_bits(replica(host(lost.state["train"]), 0), replica(host(sound.state), 0))
+    assert not all(
+        np.isfinite(x).all() for x in jax.tree.leaves(replica(lost.state["train"].params, 1))
+    )
+    # Its best weights are still the finite ones it began with.
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(host(lost.state["train"].best)))
+
+
+def test_reload_best_goes_on_from_the_best_weights_and_keeps_the_moments(
+    store: Store, tmp_path: Path
+) -> None:
+    rates = {"learning_rate": 5e-2, "warmup": "none", "epochs": 6}
+    plain, _ = train(store, tmp_path / "plain", tiny_config(store.path, train=rates))
+    config = tiny_config(store.path, train=rates | {"reload_best": True})
+    run, recorder = train(store, tmp_path / "reload", config)
+    worse = 0
+    best = np.full(2, -np.inf)
+    for epoch in run.history:
+        saved = recorder.saved[epoch["step"]]
+        current = {"params": saved.params, "model_state": saved.model_state}
+        # Improved or not, training goes on from the best weights.
+        assert_same_bits(current, saved.best)
+        worse += int((np.array(epoch["score"]) <= best).sum())
+        best = np.maximum(best, epoch["score"])
+        np.testing.assert_array_equal(saved.opt_state.count, epoch["step"])
+    assert worse > 0
+    assert furthest(host(plain.state.params), host(run.state.params)) > 1e-3

@@ -1,0 +1,164 @@
+"""The floors of the house: imports only go down, and each part stays what it is meant to be."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# "About 400", with some room where a file is a list of cases.
+MAX_LINES = {"tests": 450}
+DEFAULT_MAX_LINES = 420
+
+# Part -> the parts it may import. A part is a folder or a file of emojax, or a top-level folder.
+VOCABULARY = {"specs", "types", "errors"}
+BELOW_MODELS = VOCABULARY | {"ops", "layers"}
+DATASETS = VOCABULARY | {"ops", "datasets"}
+ENGINE = BELOW_MODELS | {"models", "datasets", "engine"}
+ALLOWED = {
+    "__init__": set(),
+    "specs": VOCABULARY,
+    "types": VOCABULARY,
+    "errors": VOCABULARY,
+    "cli": VOCABULARY,
+    "ops": VOCABULARY | {"ops"},
+    "layers": BELOW_MODELS,
+    "models": BELOW_MODELS | {"models"},
+    "datasets": DATASETS,
+    "engine": ENGINE | {"__init__"},
+    "data": DATASETS | {"cli", "data", "__init__"},
+    "configs": VOCABULARY | {"configs"},
+}
+# train, evaluate, predict and what joins them: flags and wiring, which nothing else imports.
+ENTRY_POINTS = ENGINE | {"cli", "__init__"}
+
+PURE = ("ops", "layers", "models")
+IMPURE_MODULES = {
+    "absl", "argparse", "datetime", "io", "logging", "os", "pathlib", "random", "shutil", "socket",
+    "subprocess", "sys", "tempfile", "threading", "time",
+}  # fmt: skip
+
+
+def sources(*folders: str) -> list[Path]:
+    found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [path for path in found if not any(part.startswith(".") for part in path.parts[:-1])]
+
+
+def part_of(module: str) -> str | None:
+    """The part of the house that a dotted module name lies in; None outside the house."""
+    head, *rest = module.split(".")
+    if head == "emojax":
+        return rest[0] if rest else "__init__"
+    return head if head in ("data", "configs") else None
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it, also as text for importlib."""
+    package = module_of(path).split(".")[:-1]
+    found: set[str] = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            # "from emojax import specs" names a module after the import.
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant):
+            named = re.fullmatch(r"((emojax|data|configs)(\.\w+)+):\w+", str(node.value))
+            found |= {named[1]} if named else set()
+    return found
+
+
+def parts_imported(path: Path) -> set[str]:
+    """The parts of the house that a file imports; a name of emojax itself is "__init__"."""
+    found: set[str] = set()
+    for module in imported_modules(path):
+        part = part_of(module)
+        if part is None:
+            continue
+        known = (ROOT / "emojax" / part).is_dir() or (ROOT / "emojax" / f"{part}.py").is_file()
+        found.add(part if known or part in ("data", "configs") else "__init__")
+    return found
+
+
+@pytest.mark.parametrize("path", sources("emojax", "data", "configs"), ids=module_of)
+def test_imports_only_go_down(path: Path) -> None:
+    part = part_of(module_of(path))
+    assert part is not None
+    allowed = ALLOWED.get(part, ENTRY_POINTS)
+    above = parts_imported(path) - allowed - {part}
+    assert not above, f"{path.relative_to(ROOT)} may not import {sorted(above)}"
+
+
+def test_the_rules_see_what_they_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A checker that finds nothing passes as well, so check the checker.
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    file = tmp_path / "emojax" / "models" / "some.py"
+    for name in ("datasets", "engine", "layers", "models"):
+        (tmp_path / "emojax" / name).mkdir(parents=True)
+    file.write_text(
+        "from emojax import layers\nfrom .. import engine\nfrom . import other\n"
+        "def late():\n    import emojax.datasets.store\n    import data.synthetic\n"
+        "TABLE = {'x': 'configs.rjcma:Config'}\n"
+    )
+    assert parts_imported(file) == {"layers", "engine", "models", "datasets", "data", "configs"}
+
+
+@pytest.mark.parametrize("path", sources("emojax", "configs", "launch"), ids=module_of)
+def test_nothing_imports_the_builders(path: Path) -> None:
+    assert "data" not in {module.split(".")[0] for module in imported_modules(path)}
+
+
+@pytest.mark.parametrize("path", sources(*(f"emojax/{part}" for part in PURE)), ids=module_of)
+def test_no_io_clock_flags_or_globals_below_the_engine(path: Path) -> None:
+    heads = {module.split(".")[0] for module in imported_modules(path)}
+    assert not heads & IMPURE_MODULES
+    for node in ast.walk(tree_of(path)):
+        assert not isinstance(node, ast.Global | ast.Nonlocal), f"line {node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("open", "print", "input"), f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", sources("emojax", "data", "configs"), ids=module_of)
+def test_no_foreign_framework_and_no_pickle(path: Path) -> None:
+    heads = {module.split(".")[0] for module in imported_modules(path)}
+    assert not heads & {"tensorflow", "torch", "pickle", "dill", "cloudpickle", "joblib"}
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call):
+            allowed = [k.value for k in node.keywords if k.arg == "allow_pickle"]
+            assert all(isinstance(v, ast.Constant) and v.value is False for v in allowed)
+
+
+@pytest.mark.parametrize("path", sources("emojax", "data", "configs"), ids=module_of)
+def test_public_names_tell_what_they_are(path: Path) -> None:
+    tree = tree_of(path)
+    assert ast.get_docstring(tree) or not tree.body, "the module has no docstring"
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        assert ast.get_docstring(node), f"{node.name} has no docstring"
+        if isinstance(node, ast.FunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            untyped = [argument.arg for argument in arguments if argument.annotation is None]
+            assert not untyped, f"{node.name}: {untyped} have no type"
+            assert node.returns is not None, f"{node.name} tells no return type"
+
+
+def test_files_stay_short_and_have_a_purpose() -> None:
+    long: dict[str, int] = {}
+    for path in sources("emojax", "data", "configs", "tests", "benchmarks", "launch"):
+        assert path.stem not in ("utils", "util", "helpers", "misc", "common"), path
+        length = len(path.read_text(encoding="utf-8").splitlines())
+        if length > MAX_LINES.get(path.relative_to(ROOT).parts[0], DEFAULT_MAX_LINES):
+            long[module_of(path)] = length
+    assert not long, f"too long, in lines: {long}"

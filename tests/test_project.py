@@ -1,0 +1,96 @@
+"""What is shipped: the lock, the version and its changelog, the wheel."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import emojax
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK_LINES = (ROOT / "requirements.lock").read_text().splitlines()
+PINS = [Requirement(line.rstrip("\\ ")) for line in LOCK_LINES if re.match(r"\w", line)]
+
+
+def pins_for(python: str) -> dict[str, Requirement]:
+    """Package name -> its pin, on Linux with this Python."""
+    place = {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+        "platform_python_implementation": "CPython",
+    }
+    chosen = [pin for pin in PINS if pin.marker is None or pin.marker.evaluate(place)]
+    names = [canonicalize_name(pin.name) for pin in chosen]
+    assert len(set(names)) == len(names), "a package is pinned twice"
+    return dict(zip(names, chosen, strict=True))
+
+
+def test_the_lock_names_no_address() -> None:
+    # A pin, one of its hashes, or nothing: so no option, no host, no path, no account.
+    pin = re.compile(r"[\w.-]+==[\w.!+-]+( ; [\w .<>='!()-]+)? \\")
+    a_hash = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
+    for number, line in enumerate(LOCK_LINES, 1):
+        assert pin.fullmatch(line) or a_hash.fullmatch(line), f"line {number}: {line}"
+    assert len(PINS) > 20
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_the_lock_covers_the_requirements(python: str) -> None:
+    pins = pins_for(python)
+    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        wanted = Requirement(text)
+        version = str(pins[canonicalize_name(wanted.name)].specifier).removeprefix("==")
+        assert wanted.specifier.contains(version), f"{text}, but {version} is locked"
+
+
+def test_the_lock_brings_no_other_framework() -> None:
+    names = {canonicalize_name(pin.name) for pin in PINS}
+    assert not names & {"torch", "tensorflow", "tensorflow-cpu", "keras"}
+
+
+def test_the_changelog_knows_the_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    newest = re.search(r"^## \[(.+?)\](?: \((.+?)\))?", changelog, re.MULTILINE)
+    assert newest is not None
+    # What is not released yet says which version it will be.
+    assert (newest[2] if newest[1] == "Unreleased" else newest[1]) == emojax.__version__
+
+
+def test_the_wheel_holds_emojax_alone(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("emojax", "data", "configs", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check",
+         "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", tmp_path, source],
+        check=True, timeout=120,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    files = zipfile.ZipFile(wheel).namelist()
+    info = f"emojax-{emojax.__version__}.dist-info"
+    assert {file.split("/")[0] for file in files} == {"emojax", info}
+    shipped = {file for file in files if file.startswith("emojax/")}
+    assert shipped == {str(path.relative_to(ROOT)) for path in (ROOT / "emojax").rglob("*.py")}
+    assert f"{info}/licenses/LICENSE" in files
+
+
+def test_a_licence_text_goes_with_it() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
