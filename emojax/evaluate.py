@@ -20,7 +20,9 @@ from emojax.engine.evaluation import (
 from emojax.engine.restore import open_run
 from emojax.engine.runtime import use_compilation_cache
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a training run.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "The --workdir of a training run.", required=True
+)
 _STEP = flags.DEFINE_integer("step", None, "Which saved step; the latest by default.")
 _STORE = flags.DEFINE_string("store", "", "Store to evaluate on; the training store by default.")
 _PARTITION = flags.DEFINE_enum(
@@ -46,5 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["checkpoint"])
     cli.run(main)

@@ -18,7 +18,9 @@ from emojax.engine.restore import open_run
 from emojax.engine.runtime import use_compilation_cache
 from emojax.errors import InputError
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a training run.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "The --workdir of a training run.", required=True
+)
 _STEP = flags.DEFINE_integer("step", None, "Which saved step; the latest by default.")
 _STORE = flags.DEFINE_string("store", "", "Store with the videos; the training store by default.")
 _PARTITION = flags.DEFINE_enum(
@@ -26,7 +28,7 @@ _PARTITION = flags.DEFINE_enum(
 )
 _VIDEOS = flags.DEFINE_list("videos", [], "Names of single videos, instead of a partition.")
 _FOLD = flags.DEFINE_string("fold", "", "Use only the replicas of this fold.")
-_OUT = flags.DEFINE_string("out", None, "Folder for the CSV files.")
+_OUT = flags.DEFINE_string("out", None, "Folder for the CSV files.", required=True)
 
 
 def main() -> None:
@@ -67,5 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["checkpoint", "out"])
     cli.run(main)

@@ -29,7 +29,9 @@ from emojax.engine.session import build_session
 from emojax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; made if it is not there.", required=True
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Discard a run that lies in the workdir.")
 
 
@@ -114,5 +116,5 @@ def _discard(workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     cli.run(main)

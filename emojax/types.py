@@ -8,6 +8,8 @@ Axes, as used in names such as ``x_BTD``:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import flax.struct
 import jax
 import numpy as np
@@ -37,11 +39,11 @@ class Batch:
         frame_ids: (B, T) int32, frame index in the video; -1 on padding.
     """
 
-    streams: dict[str, Array]
-    stream_mask: dict[str, Array]
-    stream_valid: dict[str, Array]
-    labels: dict[str, Array]
-    label_mask: dict[str, Array]
+    streams: Mapping[str, Array]
+    stream_mask: Mapping[str, Array]
+    stream_valid: Mapping[str, Array]
+    labels: Mapping[str, Array]
+    label_mask: Mapping[str, Array]
     example_mask: Array
     video_ids: Array
     frame_ids: Array

@@ -172,7 +172,7 @@ def test_chain_posterior_is_that_of_the_dense_joint_chain(preset: Preset, task: 
         prior_S = np.kron(prior_S, share_J)
     state_S = list(itertools.product(*(range(size) for size in sizes)))
 
-    def likelihood_S(sensor: Sensor, reliable: bool, code_Q: np.ndarray) -> np.ndarray:
+    def likelihood_of(sensor: Sensor, reliable: bool, code_Q: np.ndarray) -> np.ndarray:
         axis = 1 + modalities.index(sensor.spec.modality)
         z_Q = code_Q[code_slices((task,))[task]]
         if task == "expr":
@@ -187,7 +187,7 @@ def test_chain_posterior_is_that_of_the_dense_joint_chain(preset: Preset, task: 
 
     video = videos[1]
     optimum = posteriors(videos, preset, sensors, (task,))[1][task]
-    events = [(t, likelihood_S(*row)) for t, *row in seen_rows(video, sensors)]
+    events = [(t, likelihood_of(*row)) for t, *row in seen_rows(video, sensors)]
     events += [(t, None) for t in video.pts_N]
     events.sort(key=lambda event: event[0])
     moves = [expm(generator_SS * dt) for dt in np.diff([e[0] for e in events])]
@@ -280,10 +280,11 @@ def test_optimum_is_calibrated(solved: dict[str, tuple[np.ndarray, np.ndarray]])
         assert shift == pytest.approx(0.0, abs=0.03)
     one_hot = np.eye(8)[solved["expr"][0][:, 0].astype(int)]
     for hits, probability in ((one_hot, solved["expr"][1]), solved["au"]):
-        for low in np.arange(0, 1, 0.1):
-            inside = (probability >= low) & (probability < low + 0.1)
-            if inside.sum() > 2000:
-                assert hits[inside].mean() == pytest.approx(probability[inside].mean(), abs=0.08)
+        # Frames of one video go together, so a bin of few frames is worth little.
+        bin_of = np.minimum((probability * 10).astype(int), 9)
+        gap = sum(abs((hits - probability)[bin_of == b].sum()) for b in range(10)) / hits.size
+        print(gap)
+        assert gap < 0.01
 
 
 def test_no_perturbed_predictor_beats_the_optimum(

@@ -113,7 +113,7 @@ def test_every_annotated_frame_is_predicted_and_scored_exactly_once(
         predictor = evaluator.Predictor(session, coded)
         names = [f"video-{number}" for number in numbers]
         (predictions,) = predictor({}, {}, [names])
-    truth = evaluator.annotations(coded, coded.fold("0"), names, "va")
+    truth = evaluator.read_annotations(coded, coded.fold("0"), names, "va")
     records = [coded.read(coded.index_of(name)) for name in names]
     # Every frame of every video is there, and each has its own frame's value.
     assert list(predictions) == names
@@ -424,7 +424,7 @@ def test_statistics_are_those_of_the_training_fold(small: Store, folds: list[str
 
 def test_scored_frames_bound_what_is_scored(coded: Store) -> None:
     fold = Fold("x", ("video-0",), ("video-10", "video-4"), scored_frames=(3, 30))
-    truth = evaluator.annotations(coded, fold, fold.validation, "va")
+    truth = evaluator.read_annotations(coded, fold, fold.validation, "va")
     expected = []
     for name in fold.validation:
         record = coded.read(coded.index_of(name))

@@ -32,7 +32,7 @@ from emojax.engine.ridge import (
     linear_map,
 )
 from emojax.errors import InputError
-from emojax.ops.metrics import Moments
+from emojax.ops.metrics import Moments, moments
 from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS
 
@@ -57,7 +57,7 @@ class RidgeBaseline:
         penalty_C: chosen ridge penalty per frame.
         width_C: chosen width of the moving average, seconds.
         centre_C, gain_C, mean_C: the last step ``mean + gain (smoothed - centre)``.
-        score_T: cross-validated score of each target; NaN where nothing was validated.
+        score_C: cross-validated score of each target; NaN where nothing was validated.
         frames: training frames in the normal equations.
         annotated: annotated training frames.
         groups: groups of the cross-validation, 1 if there was none.
@@ -73,7 +73,7 @@ class RidgeBaseline:
     centre_C: np.ndarray
     gain_C: np.ndarray
     mean_C: np.ndarray
-    score_T: np.ndarray
+    score_C: np.ndarray
     frames: int
     annotated: int
     groups: int
@@ -102,7 +102,7 @@ class RidgeBaseline:
                 "cross_validated": None if np.isnan(score) else float(score),
             }
             for c, (name, score) in enumerate(
-                zip(TASK_OPS[self.task].targets, self.score_T, strict=True)
+                zip(TASK_OPS[self.task].targets, self.score_C, strict=True)
             )
         }
         note = "ridge regression on z-scored streams, then a centred moving average"
@@ -198,7 +198,7 @@ def fit_ridge(
         centre_C=chosen.centre_C,
         gain_C=chosen.gain_C,
         mean_C=chosen.mean_C,
-        score_T=chosen.score_T,
+        score_C=chosen.score_C,
         frames=total.count,
         annotated=annotated,
         groups=len(equations),
@@ -259,7 +259,7 @@ class _Choice:
     centre_C: np.ndarray
     gain_C: np.ndarray
     mean_C: np.ndarray
-    score_T: np.ndarray
+    score_C: np.ndarray
 
 
 def _cross_validate(
@@ -272,7 +272,7 @@ def _cross_validate(
     metric: str,
 ) -> _Choice:
     """Chooses penalty and width by predicting each group from the others."""
-    ops, outputs = TASK_OPS[videos.task], len(mean_C)
+    outputs = len(mean_C)
     validated = len(equations) > 1
     grid = list(itertools.product(PENALTIES, WIDTHS)) if validated else [_UNVALIDATED]
     penalties = tuple(dict.fromkeys(penalty for penalty, _ in grid))
@@ -290,47 +290,40 @@ def _cross_validate(
             ({name: weights_DX[part] for name, part in columns_of(statistics)}, constant_X)
         )
 
-    states: dict[tuple[float, float], Any] = {}
+    states = {key: Moments.empty(outputs) for key in grid}
     for record, labels_NK, mask_NK in videos:
         parts, constant_X = models[group_of[record.name]]
         raw_NX = constant_X + linear_map(record, statistics, parts)
+        target_NC, known_NC = videos.targets(labels_NK, mask_NK)
         for width in widths:
             smooth_NX = moving_average(raw_NX, record.pts_N, width)
             for k, penalty in enumerate(penalties):
                 smooth_NC = smooth_NX[:, k * outputs : (k + 1) * outputs]
-                key = penalty, width
-                state = ops.state(smooth_NC, labels_NK, mask_NK)
-                states[key] = states[key].merge(state) if key in states else state
+                state = moments(smooth_NC, target_NC, known_NC)
+                states[penalty, width] = states[penalty, width].merge(state)
 
-    continuous = TASKS[videos.task].kind == "continuous"
-    select = ops.selections["pearson" if continuous else ops.default_selection]
-    score_GT = np.stack([np.asarray(select(states[key]), np.float64) for key in grid])
-    best_T = score_GT.argmax(axis=0)
-    best_C = np.broadcast_to(best_T, outputs) if len(best_T) == 1 else best_T
-    score_T = score_GT[best_T, np.arange(len(best_T))]
-    centre_C, gain_C, offset_C = np.zeros(outputs), np.ones(outputs), np.zeros(outputs)
-    if continuous:
-        scales = [_scale(states[grid[best]], c, metric) for c, best in enumerate(best_C)]
-        centre_C, gain_C, offset_C, score_T = (np.array(part) for part in zip(*scales, strict=True))
+    best_C = np.stack([states[key].pearson() for key in grid]).argmax(axis=0)
+    scales = [_scale(states[grid[best]], c, metric) for c, best in enumerate(best_C)]
+    centre_C, gain_C, offset_C, score_C = (np.array(part) for part in zip(*scales, strict=True))
     return _Choice(
         penalty_C=np.array([grid[best][0] for best in best_C]),
         width_C=np.array([grid[best][1] for best in best_C]),
         centre_C=centre_C,
         gain_C=gain_C,
         mean_C=offset_C,
-        score_T=score_T if validated else np.full_like(score_T, np.nan),
+        score_C=score_C if validated else np.full_like(score_C, np.nan),
     )
 
 
 def _scale(state: Moments, c: int, metric: str) -> tuple[float, float, float, float]:
     """Centre, gain and mean of the last step for column ``c``, and the score it leads to."""
-    deviation_y = np.sqrt(state.m2_y[c] / state.count[c])
     # Without positive correlation no scale helps, and the mean is what is left.
     correlation = max(0.0, float(state.pearson()[c]))
     gain = np.sqrt(state.m2_y[c] / state.m2_x[c]) if correlation else 0.0
     score = correlation
     if metric == "rmse":
         gain *= correlation
+        deviation_y = np.sqrt(state.m2_y[c] / max(state.count[c], 1.0))
         score = deviation_y * np.sqrt(1.0 - correlation**2)
     return float(state.mean_x[c]), float(gain), float(state.mean_y[c]), float(score)
 

@@ -19,10 +19,10 @@ from emojax.engine.baseline import fit_ridge
 from emojax.engine.evaluator import (
     Annotations,
     Predictions,
-    annotations,
     concatenate,
     ensemble,
     model_free_predictions,
+    read_annotations,
     reference_predictions,
 )
 from emojax.engine.plots import plot_learning_curves, plot_video
@@ -101,7 +101,7 @@ def evaluate_folds(
         }
         scores: dict[str, dict[str, dict[str, float]]] = {}
         for task in session.tasks:
-            truth = annotations(store, fold, names, task)
+            truth = read_annotations(store, fold, names, task)
             if not truth.mask_NK.any():
                 continue
             scores[task] = {

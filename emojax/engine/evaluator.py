@@ -124,14 +124,14 @@ class Annotations:
     mask_NK: np.ndarray
 
 
-def annotations(store: Store, fold: Fold, names: Sequence[str], task: str) -> Annotations:
+def read_annotations(store: Store, fold: Fold, names: Sequence[str], task: str) -> Annotations:
     """Reads the annotations that the protocol scores: annotated, and in the fold's range."""
     labels, masks = [], []
     for name in names:
         record = store.read(store.index_of(name))
         shape = (record.num_frames, TASKS[task].columns)
         labels_NK = record.labels.get(task, np.full(shape, TASKS[task].ignore, np.float32))
-        mask_NK = np.array(TASKS[task].annotated(labels_NK))
+        mask_NK: np.ndarray = np.array(TASKS[task].annotated(labels_NK))
         if fold.scored_frames is not None:
             start, stop = fold.scored_frames
             mask_NK[:start] = False
@@ -208,13 +208,15 @@ def ensemble(
         combined[name] = {}
         for task in session.tasks:
             values_RNC = np.stack([predictions[r][name][task] for r in members])
-            trained_RX = session.weights[task][list(members)] > 0
+            trained_RX: np.ndarray = session.weights[task][list(members)] > 0
             # A categorical task has one target for all of its classes.
             trained_RC = np.broadcast_to(trained_RX, (len(members), values_RNC.shape[-1]))
             weights_RC = trained_RC / np.maximum(1, trained_RC.sum(axis=0, keepdims=True))
             # An output nobody trained is no prediction.
             mean_NC = np.einsum("rnc,rc->nc", values_RNC, weights_RC)
-            combined[name][task] = np.where(trained_RC.any(axis=0)[None], mean_NC, np.nan)
+            combined[name][task] = np.where(
+                np.any(trained_RC, axis=0, keepdims=True), mean_NC, np.nan
+            )
     return combined
 
 

@@ -19,7 +19,7 @@ from emojax import __version__
 from emojax.datasets.pipeline import fingerprint, stack, training_batches, window_list
 from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints, describe
-from emojax.engine.evaluator import Annotations, Predictor, annotations, replica_scores
+from emojax.engine.evaluator import Annotations, Predictor, read_annotations, replica_scores
 from emojax.engine.progress import TrainingProgress
 from emojax.engine.schedule import (
     ScheduleConfig,
@@ -213,7 +213,7 @@ class Trainer:
             )
 
     def _annotations(self, fold: str, task: str) -> Annotations:
-        return annotations(
+        return read_annotations(
             self.store, self.store.fold(fold), self.store.fold(fold).validation, task
         )
 

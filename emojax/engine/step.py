@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import flax.struct
@@ -90,23 +90,23 @@ def forward(
         outputs task -> (B, T, C), the model's ``aux``, and the new model_state.
     """
     variables = {"params": params, **model_state}
-    call = {"valid": batch.stream_valid, "train": train}
+    call: dict[str, Any] = {"valid": batch.stream_valid, "train": train}
     streams = prepare(batch, normalisation)
     if not train:
-        outputs, aux = model.apply(variables, streams, batch.stream_mask, **call)
+        outputs, aux = cast(Any, model.apply(variables, streams, batch.stream_mask, **call))
         return outputs, aux, model_state
     (outputs, aux), updated = model.apply(
         variables,
         streams,
         batch.stream_mask,
         **call,
-        rngs={"dropout": dropout_key},
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
         mutable=list(model_state),
     )
     return outputs, aux, {**model_state, **updated}
 
 
-LossTable = dict[str, Callable[..., jax.Array]]
+LossTable = dict[str, Callable[..., Any]]
 
 
 def loss_table(names: Mapping[str, str]) -> LossTable:
@@ -173,8 +173,8 @@ def make_train_step(
         params, opt_state = optimizer.update(
             grads, state.opt_state, state.params, hyper.learning_rate, hyper.weight_decay
         )
-        new = state.replace(
-            params=params, model_state=model_state, opt_state=opt_state, step=state.step + 1
+        new = dataclasses.replace(
+            state, params=params, model_state=model_state, opt_state=opt_state, step=state.step + 1
         )
         # Selecting the whole state freezes a finished replica bit for bit and keeps a NaN in.
         new = jax.tree.map(lambda a, b: jnp.where(hyper.active, a, b), new, state)
@@ -201,7 +201,7 @@ def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[st
     sigmoid) so that overlapping windows can be averaged; decisions come afterwards.
     """
 
-    def one(weights: Any, batch: Batch, normalisation: Any) -> dict[str, jax.Array]:
+    def one(weights: Any, batch: Batch, normalisation: Any) -> dict[str, Any]:
         outputs, _, _ = forward(
             model, weights["params"], weights["model_state"], batch, normalisation, train=False
         )
@@ -225,14 +225,14 @@ def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[st
 def keep_best(state: TrainState, improved_R: jax.Array) -> TrainState:
     """Replaces the best weights of the replicas that improved."""
     current = {"params": state.params, "model_state": state.model_state}
-    return state.replace(best=_select(improved_R, current, state.best))
+    return dataclasses.replace(state, best=_select(improved_R, current, state.best))
 
 
 @jax.jit
 def reload_best(state: TrainState, reload_R: jax.Array) -> TrainState:
     """Puts the best weights back in use, with the optimiser's moments left as they are."""
     current = {"params": state.params, "model_state": state.model_state}
-    return state.replace(**_select(reload_R, state.best, current))
+    return dataclasses.replace(state, **_select(reload_R, state.best, current))
 
 
 def _select(choose_R: jax.Array, if_true: Any, if_false: Any) -> Any:
