@@ -81,11 +81,11 @@ DEMO_OPTIONS := --preset=plain --size=demo
 SIMULATOR := $(filter-out data/epic%,$(wildcard data/*.py))
 
 demo: $(DEMO_RUN)/.trained
-	@$(PY) -m emojax.evaluate --checkpoint=$(DEMO_RUN)
+	@$(PY) -m emojax.evaluate --checkpoint=$(DEMO_RUN) --partition=test
 	@$(PY) -m emojax.predict --checkpoint=$(DEMO_RUN) --out=$(DEMO_RUN)/predictions
 	@echo
 	@echo "The demo is complete."
-	@echo "  report and curves   $(DEMO_RUN)/validation/report.html"
+	@echo "  report and curves   $(DEMO_RUN)/validation/report.html, $(DEMO_RUN)/test/report.html"
 	@echo "  pictures            $(DEMO_RUN)/validation/*.png"
 	@echo "  predictions         $(DEMO_RUN)/predictions"
 	@echo "  scalars             $(DEMO_RUN)/metrics.csv"

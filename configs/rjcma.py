@@ -90,6 +90,7 @@ def demo() -> ConfigDict:
     for stream in config.data.streams:
         config.model.channels[stream] = (32, 32, 32, 32)
     config.model.head_width = 64
+    config.model.causal = False  # the optimum looks both ways
     config.train.epochs = 6
     config.train.epoch_steps = 50
     config.train.learning_rate = 3e-3

@@ -144,9 +144,9 @@ def _va_posterior(
 
 
 def _likelihood(distance_EKJL: np.ndarray, variance: float) -> np.ndarray:
-    """exp(-distance / 2 variance) with the largest over k and j at 1."""
-    log_EKJL = -0.5 * distance_EKJL / variance
-    return np.exp(log_EKJL - log_EKJL.max(axis=(1, 2), keepdims=True))
+    """exp(-distance / 2 variance) with the largest over k and j at 1; overwrites distance."""
+    distance_EKJL -= distance_EKJL.min(axis=(1, 2), keepdims=True)
+    return np.exp(distance_EKJL * (-0.5 / variance))
 
 
 def _expr_posterior(

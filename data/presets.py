@@ -66,7 +66,7 @@ class Preset:
         ("true", "blank", "decoy"),
         ("true", "blank", "neutral"),
     )
-    expr_share: tuple[float, float, float] = (0.35, 0.4, 0.25)
+    expr_share: tuple[float, float, float] = (0.3, 0.4, 0.3)
     au_kinds: tuple[str, str] = ("blank", "off")
     au_share: float = 0.7
     cue: float = 1.0
@@ -121,7 +121,7 @@ PRESETS = {
         rho=0.6,
         rho_unreliable=4.0,
         expr_kinds=(("decoy", "decoy", "decoy"), ("true", "true", "neutral")),
-        expr_share=(0.3, 0.35, 0.35),
+        expr_share=(0.25, 0.35, 0.4),
         au_kinds=("noise", "off"),
         au_share=0.45,
     ),

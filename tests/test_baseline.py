@@ -177,7 +177,7 @@ def test_a_weak_signal_is_not_taken_for_none(tmp_path: Path) -> None:
         ]
         store = build(tmp_path / str(seed), records)
         fit = fit_ridge(store, "0", BOTH, "va")
-        assert (fit.score_T > 0.1).all()
+        assert (fit.score_C > 0.1).all()
         assert score(store, fit, "va")["ccc_mean"] > 0.35
 
 
@@ -185,7 +185,6 @@ def test_a_weak_signal_is_not_taken_for_none(tmp_path: Path) -> None:
 def test_classes_and_units_are_predicted_above_chance(tmp_path: Path, task: str) -> None:
     store = build(tmp_path / "s", standard(tasks=("va", "expr", "au")), ("va", "expr", "au"))
     fit = fit_ridge(store, "0", BOTH, task)
-    assert fit.metric == "f1"
     primary = TASK_OPS[task].primary
     outputs = TASKS[task].outputs
     assert fit.predict(store.read(0)).shape == (120, outputs)
@@ -194,7 +193,7 @@ def test_classes_and_units_are_predicted_above_chance(tmp_path: Path, task: str)
         return np.random.default_rng(0).permutation(fit.predict(record))
 
     assert score(store, fit, task)[primary] > score(store, shuffled, task)[primary] + 0.1
-    assert len(fit.describe()["targets"]) == len(TASK_OPS[task].targets)
+    assert tuple(fit.describe()["columns"]) == TASKS[task].labels
 
 
 def test_a_target_unknown_on_some_frames_is_fitted_on_the_others(tmp_path: Path) -> None:
@@ -236,9 +235,9 @@ def test_two_persons_of_one_video_are_validated_together(tmp_path: Path) -> None
         twin = dataclasses.replace(record, name=f"v{i}_left")
         records += [record, twin]
     store = build(tmp_path / "s", records)
-    grouped = fit_ridge(store, "0", BOTH, "va").score_T
+    grouped = fit_ridge(store, "0", BOTH, "va").score_C
     alone = [dataclasses.replace(record, source_video=record.name) for record in records]
-    leaking = fit_ridge(build(tmp_path / "t", alone), "0", BOTH, "va").score_T
+    leaking = fit_ridge(build(tmp_path / "t", alone), "0", BOTH, "va").score_C
     assert (grouped < leaking - 0.2).all()
 
 
@@ -280,9 +279,9 @@ def test_one_source_video_is_fitted_without_validation(tmp_path: Path) -> None:
     ]
     fit = fit_ridge(build(tmp_path / "s", records), "0", BOTH, "va")
     assert fit.groups == 1
-    assert np.isnan(fit.score_T).all()
+    assert np.isnan(fit.score_C).all()
     assert np.isfinite(fit.predict(records[0])).all()
-    assert fit.describe()["targets"]["valence"]["cross_validated"] is None
+    assert fit.describe()["columns"]["valence"]["cross_validated"] is None
 
 
 @pytest.mark.parametrize("metric", ["ccc", "rmse"])
@@ -311,9 +310,9 @@ def test_description_is_json_and_says_what_was_rescaled(store: Store) -> None:
         described = json.loads(text)
         assert f"rescaled to {said}" in described["note"]
         assert described["streams"] == {"face": 6, "voice": 4}
-        for target in described["targets"].values():
-            assert target["width_seconds"] in WIDTHS
-            assert 0 < target["cross_validated"] < 1
+        for column in described["columns"].values():
+            assert column["width_seconds"] in WIDTHS
+            assert 0 < column["cross_validated"] < 1
 
 
 def test_moving_average_keeps_constants_and_length() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import json
 import signal
 import subprocess
 import sys
@@ -23,19 +23,20 @@ from emojax.errors import InputError
 from tests.small_store import build_small_store
 from tests.training_runs import (
     assert_same_bits,
-    compiled_once,  # noqa: F401 - a fixture
     furthest,
     host,
     metric_rows,
+    quick_compiling,  # noqa: F401 - a fixture
     replica,
+    subprocess_environment,
     tiny_config,
     train,
 )
 
 # Replicas against separate runs: float32, absolute, after 15 or 20 Adam steps of 3e-3 with
-# dropout. The two are different programs (products batched over R), so sums are rounded in
-# another order; Adam passes on such differences at the size of a step's last digits.
-TOLERANCE = 1e-5
+# dropout. The two are different programs (products batched over R), which may round sums in
+# another order; 1.2e-7 is what was seen.
+TOLERANCE = 2e-6
 
 
 @pytest.fixture(scope="module")
@@ -110,20 +111,22 @@ def test_replicas_of_other_folds_and_seeds_equal_separate_runs(
         assert gap > 1e-2
 
 
-def test_an_idle_head_leaves_the_others_alone(pair: tuple[Any, Any, Path]) -> None:
-    """The valence replica's arousal head only decays, whatever arousal's labels are."""
+def test_a_head_of_weight_zero_feels_nothing_but_the_decay(pair: tuple[Any, Any, Path]) -> None:
+    """The valence replica's arousal head moves as Adam moves it for the L2 term alone."""
     run, recorder, _ = pair
-    start, end = (
-        replica(state, 0) for state in (recorder.session.init_state().params, run.state.params)
-    )
-    for name, head in end.items():
-        if name == "head_va_arousal":
-            kernels = [k for k in jax.tree.leaves(head) if k.ndim == 2]
-            before = [k for k in jax.tree.leaves(start[name]) if k.ndim == 2]
-            assert all(np.linalg.norm(k) < np.linalg.norm(b) for k, b in zip(kernels, before))
-            break
-    else:
-        pytest.fail("there is no idle head")
+
+    def kernel(params: Any) -> np.ndarray:
+        return np.asarray(params["head_va_arousal"]["hidden"]["kernel"])[0].astype(np.float64)
+
+    weight = kernel(recorder.session.init_state().params)
+    first, second = np.zeros_like(weight), np.zeros_like(weight)
+    for step in range(20):
+        gradient = 1e-3 * weight
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        mean, variance = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        weight -= 3e-3 * min(1, (step + 1) / 5) * mean / (np.sqrt(variance) + 1e-8)
+    np.testing.assert_allclose(kernel(run.state.params), weight, rtol=0, atol=TOLERANCE)
 
 
 # -- interruption ------------------------------------------------------------------------------
@@ -191,14 +194,11 @@ trainer.run()
 def test_killed_between_checkpoints_and_resumed_equals_uninterrupted(
     store: Store, pair: tuple[Any, Any, Path], tmp_path: Path
 ) -> None:
-    import json
-
     whole, _, whole_dir = pair
     config = tiny_config(store.path, train={"epochs": 4})
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     done = subprocess.run(
         [sys.executable, "-c", KILLED, json.dumps(config), str(tmp_path)],
-        env=environment,
+        env=subprocess_environment(),
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
@@ -300,9 +300,8 @@ def test_reload_best_goes_on_from_the_best_weights_and_keeps_the_moments(
     store: Store, tmp_path: Path
 ) -> None:
     rates = {"learning_rate": 5e-2, "warmup": "none", "epochs": 6}
-    plain, _ = train(store, tmp_path / "plain", tiny_config(store.path, train=rates))
     config = tiny_config(store.path, train=rates | {"reload_best": True})
-    run, recorder = train(store, tmp_path / "reload", config)
+    run, recorder = train(store, tmp_path, config)
     worse = 0
     best = np.full(2, -np.inf)
     for epoch in run.history:
@@ -314,4 +313,3 @@ def test_reload_best_goes_on_from_the_best_weights_and_keeps_the_moments(
         best = np.maximum(best, epoch["score"])
         np.testing.assert_array_equal(saved.opt_state.count, epoch["step"])
     assert worse > 0
-    assert furthest(host(plain.state.params), host(run.state.params)) > 1e-3

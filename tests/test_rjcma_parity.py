@@ -204,6 +204,7 @@ def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
     # Padded frames hold numbers that would be seen if anything let them through.
     streams = {n: rng.normal(size=(*shape, WIDTHS[n])).astype(np.float32) for n in names}
     masks = dict.fromkeys(names, jnp.asarray(mask))
+    # Of one sign: sums over frames that cancel would measure rounding, ours and PyTorch's.
     weights = rng.uniform(0.5, 1.5, size=(*shape, 2)).astype(np.float32) * mask[..., None]
 
     # Not the initialiser's values, where a fresh block is the identity and biases are zero.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,32 @@ from tests.small_store import small_config
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Trainings of the same shapes within one test file share their compiled programs."""
+def quick_compiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiles without optimisation, and each program of a test file once.
+
+    Compiling dropout's random bits costs far more here than the few steps that run. Which
+    program runs is the same, and so is what these tests say about it.
+    """
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
+    before = [getattr(jax.config, name) for name in names]
     jax.config.update(names[0], str(tmp_path_factory.getbasetemp() / "compiled"))
     jax.config.update(names[1], 0.0)
+    jax.config.update("jax_disable_most_optimizations", True)
     compilation_cache.reset_cache()
     yield
-    for name, value in before.items():
+    for name, value in zip(names, before, strict=True):
         jax.config.update(name, value)
+    jax.config.update("jax_disable_most_optimizations", False)
     compilation_cache.reset_cache()
+
+
+def subprocess_environment() -> dict[str, str]:
+    """The same settings for a program that a test starts."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+    }
 
 
 def tiny_config(store: Path, **sections: dict[str, Any]) -> dict[str, Any]:

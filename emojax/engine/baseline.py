@@ -2,9 +2,9 @@
 
 Every stream is z-scored with the fold's statistics, missing rows count as the mean, each frame
 takes the row nearest in time, and one linear map leads from all columns to the labels. What it
-predicts is smoothed by a centred moving average. Strength and width are chosen by
-cross-validation inside the training videos, so the validation videos are as new to the baseline
-as they are to the model beside it.
+predicts is smoothed by a centred moving average and rescaled to suit the metric. Penalty, width
+and scale are chosen by cross-validation inside the training videos, so the validation videos
+are as new to the baseline as they are to the model beside it.
 
 The training videos are passed over twice: once for the normal equations of each group of
 videos, once for what the other groups predict of it.
@@ -13,10 +13,10 @@ videos, once for what the other groups predict of it.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
@@ -33,15 +33,14 @@ from emojax.engine.ridge import (
 )
 from emojax.errors import InputError
 from emojax.ops.metrics import Moments, moments
-from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS
 
 # Penalties per frame: 1 weighs a weight like one standard deviation of a column.
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0)
 GROUPS = 4
-# Of PENALTIES and WIDTHS, where training holds a single source video.
-_UNVALIDATED = (1.0, 1.0)
+# What stands for PENALTIES and WIDTHS where training holds a single source video.
+_UNVALIDATED = ((1.0,), (1.0,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +49,15 @@ class RidgeBaseline:
 
     Attributes:
         task: name of the task.
-        metric: "ccc", "rmse" or the task's own score, what hyper-parameters were chosen for.
+        metric: "ccc" or "rmse", which the last step's scale suits.
         statistics: stream -> mean (D,) and standard deviation (D,) of the z-score.
         weights: stream -> (D, C), on z-scored rows.
         intercept_C: prediction where every row is the mean.
         penalty_C: chosen ridge penalty per frame.
         width_C: chosen width of the moving average, seconds.
         centre_C, gain_C, mean_C: the last step ``mean + gain (smoothed - centre)``.
-        score_C: cross-validated score of each target; NaN where nothing was validated.
+        score_C: cross-validated metric of each column, NaN where nothing was validated. It is
+            the correlation, or for "rmse" the error.
         frames: training frames in the normal equations.
         annotated: annotated training frames.
         groups: groups of the cross-validation, 1 if there was none.
@@ -94,22 +94,23 @@ class RidgeBaseline:
 
     def describe(self) -> dict[str, Any]:
         """What was fitted and chosen, for a report; JSON values alone."""
-        targets = {
-            name: {
+        columns = {
+            label: {
                 "penalty": float(self.penalty_C[c]),
                 "width_seconds": float(self.width_C[c]),
                 "gain": float(self.gain_C[c]),
-                "cross_validated": None if np.isnan(score) else float(score),
+                "cross_validated": None if np.isnan(self.score_C[c]) else float(self.score_C[c]),
             }
-            for c, (name, score) in enumerate(
-                zip(TASK_OPS[self.task].targets, self.score_C, strict=True)
-            )
+            for c, label in enumerate(TASKS[self.task].labels)
         }
-        note = "ridge regression on z-scored streams, then a centred moving average"
-        if self.metric == "ccc":
-            note += "; rescaled to the variance of the training labels, the best scale for CCC"
-        elif self.metric == "rmse":
-            note += "; rescaled to least squared error"
+        scale = {
+            "ccc": "the variance of the training labels, the best scale for CCC",
+            "rmse": "least squared error",
+        }[self.metric]
+        note = (
+            "ridge regression on z-scored streams, then a centred moving average, "
+            f"rescaled to {scale}"
+        )
         return {
             "name": "ridge + smoothing",
             "note": note,
@@ -119,7 +120,7 @@ class RidgeBaseline:
             "frames": self.frames,
             "annotated_frames": self.annotated,
             "groups": self.groups,
-            "targets": targets,
+            "columns": columns,
         }
 
 
@@ -135,16 +136,16 @@ def fit_ridge(
     """Fits the baseline on the training videos of a fold.
 
     The linear map minimises squared error: of the values of a continuous task, of one-hot
-    classes, of 0/1 units. Penalty and width are chosen for each target by cross-validation in
-    groups of whole source videos; for F1, unless the task is continuous.
+    classes, of 0/1 units. Penalty and width are chosen column by column, by Pearson's
+    correlation under cross-validation in groups of whole source videos.
 
-    Smoothing takes noise away, after which the prediction of a continuous task is too small: it
-    is rescaled by the moments of its cross-validated predictions. For "ccc" it gets the mean
-    and the variance of the training labels, because for a given correlation CCC is greatest
-    where both variances agree. For "rmse" it gets the scale of least squared error, which is
-    smaller by the correlation. Either score then grows with Pearson's correlation alone, by
-    which penalty and width are chosen. A dimension with no positive correlation is predicted
-    by its mean.
+    Smoothing takes noise away, after which a prediction is too small, so the last step rescales
+    it by the moments of the cross-validated predictions. For "ccc" it gets the mean and the
+    variance of the training labels, because for a given correlation CCC is greatest where both
+    variances agree. For "rmse" it gets the scale of least squared error, which is smaller by
+    the correlation. Classes and units are rescaled as for "ccc" too: then a unit passes 0.5
+    about as often as it is active, where least squares would hardly find the rare ones. A
+    column with no positive correlation is predicted by its mean.
 
     Args:
         store: where the videos are.
@@ -180,6 +181,8 @@ def fit_ridge(
     for group in equations[1:]:
         total = total.plus(group)
 
+    if TASKS[task].kind != "continuous":
+        metric = "ccc"
     chosen = _cross_validate(videos, statistics, group_of, mean_C, total, equations, metric)
     columns = columns_of(statistics)
     mean_x_D, mean_y_C = total.means
@@ -189,7 +192,7 @@ def fit_ridge(
         weights_DC[:, some] = total.solve(penalty)[:, some]
     return RidgeBaseline(
         task=task,
-        metric=metric if TASKS[task].kind == "continuous" else TASK_OPS[task].default_selection,
+        metric=metric,
         statistics=statistics,
         weights={name: weights_DC[part] for name, part in columns},
         intercept_C=mean_C + mean_y_C - mean_x_D @ weights_DC,
@@ -252,7 +255,7 @@ def _groups(store: Store, frames_of: Mapping[str, int]) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class _Choice:
-    """What cross-validation decides, per column, and how good it was, per target."""
+    """What cross-validation decides for each column; fields as in ``RidgeBaseline``."""
 
     penalty_C: np.ndarray
     width_C: np.ndarray
@@ -265,67 +268,66 @@ class _Choice:
 def _cross_validate(
     videos: TrainingVideos,
     statistics: Statistics,
-    group_of: dict[str, int],
+    group_of: Mapping[str, int],
     mean_C: np.ndarray,
     total: NormalEquations,
     equations: Sequence[NormalEquations],
     metric: str,
 ) -> _Choice:
     """Chooses penalty and width by predicting each group from the others."""
-    outputs = len(mean_C)
     validated = len(equations) > 1
-    grid = list(itertools.product(PENALTIES, WIDTHS)) if validated else [_UNVALIDATED]
-    penalties = tuple(dict.fromkeys(penalty for penalty, _ in grid))
-    widths = tuple(dict.fromkeys(width for _, width in grid))
+    penalties, widths = (PENALTIES, WIDTHS) if validated else _UNVALIDATED
     mean_x_D, mean_y_C = total.means
     models = []
     for group in equations:
         rest = total.plus(group, -1) if validated else total
+        # X: all penalties, and for each of them all C columns.
         weights_DX = np.concatenate([rest.solve(penalty) for penalty in penalties], axis=1)
         # All groups share one intercept. With intercepts of their own, a group whose labels lie
         # high would be predicted low by the others, and a weak but real correlation of the
         # pooled predictions would come out negative.
         constant_X = np.tile(mean_C + mean_y_C, len(penalties)) - mean_x_D @ weights_DX
-        models.append(
-            ({name: weights_DX[part] for name, part in columns_of(statistics)}, constant_X)
-        )
+        parts = {name: weights_DX[part] for name, part in columns_of(statistics)}
+        models.append((parts, constant_X))
 
-    states = {key: Moments.empty(outputs) for key in grid}
+    states = [Moments.empty(len(penalties) * len(mean_C)) for _ in widths]
     for record, labels_NK, mask_NK in videos:
         parts, constant_X = models[group_of[record.name]]
         raw_NX = constant_X + linear_map(record, statistics, parts)
-        target_NC, known_NC = videos.targets(labels_NK, mask_NK)
-        for width in widths:
+        target_NX, known_NX = (
+            np.tile(part_NC, len(penalties)) for part_NC in videos.targets(labels_NK, mask_NK)
+        )
+        for w, width in enumerate(widths):
             smooth_NX = moving_average(raw_NX, record.pts_N, width)
-            for k, penalty in enumerate(penalties):
-                smooth_NC = smooth_NX[:, k * outputs : (k + 1) * outputs]
-                state = moments(smooth_NC, target_NC, known_NC)
-                states[penalty, width] = states[penalty, width].merge(state)
+            states[w] = states[w].merge(moments(smooth_NX, target_NX, known_NX))
 
-    best_C = np.stack([states[key].pearson() for key in grid]).argmax(axis=0)
-    scales = [_scale(states[grid[best]], c, metric) for c, best in enumerate(best_C)]
-    centre_C, gain_C, offset_C, score_C = (np.array(part) for part in zip(*scales, strict=True))
+    shape_WPC = len(widths), len(penalties), len(mean_C)
+    pooled = jax.tree.map(lambda *leaves: np.stack(leaves).reshape(shape_WPC), *states)
+    columns_C = np.arange(len(mean_C))
+    best_C = pooled.pearson().reshape(-1, len(mean_C)).argmax(axis=0)
+    width_C, penalty_C = np.unravel_index(best_C, shape_WPC[:2])
+    best = jax.tree.map(lambda leaf_WPC: leaf_WPC[width_C, penalty_C, columns_C], pooled)
+    gain_C, score_C = _scale(best, metric)
     return _Choice(
-        penalty_C=np.array([grid[best][0] for best in best_C]),
-        width_C=np.array([grid[best][1] for best in best_C]),
-        centre_C=centre_C,
+        penalty_C=np.asarray(penalties)[penalty_C],
+        width_C=np.asarray(widths)[width_C],
+        centre_C=best.mean_x,
         gain_C=gain_C,
-        mean_C=offset_C,
+        mean_C=best.mean_y,
         score_C=score_C if validated else np.full_like(score_C, np.nan),
     )
 
 
-def _scale(state: Moments, c: int, metric: str) -> tuple[float, float, float, float]:
-    """Centre, gain and mean of the last step for column ``c``, and the score it leads to."""
+def _scale(best: Moments, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Gain of the last step, and the score it leads to on the cross-validated predictions."""
     # Without positive correlation no scale helps, and the mean is what is left.
-    correlation = max(0.0, float(state.pearson()[c]))
-    gain = np.sqrt(state.m2_y[c] / state.m2_x[c]) if correlation else 0.0
-    score = correlation
-    if metric == "rmse":
-        gain *= correlation
-        deviation_y = np.sqrt(state.m2_y[c] / max(state.count[c], 1.0))
-        score = deviation_y * np.sqrt(1.0 - correlation**2)
-    return float(state.mean_x[c]), float(gain), float(state.mean_y[c]), float(score)
+    correlation_C = np.maximum(best.pearson(), 0.0)
+    gain_C = np.sqrt(best.m2_y / np.where(correlation_C > 0, best.m2_x, 1.0))
+    gain_C[correlation_C == 0] = 0.0
+    if metric != "rmse":
+        return gain_C, correlation_C
+    deviation_C = np.sqrt(best.m2_y / np.maximum(best.count, 1.0))
+    return gain_C * correlation_C, deviation_C * np.sqrt(1.0 - correlation_C**2)
 
 
 def _check(store: Store, streams: Sequence[str], task: str, metric: str) -> None:

@@ -9,7 +9,7 @@ bit for bit from its latest checkpoint.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -63,11 +63,14 @@ class Checkpoints:
         keep = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(1),
-                policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1),
+                policies.BestN(get_metric_fn=_score, n=1),
             ]
         )
+        # best_fn makes the manager write the scores down, for the policy of a resumed run.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=None if read_only else keep, read_only=read_only
+            preservation_policy=None if read_only else keep,
+            best_fn=_score,
+            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -93,11 +96,10 @@ class Checkpoints:
         """Step and JSON item of one checkpoint, the latest by default.
 
         Raises:
-            InputError: there is no such checkpoint.
+            InputError: there is no such checkpoint, or it is damaged.
         """
         step = self._resolve(step)
-        restored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        return step, restored["meta"]
+        return step, self._read(step, "meta", ocp.args.JsonRestore())
 
     def restore(self, abstract: Any, step: int | None = None) -> Checkpoint:
         """Restores one checkpoint, the latest by default.
@@ -108,14 +110,25 @@ class Checkpoints:
             step: which one.
 
         Raises:
-            InputError: no such checkpoint, or it is of another model.
+            InputError: no such checkpoint, it is of another model, or it is damaged.
         """
         step, meta = self.meta(step)
         self._check_same_model(abstract, meta, step)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        )
-        return Checkpoint(step=step, state=restored["state"], meta=meta)
+        state = self._read(step, "state", ocp.args.StandardRestore(abstract))
+        return Checkpoint(step=step, state=state, meta=meta)
+
+    def _read(self, step: int, item: str, how: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                "The checkpoint is damaged.",
+                file=self.folder / str(step),
+                field=item,
+                found=str(error).strip().splitlines()[0][:200],
+                expected="what a training run saved",
+                remedy="name another step, or train again with --overwrite",
+            ) from error
 
     def _resolve(self, step: int | None) -> int:
         steps = self.steps()
@@ -158,6 +171,10 @@ class Checkpoints:
     ) -> None:
         """Waits for saves under way. A manager that is never closed loses its checkpoint."""
         self._manager.close()
+
+
+def _score(metrics: Mapping[str, float]) -> float:
+    return metrics["score"]
 
 
 def describe(tree: Any) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Dropout that costs a quarter of the usual random bits."""
+"""Dropout that needs half of the usual random bits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from emojax.types import Array
 class Dropout(nn.Module):
     """Zero each element with probability ``rate`` and scale the rest to keep the mean.
 
-    Srivastava et al. 2014. Works as ``flax.linen.Dropout`` but draws 16 bits an element:
-    on CPUs threefry is a visible part of a small network's step. The rate is therefore
-    rounded to a multiple of 2**-16, and the scale is that of the rounded rate, so the mean
-    is exact.
+    Srivastava et al. 2014. Works as ``flax.linen.Dropout`` but draws 16 bits an element,
+    two from each word: on CPUs threefry is a visible part of a small network's step. The
+    rate is therefore rounded to a multiple of 2**-16, and the scale is that of the rounded
+    rate, so the mean is exact.
 
     Attributes:
         rate: probability of zero, in [0, 1).

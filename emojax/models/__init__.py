@@ -14,6 +14,7 @@ from emojax.errors import InputError
 
 MODELS: dict[str, str] = {
     "rjcma": "emojax.models.rjcma:RJCMA",
+    "segment_mlp": "emojax.models.segment_mlp:SegmentMLP",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from emojax.ops.epic import window_rmse_loss
 from emojax.ops.losses import (
     binary_cross_entropy_loss,
     ccc_loss,
@@ -167,7 +168,12 @@ TASK_OPS: dict[str, TaskOps] = {
         TaskOps(
             name="va",
             targets=TASKS["va"].labels,
-            losses={"ccc": ccc_loss, "ccc_window": ccc_window_loss, "mse": mse_loss},
+            losses={
+                "ccc": ccc_loss,
+                "ccc_window": ccc_window_loss,
+                "mse": mse_loss,
+                "rmse_window": window_rmse_loss,
+            },
             default_loss="ccc",
             decode=_identity,
             decide=_identity,

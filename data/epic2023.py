@@ -1,0 +1,357 @@
+"""Builds a store from the EPiC-2023 / CASE export: physiology with continuous ratings.
+
+    python -m data.epic2023 --source=../shared/data/epic2023_case --out=stores/epic2023
+
+30 people rated their own valence and arousal with a joystick (0.5 to 9.5) while watching eight
+clips each; 50 s of every recording are given at 20 Hz, of which 33.6 s are labelled. Folds
+``s2_0`` to ``s2_4`` hold out people, ``s3_0`` to ``s3_3`` an emotion quadrant and ``s4_0`` to
+``s4_1`` a clip of each quadrant, with the frames that the challenge scores. A few people of the
+training recordings validate. Which clip was watched is neither stored nor read.
+
+Sharma et al. 2019, Sci Data 6:196 (the recordings); Coles et al. 2025, R. Soc. Open Sci.
+12(6):241778 (the challenge). See ``data.epic_features`` for what the streams hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from data.epic_features import COLUMNS, SOURCE_WIDTHS, person_features
+from emojax import cli
+from emojax.datasets.folds import Fold
+from emojax.datasets.record import StreamRows, VideoRecord
+from emojax.datasets.store import StoreWriter
+from emojax.errors import InputError
+from emojax.ops.epic import SCENARIOS
+from emojax.specs import STREAMS, TASKS
+
+FILE = "epic_case_streams.npz"
+SCALE = (0.5, 9.5)  # of the joystick
+_VALIDATION_SHARE = 6  # one of so many training people validates
+
+_SOURCE = flags.DEFINE_string("source", None, f"Folder that holds {FILE}.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
+_SEED = flags.DEFINE_integer("seed", 0, "Decides which training people validate.")
+_OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace a store that is there already.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """The checked arrays of the export; V recordings of N frames.
+
+    Attributes:
+        streams: stream -> (V, N, source width) float32.
+        labels_VN2: valence and arousal, NaN where unlabelled.
+        person_V: who was recorded.
+        test_fold: scenario -> (V,) the fold that tests on each recording.
+        scored: scenario -> (start, stop), the frames that count.
+        pts_N: seconds of each frame.
+    """
+
+    streams: dict[str, np.ndarray]
+    labels_VN2: np.ndarray
+    person_V: np.ndarray
+    test_fold: dict[str, np.ndarray]
+    scored: dict[str, tuple[int, int]]
+    pts_N: np.ndarray
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each recording: the person, and a number within the person."""
+        numbers = [int((self.person_V[:i] == p).sum()) for i, p in enumerate(self.person_V)]
+        return tuple(f"s{p:02d}_{n}" for p, n in zip(self.person_V, numbers, strict=True))
+
+
+def read_export(source: str | Path) -> Export:
+    """Reads and checks the export.
+
+    Args:
+        source: the folder with the file, or the file.
+
+    Raises:
+        InputError: the file is missing or damaged, or one of its arrays is not what it should
+            be, naming the array.
+    """
+    path = Path(source)
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(
+            "The EPiC-2023 export is not there.",
+            file=path,
+            found="no such file",
+            expected=FILE,
+            remedy="give the folder that holds it as --source",
+        )
+    arrays = _Arrays(path)
+    person_V = arrays.integers("subject", least=0, axes=1)
+    count = len(person_V)
+    people, recordings = np.unique(person_V, return_counts=True)
+    if not count or recordings.min() < 2:
+        raise arrays.error(
+            "subject",
+            "no recordings"
+            if not count
+            else f"one recording of person {people[recordings < 2][0]}",
+            "at least two recordings of each person, for features are relative to the person",
+        )
+    pts_N = arrays.floats("time_s", (None,))
+    frames = len(pts_N)
+    if not np.isfinite(pts_N).all() or (np.diff(pts_N) <= 0).any():
+        raise arrays.error("time_s", "times that do not increase", "increasing seconds")
+    streams = {
+        name: arrays.finite(name, (count, frames, width)) for name, width in SOURCE_WIDTHS.items()
+    }
+    labels_VN2 = _checked_labels(arrays, count, frames)
+    test_fold, scored = {}, {}
+    for scenario in SCENARIOS:
+        test_fold[scenario] = _checked_folds(arrays, f"fold_{scenario}", person_V, scenario)
+        scored[scenario] = _checked_window(arrays, f"window_{scenario}", labels_VN2)
+    return Export(streams, labels_VN2, person_V, test_fold, scored, pts_N)
+
+
+def make_folds(export: Export, seed: int = 0) -> list[Fold]:
+    """The official folds of all scenarios, one of six training people validating.
+
+    Training and validation recordings are all that the fold does not test on; they are split by
+    person, so that early stopping sees new people. In s3 and s4 everybody also has test
+    recordings: there the held out quadrant or clip is what is new.
+
+    Args:
+        export: the data.
+        seed: with the scenario and the fold it decides which people validate.
+
+    Raises:
+        InputError: a fold leaves fewer than two people to train and validate on.
+    """
+    names = np.array(export.names)
+    folds = []
+    for order, (scenario, test_V) in enumerate(export.test_fold.items()):
+        for number in np.unique(test_V):
+            fold = f"{scenario}_{number}"
+            known_V = test_V != number
+            people = np.unique(export.person_V[known_V])
+            if len(people) < 2:
+                raise InputError(
+                    "A fold leaves too few people to train and validate on.",
+                    field=f"fold {fold}",
+                    found=len(people),
+                    expected="at least 2",
+                )
+            rng = np.random.default_rng([seed, order, int(number)])
+            chosen = rng.permutation(people)[: max(1, len(people) // _VALIDATION_SHARE)]
+            validates_V = known_V & np.isin(export.person_V, chosen)
+            folds.append(
+                Fold(
+                    name=fold,
+                    train=tuple(str(name) for name in names[known_V & ~validates_V]),
+                    validation=tuple(str(name) for name in names[validates_V]),
+                    test=tuple(str(name) for name in names[~known_V]),
+                    scored_frames=export.scored[scenario],
+                )
+            )
+    return folds
+
+
+def records(export: Export) -> Iterator[VideoRecord]:
+    """Every recording with its features; people are the sources that folds keep together."""
+    features = person_features(export.streams, export.person_V)
+    ignore = np.float32(TASKS["va"].ignore)
+    labels_VN2 = np.where(np.isnan(export.labels_VN2), ignore, export.labels_VN2)
+    valid_N = np.ones(len(export.pts_N), bool)
+    for number, name in enumerate(export.names):
+        person = f"{export.person_V[number]:02d}"
+        yield VideoRecord(
+            name=name,
+            source_video=f"s{person}",
+            partition="train",  # what a recording is for depends on the fold
+            pts_N=export.pts_N,
+            streams={
+                stream: StreamRows(x_VND[number], export.pts_N, valid_N)
+                for stream, x_VND in features.items()
+            },
+            labels={"va": labels_VN2[number].astype(np.float32)},
+            attributes={"subject": person},
+        )
+
+
+def build(
+    source: str | Path,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Writes the store.
+
+    Args:
+        source: see ``read_export``.
+        out: folder to create.
+        seed: see ``make_folds``.
+        overwrite: replace a store that is there already.
+        say: takes lines of progress.
+
+    Raises:
+        InputError: see ``read_export``; or the target exists.
+    """
+    export = read_export(source)
+    folds = make_folds(export, seed)
+    path = Path(source) / FILE if Path(source).is_dir() else Path(source)
+    writer = StoreWriter(
+        out,
+        name="epic2023",
+        streams=[
+            dataclasses.replace(STREAMS[name], width=len(columns))
+            for name, columns in COLUMNS.items()
+        ],
+        tasks=["va"],
+        description="EPiC-2023 / CASE: peripheral physiology with the person's own joystick "
+        "ratings, 0.5 to 9.5 (Sharma et al. 2019, Sci Data 6:196; Coles et al. 2025, R. Soc. "
+        "Open Sci. 12(6):241778). Features are relative to each person.",
+        builder={
+            "command": "data.epic2023",
+            "seed": seed,
+            "columns": {name: list(columns) for name, columns in COLUMNS.items()},
+            "scenarios": SCENARIOS,
+        },
+        sources={FILE: hashlib.sha256(path.read_bytes()).hexdigest()},
+        overwrite=overwrite,
+    )
+    with writer:
+        for record in records(export):
+            writer.add(record)
+        writer.finish(folds)
+    say(
+        f"{len(export.person_V)} recordings of {len(np.unique(export.person_V))} people, "
+        f"{len(folds)} folds: {', '.join(fold.name for fold in folds)}"
+    )
+
+
+class _Arrays:
+    """The arrays of an npz file, checked one by one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._arrays: dict[str, np.ndarray] = {}
+        key = "npz archive"
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                for key in archive.files:
+                    self._arrays[key] = archive[key]
+        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise InputError(
+                "The EPiC-2023 export cannot be read.",
+                file=path,
+                field=key,
+                found=error,
+                expected="a numpy .npz archive of plain arrays",
+                remedy="copy the file again",
+            ) from error
+
+    def error(self, name: str, found: object, expected: object) -> InputError:
+        return InputError(
+            "An array of the EPiC-2023 export is not what it should be.",
+            file=self._path,
+            field=name,
+            found=found,
+            expected=expected,
+            remedy="compare the file with the README beside it",
+        )
+
+    def floats(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        """A real array of this shape, None standing for any length."""
+        array = self._get(name)
+        fits = len(shape) == array.ndim and all(
+            want is None or want == have for want, have in zip(shape, array.shape, strict=True)
+        )
+        if array.dtype.kind != "f" or not fits:
+            wanted = ", ".join("any" if length is None else str(length) for length in shape)
+            raise self.error(name, f"{array.dtype} {array.shape}", f"real numbers ({wanted})")
+        return array
+
+    def finite(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        array = self.floats(name, shape)
+        if not np.isfinite(array).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise self.error(name, f"NaN or infinity at {where}", "finite numbers")
+        return array
+
+    def integers(self, name: str, *, least: int, axes: int) -> np.ndarray:
+        array = self._get(name)
+        if array.dtype.kind not in "iu" or array.ndim != axes:
+            raise self.error(name, f"{array.dtype} {array.shape}", f"integers, {axes} axis")
+        if array.size and array.min() < least:
+            raise self.error(name, array.min(), f"at least {least}")
+        return array.astype(np.int64)
+
+    def booleans(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        array = self._get(name)
+        if array.dtype != np.bool_ or array.shape != shape:
+            raise self.error(name, f"{array.dtype} {array.shape}", f"bool {shape}")
+        return array
+
+    def _get(self, name: str) -> np.ndarray:
+        if name not in self._arrays:
+            raise self.error(name, ", ".join(sorted(self._arrays)), f"an array named {name!r}")
+        return self._arrays[name]
+
+
+def _checked_labels(arrays: _Arrays, count: int, frames: int) -> np.ndarray:
+    labels_VN2 = arrays.floats("va", (count, frames, 2))
+    mask_VN = arrays.booleans("label_mask", (count, frames))
+    known_VN2 = ~np.isnan(labels_VN2)
+    if (known_VN2 != mask_VN[..., None]).any():
+        v, n, _ = np.argwhere(known_VN2 != mask_VN[..., None])[0]
+        raise arrays.error(
+            "va",
+            f"recording {v}, frame {n}: {labels_VN2[v, n]}, label_mask {mask_VN[v, n]}",
+            "NaN exactly where label_mask is False",
+        )
+    given = labels_VN2[known_VN2]
+    wrong = given[~((given >= SCALE[0]) & (given <= SCALE[1]))]
+    if wrong.size:
+        raise arrays.error("va", wrong[0], f"ratings from {SCALE[0]} to {SCALE[1]}")
+    return labels_VN2
+
+
+def _checked_folds(arrays: _Arrays, name: str, person_V: np.ndarray, scenario: str) -> np.ndarray:
+    fold_V = arrays.integers(name, least=0, axes=1)
+    if fold_V.shape != person_V.shape:
+        raise arrays.error(name, fold_V.shape, person_V.shape)
+    if len(np.unique(fold_V)) < 2:
+        raise arrays.error(name, "one fold", "at least two")
+    # Scenario 2 is about people never seen in training.
+    if scenario == "s2":
+        for person in np.unique(person_V):
+            if len(np.unique(fold_V[person_V == person])) > 1:
+                raise arrays.error(
+                    name, f"person {person} in several folds", "each person in one fold"
+                )
+    return fold_V
+
+
+def _checked_window(arrays: _Arrays, name: str, labels_VN2: np.ndarray) -> tuple[int, int]:
+    bounds = arrays.integers(name, least=0, axes=1)
+    frames = labels_VN2.shape[1]
+    if bounds.shape != (2,) or not bounds[0] < bounds[1] <= frames:
+        raise arrays.error(name, bounds.tolist(), f"(start, stop) within {frames} frames")
+    start, stop = int(bounds[0]), int(bounds[1])
+    if np.isnan(labels_VN2[:, start:stop]).any():
+        raise arrays.error(name, (start, stop), "frames that are labelled in every recording")
+    return start, stop
+
+
+def main() -> None:
+    """Builds the store that the flags describe."""
+    build(_SOURCE.value, _OUT.value, seed=_SEED.value, overwrite=_OVERWRITE.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,155 @@
+"""EPiC-2023, all folds as replicas: ``python -m emojax.epic2023 --store=... --workdir=...``.
+
+Trains every fold and seed of the configuration in one program (or continues), predicts each
+fold's test recordings with the mean over its seeds, and prints the official RMSE of each
+scenario beside the twelve teams, the training mean and the linear baseline.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+from rich.console import Console
+from rich.table import Table
+
+from emojax import cli
+from emojax.datasets.source import Store
+from emojax.engine.evaluation import BASELINE, OURS, evaluate_folds, partition_videos
+from emojax.engine.evaluator import Predictions
+from emojax.engine.loop import Trainer
+from emojax.engine.restore import open_run
+from emojax.engine.runtime import use_compilation_cache
+from emojax.engine.session import build_session
+from emojax.errors import InputError
+from emojax.ops.epic import SCENARIOS, TEAMS, official_rmse
+from emojax.specs import TASKS
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/segment_mlp.py", "Configuration; folds are named s2_0, s3_0, s4_0 ..."
+)
+_STORE = flags.DEFINE_string("store", "", "Store of data.epic2023; the configuration's by default.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+
+# scenario -> (valence, arousal)
+Row = dict[str, tuple[float, float]]
+
+
+def main() -> None:
+    """Trains, predicts, and prints and saves the table."""
+    use_compilation_cache()
+    config = _CONFIG.value
+    if _STORE.value:
+        config.data.store = _STORE.value
+    store = Store(config.data.store)
+    workdir = Path(_WORKDIR.value)
+    session = build_session(config, store.streams)
+    session.window_spec.check(store)
+    console = Console()
+    console.print(
+        f"{config.model.name} on {store.name}: {len(session.replicas)} replicas "
+        f"({len(session.folds.keys)} folds) in one program",
+        highlight=False,
+    )
+    folds = {name: store.fold(name) for name in session.folds.keys}
+    for name, fold in folds.items():
+        if _scenario(name) not in SCENARIOS or fold.scored_frames is None:
+            raise InputError(
+                "This is no fold of EPiC-2023.",
+                file=store.path,
+                field="config.replicas.folds",
+                found=name,
+                expected="folds s2_0 .. s4_1 of a store that data.epic2023 built",
+            )
+    Trainer(session, store, workdir).run()
+    run = open_run(workdir)
+    videos = [partition_videos(store, fold, "test") for fold in folds.values()]
+    results = evaluate_folds(session, store, run.predict(store, videos), "test")
+    means = {name: _training_mean(store, fold.train) for name, fold in folds.items()}
+    by_fold: dict[str, dict[str, Predictions]] = {
+        OURS: {result.fold: result.predictions[OURS] for result in results},
+        BASELINE: {result.fold: result.predictions[BASELINE] for result in results},
+        "training mean": {
+            result.fold: {video: {"va": _constant(store, video, means[result.fold])}
+                          for video in result.names}
+            for result in results
+        },
+    }  # fmt: skip
+    rows = {system: scenario_scores(store, predicted) for system, predicted in by_fold.items()}
+    _print(rows, console)
+    path = workdir / "epic2023.json"
+    path.write_text(json.dumps(rows, indent=1) + "\n")
+    console.print(f"scores: {path}", highlight=False)
+
+
+def scenario_scores(store: Store, predictions: Mapping[str, Predictions]) -> Row:
+    """Official (valence, arousal) RMSE of each scenario whose folds were predicted.
+
+    Args:
+        store: the EPiC-2023 store.
+        predictions: fold -> its test recordings' predictions.
+    """
+    row: Row = {}
+    for scenario in SCENARIOS:
+        folds = [name for name in predictions if _scenario(name) == scenario]
+        if not folds:
+            continue
+        predicted: dict[str, Sequence[np.ndarray]] = {}
+        rated: dict[str, Sequence[np.ndarray]] = {}
+        for name in folds:
+            videos = predictions[name]
+            predicted[name] = [by_task["va"] for by_task in videos.values()]
+            rated[name] = [store.read(store.index_of(video)).labels["va"] for video in videos]
+        scored = store.fold(folds[0]).scored_frames
+        assert scored is not None
+        valence, arousal = official_rmse(predicted, rated, scored)
+        row[scenario] = (float(valence), float(arousal))
+    return row
+
+
+def _scenario(fold: str) -> str:
+    return fold.split("_")[0]
+
+
+def _training_mean(store: Store, names: Sequence[str]) -> np.ndarray:
+    """Mean label over all annotated frames of the training recordings, (2,)."""
+    labels = [store.read(store.index_of(name)).labels["va"] for name in names]
+    labels_NC = np.concatenate(labels).astype(np.float64)
+    return labels_NC[TASKS["va"].annotated(labels_NC)[:, 0]].mean(axis=0)
+
+
+def _constant(store: Store, video: str, value_C: np.ndarray) -> np.ndarray:
+    return np.tile(value_C, (store.videos[store.index_of(video)].num_frames, 1))
+
+
+def _print(rows: Mapping[str, Row], console: Console) -> None:
+    """Our rows and the teams', in the order of scenario 2's valence and arousal summed."""
+    scenarios = [name for name in SCENARIOS if name in rows[OURS]]
+    everything: dict[str, Row] = {**TEAMS, **{f"emojax: {name}": row for name, row in rows.items()}}
+    title = "EPiC-2023, official RMSE (valence / arousal), lower is better; teams as published"
+    table = Table(title=title, title_justify="left")
+    table.add_column("team")
+    for name in scenarios:
+        table.add_column(f"{name}: {SCENARIOS[name]}", justify="right")
+    for team, row in sorted(everything.items(), key=lambda item: sum(item[1][scenarios[0]])):
+        cells = [f"{row[name][0]:.3f} / {row[name][1]:.3f}" for name in scenarios]
+        table.add_row(team, *cells, style="bold" if team == f"emojax: {OURS}" else None)
+    console.print(table)
+    for name in scenarios:
+        ranks = [
+            1 + sum(team[name][column] < rows[OURS][name][column] for team in TEAMS.values())
+            for column in (0, 1)
+        ]
+        console.print(
+            f"{name}: valence would rank {ranks[0]} and arousal {ranks[1]} among "
+            f"{len(TEAMS)} teams",
+            highlight=False,
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)
