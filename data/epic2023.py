@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,6 +55,7 @@ class Export:
         test_fold: scenario -> (V,) the fold that tests on each recording.
         scored: scenario -> (start, stop), the frames that count.
         pts_N: seconds of each frame.
+        sha256: of the file.
     """
 
     streams: dict[str, np.ndarray]
@@ -61,6 +64,7 @@ class Export:
     test_fold: dict[str, np.ndarray]
     scored: dict[str, tuple[int, int]]
     pts_N: np.ndarray
+    sha256: str
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -113,7 +117,7 @@ def read_export(source: str | Path) -> Export:
     for scenario in SCENARIOS:
         test_fold[scenario] = _checked_folds(arrays, f"fold_{scenario}", person_V, scenario)
         scored[scenario] = _checked_window(arrays, f"window_{scenario}", labels_VN2)
-    return Export(streams, labels_VN2, person_V, test_fold, scored, pts_N)
+    return Export(streams, labels_VN2, person_V, test_fold, scored, pts_N, arrays.sha256)
 
 
 def make_folds(export: Export, seed: int = 0) -> list[Fold]:
@@ -203,7 +207,6 @@ def build(
     """
     export = read_export(source)
     folds = make_folds(export, seed)
-    path = Path(source) / FILE if Path(source).is_dir() else Path(source)
     writer = StoreWriter(
         out,
         name="epic2023",
@@ -221,7 +224,7 @@ def build(
             "columns": {name: list(columns) for name, columns in COLUMNS.items()},
             "scenarios": SCENARIOS,
         },
-        sources={FILE: hashlib.sha256(path.read_bytes()).hexdigest()},
+        sources={FILE: export.sha256},
         overwrite=overwrite,
     )
     with writer:
@@ -242,10 +245,14 @@ class _Arrays:
         self._arrays: dict[str, np.ndarray] = {}
         key = "npz archive"
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                for key in archive.files:
-                    self._arrays[key] = archive[key]
-        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            content = path.read_bytes()
+            # From memory, because numpy leaves a file open that turns out to be damaged.
+            archive = np.load(io.BytesIO(content), allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
+            for key in archive.files:
+                self._arrays[key] = archive[key]
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(
                 "The EPiC-2023 export cannot be read.",
                 file=path,
@@ -254,6 +261,7 @@ class _Arrays:
                 expected="a numpy .npz archive of plain arrays",
                 remedy="copy the file again",
             ) from error
+        self.sha256 = hashlib.sha256(content).hexdigest()
 
     def error(self, name: str, found: object, expected: object) -> InputError:
         return InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -39,6 +40,24 @@ def run(main: Callable[[], None]) -> None:
             _stop(error)
 
     app.run(checked, flags_parser=_parse_flags)
+
+
+def folder(flag: str, value: str) -> Path:
+    """The folder a flag names, which need not exist yet.
+
+    Raises:
+        InputError: something that is not a folder is there.
+    """
+    path = Path(value)
+    if path.exists() and not path.is_dir():
+        raise InputError(
+            "This is not a folder.",
+            file=path,
+            field=f"--{flag}",
+            found="a file",
+            expected="a folder, or nothing yet",
+        )
+    return path
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

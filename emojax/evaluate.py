@@ -5,8 +5,6 @@ Everything but the data comes from the checkpoint: model, streams, normalisation
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import flags
 from rich.console import Console
 
@@ -37,7 +35,7 @@ def main() -> None:
     run = open_run(_CHECKPOINT.value, _STEP.value)
     store = run.open_store(_STORE.value)
     partition = _PARTITION.value
-    folder = Path(_OUT.value or Path(_CHECKPOINT.value) / partition)
+    folder = cli.folder("out", _OUT.value or str(run.workdir / partition))
     folds = run.session.folds.keys
     videos = [partition_videos(store, store.fold(fold), partition) for fold in folds]
     results = evaluate_folds(run.session, store, run.predict(store, videos), partition)

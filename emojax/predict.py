@@ -6,8 +6,6 @@ averaged; name a fold to use only its own.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import flags
 from rich.console import Console
 
@@ -34,6 +32,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the CSV files.", required=Tr
 def main() -> None:
     """Predicts with the best weights of each replica and writes the CSV files."""
     use_compilation_cache()
+    out = cli.folder("out", _OUT.value)
     run = open_run(_CHECKPOINT.value, _STEP.value)
     store = run.open_store(_STORE.value)
     session = run.session
@@ -60,7 +59,6 @@ def main() -> None:
             expected="one of " + ", ".join(map(str, session.folds.keys)),
         )
     per_replica = run.predict(store, [names] * len(session.folds.keys))
-    out = Path(_OUT.value)
     count = write_predictions(out, store, ensemble(session, per_replica, members))
     Console().print(
         f"{count} files for {len(names)} videos, mean of {len(members)} replica(s): {out}",

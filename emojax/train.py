@@ -39,7 +39,7 @@ def main() -> None:
     """Trains, then evaluates the best weights on the validation videos."""
     use_compilation_cache()
     config = _config()
-    workdir = Path(_WORKDIR.value)
+    workdir = cli.folder("workdir", _WORKDIR.value)
     if not config.get("data", {}).get("store"):
         raise InputError(
             "There is nothing to train on.",
@@ -47,14 +47,6 @@ def main() -> None:
             found="nothing",
             expected="the folder of a store",
             remedy="build one: python -m data.synthetic --out=stores/mine",
-        )
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(
-            "The workdir is not a folder.",
-            file=workdir,
-            field="--workdir",
-            found="a file",
-            expected="a folder, or nothing yet",
         )
     store = Store(config.data.store)
     session = build_session(config, store.streams)

@@ -94,6 +94,7 @@ def test_a_run_opens_by_either_of_its_folders(spread: tuple[Any, Any, Path]) -> 
     for folder in (workdir, str(workdir), workdir / "checkpoints"):
         opened = open_run(folder)
         assert opened.step == run.step == 10
+        assert opened.workdir == workdir
     assert_same_bits(host(opened.best), host(run.state.best))
 
 

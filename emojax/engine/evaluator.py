@@ -170,14 +170,19 @@ def replica_scores(
         values: dict[str, float] = {}
         for task, truth in truths[fold].items():
             predicted_NC = concatenate(truth, predictions[r], task)
+            # Infinite is treated as NaN; the decision behind an F1 would turn either into a
+            # class, and that into a score.
+            sound = bool(np.isfinite(predicted_NC).all())
+            predicted_NC = predicted_NC if sound else np.full_like(predicted_NC, np.nan)
             arguments = (predicted_NC, truth.labels_NK, truth.mask_NK)
             per_target = TASK_OPS[task].target_scores(*arguments, selections[task])
-            if not np.isfinite(predicted_NC).all():
-                # The decision behind an F1 would turn NaN into a class, and that into a score.
+            scores = TASK_OPS[task].scores(*arguments)
+            if not sound:
                 per_target = np.full_like(per_target, np.nan)
+                scores = dict.fromkeys(scores, float("nan"))
             weights = session.weights[task][r]
             scores_R[r] += float(np.sum(np.where(weights > 0, weights * per_target, 0.0)))
-            values |= _trained_scores(TASK_OPS[task], weights, TASK_OPS[task].scores(*arguments))
+            values |= _trained_scores(TASK_OPS[task], weights, scores)
         named.append(values)
     return scores_R, named
 

@@ -290,7 +290,8 @@ class Trainer:
         row["seconds_training"] = seconds
         writer.scalars(run.step, row)
         run.history.append({"step": run.step, "score": [float(score) for score in scores_R]})
-        progress.update(run.step, 0, score=float(np.mean(run.schedule.best)))
+        selection = session.config["evaluation"]["selection"][session.tasks[0]]
+        progress.update(run.step, 0, **{selection: float(np.mean(scores_R))})
         progress.note(self._summary(run, losses_R, scores_R))
 
     def _summary(self, run: _Run, losses_R: np.ndarray, scores_R: np.ndarray) -> str:

@@ -19,6 +19,7 @@ class TrainedRun:
     """What a checkpoint gives back.
 
     Attributes:
+        workdir: the run's folder.
         session: rebuilt from the checkpoint's configuration.
         step: of the checkpoint.
         best: {"params", "model_state"} of the best validation of each replica.
@@ -26,6 +27,7 @@ class TrainedRun:
         store_path: where the training store was.
     """
 
+    workdir: Path
     session: Session
     step: int
     best: Any
@@ -84,6 +86,7 @@ def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
         }
         restored = checkpoints.restore(abstract, step)
     return TrainedRun(
+        workdir=workdir,
         session=session,
         step=step,
         best=restored.state["train"].best,

@@ -28,7 +28,8 @@ def build_model(name: str, outputs: Mapping[str, int], **fields: Any) -> nn.Modu
             plain dicts.
 
     Raises:
-        InputError: the model or one of the fields does not exist.
+        InputError: the model or one of the fields does not exist, or a field without a
+            default is missing.
     """
     if name not in MODELS:
         raise InputError(
@@ -40,7 +41,8 @@ def build_model(name: str, outputs: Mapping[str, int], **fields: Any) -> nn.Modu
         )
     module_name, class_name = MODELS[name].split(":")
     model_class = getattr(importlib.import_module(module_name), class_name)
-    known = {f.name for f in dataclasses.fields(model_class) if f.init} - {"parent", "name"}
+    members = [f for f in dataclasses.fields(model_class) if f.init]
+    known = {f.name for f in members} - {"parent", "name"}
     for field in fields:
         if field not in known:
             raise InputError(
@@ -49,6 +51,15 @@ def build_model(name: str, outputs: Mapping[str, int], **fields: Any) -> nn.Modu
                 found=fields[field],
                 expected=", ".join(sorted(known)),
                 remedy=_hint(field, known),
+            )
+    for member in members:
+        needed = member.default is member.default_factory is dataclasses.MISSING
+        if needed and member.name not in {"outputs", *fields}:
+            raise InputError(
+                f"Model {name} needs one more field.",
+                field=f"model.{member.name}",
+                found="nothing",
+                remedy="set it in the configuration",
             )
     plain = {key: _plain(value) for key, value in fields.items()}
     return model_class(outputs=dict(outputs), **plain)
