@@ -30,7 +30,10 @@ def paper() -> ConfigDict:
     config.data.stride = 200  # section 4.2.1
     config.data.batch_size = 12  # section 4.2.2
     config.data.random_offset = False  # draw window starts anew in each epoch; ours
-    config.data.resampling = ConfigDict()  # stream -> nearest (default), linear or mean
+    config.data.resampling = ConfigDict()  # onto the video's frames: nearest, linear or mean
+    config.data.resampling.ir50 = "nearest"
+    config.data.resampling.vggish = "nearest"
+    config.data.resampling.bert = "nearest"
 
     config.model = ConfigDict()
     config.model.name = "rjcma"
@@ -96,7 +99,8 @@ def demo() -> ConfigDict:
     config.train.learning_rate = 3e-3
     config.train.warmup = "linear"
     config.train.warmup_epochs = 1
-    config.train.reload_best = False
+    config.train.plateau_patience = 0
+    config.train.plateau_factor = 0.3
     return config
 
 
@@ -121,7 +125,7 @@ def rjca_tcn() -> ConfigDict:
     """Table 2, RJCA*: the same fusion with TCNs over audio and visual streams only."""
     config = paper()
     config.data.streams = ("ir50", "vggish")
-    del config.model.channels.bert
+    del config.model.channels.bert, config.data.resampling.bert
     return config
 
 

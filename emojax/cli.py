@@ -38,6 +38,9 @@ def run(main: Callable[[], None]) -> None:
             main()
         except InputError as error:
             _stop(error)
+        except KeyboardInterrupt:
+            print("interrupted; a training run continues when called again", file=sys.stderr)
+            sys.exit(130)
 
     app.run(checked, flags_parser=_parse_flags)
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
+from emojax.engine.evaluation import FoldResult, print_scores, score_rows, scored_tasks
 from emojax.engine.evaluator import (
     Predictor,
     ensemble,
     read_annotations,
     replica_scores,
 )
-from emojax.engine.replicas import expand, short_names, target_weights
 from emojax.engine.restore import open_run
 from emojax.engine.session import fold_normalisation
 from emojax.errors import InputError
@@ -184,6 +186,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(build_small_store(path, tasks=("va", "expr", "au")))
 
 
+@pytest.mark.slow
 def test_all_tasks_train_together(labelled: Store, tmp_path: Path) -> None:
     config = all_tasks(labelled, ["all", "expr", "AU12"])
     config["train"] |= {"epochs": 1}
@@ -256,6 +259,44 @@ def test_odd_validation_videos_do_not_break_training(tmp_path: Path, kind: str) 
         assert score != 0.0
 
 
+def fold_result(fold: str, scores: dict[str, Any]) -> FoldResult:
+    return FoldResult(fold, ("x",), {}, scores)
+
+
+def test_tables_show_what_each_fold_has() -> None:
+    """Folds may differ in what they are annotated for and in what they bring along."""
+    model = {"ccc_valence": 0.45, "rmse_valence": 0.2}
+    whole = {"va": {"model": model, "optimum": {"ccc_valence": 0.5, "rmse_valence": 0.1}}}
+    results = [
+        fold_result("0", {}),
+        fold_result("1", {"va": {"model": model}}),
+        fold_result("2", whole),
+    ]
+    assert scored_tasks(results) == ["va"]
+    header, rows = score_rows(results, "va")
+    assert header == ["fold", "score", "model", "optimum", "of optimum"]
+    assert rows == [
+        ["1", "ccc_valence", 0.45, "-", "-"],
+        ["1", "rmse_valence", 0.2, "-", "-"],
+        ["2", "ccc_valence", 0.45, 0.5, "90.0%"],
+        ["2", "rmse_valence", 0.2, 0.1, "-"],
+    ]
+    with io.StringIO() as printed:
+        print_scores(results[:1], "somewhere", Console(file=printed))
+        assert "no annotations" in printed.getvalue()
+
+
+def test_a_fold_without_validation_videos_is_refused(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store", name="x", streams=STREAMS, tasks=("va",)) as writer:
+        writer.add(make_record("train-0", "train", num_frames=30, seed=0))
+        writer.finish([Fold("0", ("train-0",), ())])
+    store = Store(tmp_path / "store")
+    with pytest.raises(InputError, match="no validation videos") as caught:
+        train(store, tmp_path / "run", tiny_config(store.path))
+    assert caught.value.details["field"] == "config.replicas.folds"
+    assert not (tmp_path / "run").exists()
+
+
 # -- ensembles ---------------------------------------------------------------------------------
 
 
@@ -291,73 +332,3 @@ def test_an_ensemble_of_classes_averages_probabilities(labelled: Store) -> None:
         found["va"][:, VALENCE], (values[1]["va"][:, 0] + values[2]["va"][:, 0]) / 2
     )
     np.testing.assert_allclose(found["va"][:, AROUSAL], values[2]["va"][:, 1])
-
-
-# -- replicas ----------------------------------------------------------------------------------
-
-
-def test_replicas_are_all_combinations_with_telling_names() -> None:
-    replicas = expand(
-        {"folds": ["0", "3"], "targets": ["valence"], "seeds": [1, 2]},
-        {"learning_rate": [1e-3, 1e-2], "weight_decay": 0.5},
-    )
-    assert len(replicas) == 8
-    assert len(set(replicas)) == 8
-    assert {(r.fold, r.seed, r.learning_rate) for r in replicas} == {
-        (fold, seed, rate) for fold in "03" for seed in (1, 2) for rate in (1e-3, 1e-2)
-    }
-    assert short_names(replicas)[0] == "valence fold 0 seed 1 rate 0.001"
-    assert len(set(short_names(replicas))) == 8
-    assert short_names(replicas[:1]) == ("valence",)
-
-
-def test_target_weights_share_tasks_and_targets_alike() -> None:
-    replicas = expand(
-        {"folds": ["0"], "targets": ["valence", "va", "all", "expr", "AU4"], "seeds": [0]},
-        {"learning_rate": 1e-3, "weight_decay": 0.0},
-    )
-    weights = target_weights(replicas, ("va", "expr", "au"))
-    np.testing.assert_allclose(
-        weights["va"], [[1, 0], [0.5, 0.5], [1 / 6, 1 / 6], [0, 0], [0, 0]], rtol=1e-6
-    )
-    np.testing.assert_allclose(weights["expr"][:, 0], [0, 0, 1 / 3, 1, 0], rtol=1e-6)
-    np.testing.assert_allclose(weights["au"][2], 1 / 36, rtol=1e-6)
-    np.testing.assert_allclose(weights["au"][4], np.arange(12) == 2)
-    np.testing.assert_allclose(sum(w.sum(axis=1) for w in weights.values()), 1.0, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("section", "changes", "field"),
-    [
-        ("replicas", {"targets": ["valance"]}, "config.replicas.targets"),
-        ("replicas", {"folds": []}, "config.replicas.folds"),
-        ("data", {"streams": ["ir50", "vgish"]}, "config.data.streams"),
-        ("data", {"tasks": ["vaa"]}, "config.data.tasks"),
-        ("data", {"batch_size": 0}, "config.data.batch_size"),
-        ("loss", {"va": "cccc"}, "config.loss.va"),
-        ("train", {"warmup": "slow"}, "config.train.warmup"),
-        ("train", {"learning_rate": float("nan")}, "config.train.learning_rate"),
-        ("train", {"learning_rate": [1e-3, -1.0]}, "config.train.learning_rate"),
-        ("train", {"optimizer": "sgd"}, "config.train.optimizer"),
-        ("train", {"epochs": 0}, "config.train.epochs"),
-        ("evaluation", {"selection": {"va": "f1"}}, "config.evaluation.selection.va"),
-        ("model", {"name": "rjcmaa"}, "model"),
-    ],
-)
-def test_a_configuration_that_cannot_be_is_refused(
-    store: Store, section: str, changes: dict[str, Any], field: str
-) -> None:
-    with pytest.raises(InputError) as caught:
-        session_of(store, tiny_config(store.path, **{section: changes}))
-    assert caught.value.details["field"] == field
-    assert {"found", "expected"} <= set(caught.value.details)
-
-
-@pytest.mark.parametrize("missing", ["train", "train.epochs", "data.window", "model.name"])
-def test_an_incomplete_configuration_is_refused(store: Store, missing: str) -> None:
-    config = tiny_config(store.path)
-    section, _, key = missing.partition(".")
-    del (config[section] if key else config)[key or section]
-    with pytest.raises(InputError, match="incomplete") as caught:
-        session_of(store, config)
-    assert caught.value.details["field"].startswith(f"config.{missing}")

@@ -147,15 +147,21 @@ def _scores(truth: Annotations, predictions: Predictions, task: str) -> dict[str
 
 def score_rows(results: Sequence[FoldResult], task: str) -> tuple[list[str], list[list[Any]]]:
     """Header and rows of a task's table: score by score, each system, share of the optimum."""
-    systems = [s for s in (OURS, OPTIMUM, BASELINE) if s in results[0].scores[task]]
+    annotated = [result for result in results if task in result.scores]
+    systems = [
+        system
+        for system in (OURS, OPTIMUM, BASELINE)
+        if any(system in result.scores[task] for result in annotated)
+    ]
     header = ["fold", "score", *systems, *(["of optimum"] if OPTIMUM in systems else [])]
     rows: list[list[Any]] = []
-    for result in results:
+    for result in annotated:
         by_system = result.scores[task]
         for name, value in by_system[OURS].items():
-            row = [result.fold, name, *(by_system[system].get(name) for system in systems)]
+            row: list[Any] = [result.fold, name]
+            row += [by_system.get(system, {}).get(name, "-") for system in systems]
             if OPTIMUM in systems:
-                optimum = by_system[OPTIMUM][name]
+                optimum = by_system.get(OPTIMUM, {}).get(name, 0.0)
                 # A share of an error would be read the wrong way round.
                 share = value / optimum if optimum > 0 and "rmse" not in name else None
                 row.append("-" if share is None else f"{share:.1%}")
@@ -163,9 +169,16 @@ def score_rows(results: Sequence[FoldResult], task: str) -> tuple[list[str], lis
     return header, rows
 
 
+def scored_tasks(results: Sequence[FoldResult]) -> list[str]:
+    """Tasks that at least one fold's videos are annotated for."""
+    return list(dict.fromkeys(task for result in results for task in result.scores))
+
+
 def print_scores(results: Sequence[FoldResult], title: str, console: Console) -> None:
-    """Prints one table per task."""
-    for task in results[0].scores:
+    """Prints one table per task, or that there is nothing to score by."""
+    if not scored_tasks(results):
+        console.print(f"{title}: no annotations, so no scores", highlight=False)
+    for task in scored_tasks(results):
         header, rows = score_rows(results, task)
         table = Table(title=f"{title}: {task}", title_justify="left")
         for name in header:
@@ -204,7 +217,7 @@ def write_results(
         pictures += _draw_videos(target, session, store, result)
     tables = [
         (f"{store.name}, {partition}: {task}", *score_rows(results, task))
-        for task in results[0].scores
+        for task in scored_tasks(results)
     ]
     write_report(
         folder / "report.html",

@@ -58,7 +58,7 @@ def expand(replicas: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[Repli
     a further factor of the product.
 
     Raises:
-        InputError: a list is empty.
+        InputError: a list is empty, or holds a value twice.
     """
     factors: dict[str, Sequence[Any]] = {
         "folds": replicas["folds"],
@@ -75,10 +75,19 @@ def expand(replicas: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[Repli
                 found="nothing",
                 expected="at least one value",
             )
-    return tuple(
+    expanded = tuple(
         Replica(str(fold), int(seed), str(target), float(rate), float(decay))
         for fold, target, seed, rate, decay in itertools.product(*factors.values())
     )
+    twice = [replica for replica in expanded if expanded.count(replica) > 1]
+    if twice:
+        raise InputError(
+            "Two replicas would be the same training.",
+            field="config.replicas",
+            found=twice[0],
+            expected="every fold, target, seed, learning rate and weight decay once",
+        )
+    return expanded
 
 
 def group_by(replicas: Sequence[Replica], key: Callable[[Replica], Hashable]) -> Groups:
