@@ -370,7 +370,7 @@ def test_fewer_windows_than_a_batch_still_fill_it(coded: Store) -> None:
         ({"streams": ("frames", "vgish")}, "config.data.streams", "vgish"),
         ({"tasks": ("va", "expr")}, "config.data.tasks", "expr"),
         ({"resampling": {"frames": "cubic"}}, "config.data.resampling.frames", "cubic"),
-        ({"resampling": {"slow": "mean"}}, "config.data.resampling.slow", "slow"),
+        ({"resampling": {"slowly": "mean"}}, "config.data.resampling.slowly", "slowly"),
         ({"window": 5, "stride": 6}, "config.data.stride", "stride 6, window 5"),
         ({"stride": 0}, "config.data.stride", "stride 0, window 8"),
     ],

@@ -15,7 +15,7 @@ from emojax.datasets.source import Store
 from emojax.datasets.transforms import RESAMPLERS, resample
 from emojax.errors import InputError
 from emojax.ops.windows import window_starts
-from emojax.specs import TASKS
+from emojax.specs import STREAMS, TASKS
 from emojax.types import Batch
 
 # Rows kept on either side of a window when a stream is cut out before it is resampled.
@@ -67,12 +67,13 @@ class WindowSpec:
                         remedy=f"change config.data.{kind}s, or build the store with this {kind}",
                     )
         for name, method in self.resampling.items():
-            if name not in self.streams:
+            # A row for a stream that is left out this time does no harm; a misspelt one does.
+            if name not in {*store.streams, *STREAMS}:
                 raise InputError(
-                    "A stream is to be resampled that is not loaded.",
+                    "An unknown stream is to be resampled.",
                     field=f"config.data.resampling.{name}",
                     found=name,
-                    expected="one of " + ", ".join(self.streams),
+                    expected="one of " + ", ".join(store.streams),
                 )
             if method not in RESAMPLERS:
                 raise InputError(

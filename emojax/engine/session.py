@@ -51,6 +51,9 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "evaluation": ("selection",),
 }  # fmt: skip
 
+# Lists of names, which a flag may also give as "a,b".
+_NAMES = (("data", "streams"), ("data", "tasks"), ("replicas", "folds"), ("replicas", "targets"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Session:
@@ -136,6 +139,8 @@ def build_session(
     """
     plain = as_plain(config)
     _check_complete(plain)
+    for section, key in _NAMES:
+        plain[section][key] = _split_names(plain[section][key])
     data, train = plain["data"], plain["train"]
     window_spec = WindowSpec(
         streams=tuple(data["streams"]),
@@ -246,6 +251,11 @@ def _check_complete(config: Mapping[str, Any]) -> None:
                 found=value,
                 expected="a finite number above 0",
             )
+
+
+def _split_names(names: Any) -> list[str]:
+    """["ir50,bert"], what a flag without quotes and parentheses gives -> ["ir50", "bert"]."""
+    return [part.strip() for name in _as_list(names) for part in str(name).split(",")]
 
 
 def _as_list(value: Any) -> list[Any]:
