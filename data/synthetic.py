@@ -50,23 +50,6 @@ SIZES: dict[str, tuple[dict[str, int], tuple[float, float]]] = {
 REFERENCE = "optimum"
 _BATCH = 8  # videos smoothed together; more would be hardly faster and take more memory
 
-_OUT = flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
-_PRESET = flags.DEFINE_string("preset", "plain", f"One of {', '.join(PRESETS)}.")
-_SIZE = flags.DEFINE_string("size", "demo", f"One of {', '.join(SIZES)}.")
-_VIDEOS = {
-    part: flags.DEFINE_integer(f"{part}_videos", None, f"Videos in {part}, instead of --size's.")
-    for part in PARTITIONS
-}
-_MIN_SECONDS = flags.DEFINE_float("min_seconds", None, "Shortest video, instead of --size's.")
-_MAX_SECONDS = flags.DEFINE_float("max_seconds", None, "Longest video, instead of --size's.")
-_STREAMS = flags.DEFINE_list("streams", ["ir50", "vggish", "bert"], "Streams to simulate.")
-_TASKS = flags.DEFINE_list("tasks", list(TASKS), "Tasks to label.")
-_WIDTH = flags.DEFINE_multi_string("width", [], "STREAM=D, a width other than the papers'.")
-_SEED = flags.DEFINE_integer("seed", 0, "Every number in the store follows from it.")
-_FOLDS = flags.DEFINE_integer("folds", None, "Folds; by default 6, or 1 if sources are too few.")
-_DTYPE = flags.DEFINE_string("dtype", "float16", "Of the features: float16 or float32.")
-_OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace a store that is there already.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -350,24 +333,45 @@ def _table(options: Options, scores: dict[str, dict[str, dict[str, float]]]) -> 
     return lines
 
 
+def _define_flags() -> None:
+    """Not at import, so that two builders can be imported side by side."""
+    flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
+    flags.DEFINE_string("preset", "plain", f"One of {', '.join(PRESETS)}.")
+    flags.DEFINE_string("size", "demo", f"One of {', '.join(SIZES)}.")
+    for part in PARTITIONS:
+        about = f"Videos in {part}, instead of --size's."
+        flags.DEFINE_integer(f"{part}_videos", None, about)
+    flags.DEFINE_float("min_seconds", None, "Shortest video, instead of --size's.")
+    flags.DEFINE_float("max_seconds", None, "Longest video, instead of --size's.")
+    flags.DEFINE_list("streams", ["ir50", "vggish", "bert"], "Streams to simulate.")
+    flags.DEFINE_list("tasks", list(TASKS), "Tasks to label.")
+    flags.DEFINE_multi_string("width", [], "STREAM=D, a width other than the papers'.")
+    flags.DEFINE_integer("seed", 0, "Every number in the store follows from it.")
+    flags.DEFINE_integer("folds", None, "Folds; by default 6, or 1 if sources are too few.")
+    flags.DEFINE_string("dtype", "float16", "Of the features: float16 or float32.")
+    flags.DEFINE_boolean("overwrite", False, "Replace a store that is there already.")
+
+
 def main() -> None:
     """Builds the store that the flags describe."""
     jax.config.update("jax_platforms", "cpu")  # small sequential scans; an accelerator only waits
+    given = flags.FLAGS
     options = make_options(
-        preset=_PRESET.value,
-        size=_SIZE.value,
-        videos={part: flag.value for part, flag in _VIDEOS.items()},
-        min_seconds=_MIN_SECONDS.value,
-        max_seconds=_MAX_SECONDS.value,
-        streams=_STREAMS.value,
-        tasks=_TASKS.value,
-        widths=_WIDTH.value,
-        seed=_SEED.value,
-        folds=_FOLDS.value,
-        dtype=_DTYPE.value,
+        preset=given.preset,
+        size=given.size,
+        videos={part: given[f"{part}_videos"].value for part in PARTITIONS},
+        min_seconds=given.min_seconds,
+        max_seconds=given.max_seconds,
+        streams=given.streams,
+        tasks=given.tasks,
+        widths=given.width,
+        seed=given.seed,
+        folds=given.folds,
+        dtype=given.dtype,
     )
-    build(_OUT.value, options, overwrite=_OVERWRITE.value)
+    build(given.out, options, overwrite=given.overwrite)
 
 
 if __name__ == "__main__":
+    _define_flags()
     cli.run(main)

@@ -50,6 +50,9 @@ def reference(
         x, y = outputs[..., c], labels[..., c].astype(np.float64)
         if name == "mse":
             values.append(np.mean((x[m] - y[m]) ** 2))
+        elif name == "rmse_window":
+            errors = [np.mean((x[b][m[b]] - y[b][m[b]]) ** 2) for b in range(len(m)) if m[b].any()]
+            values.append(np.mean(np.sqrt(np.array(errors) + 1e-4)))
         elif name == "binary_cross_entropy":
             p = 1 / (1 + np.exp(-x[m]))
             values.append(-np.mean(y[m] * np.log(p) + (1 - y[m]) * np.log(1 - p)))
