@@ -6,7 +6,8 @@
 clips each; 50 s of every recording are given at 20 Hz, of which 33.6 s are labelled. Folds
 ``s2_0`` to ``s2_4`` hold out people, ``s3_0`` to ``s3_3`` an emotion quadrant and ``s4_0`` to
 ``s4_1`` a clip of each quadrant, with the frames that the challenge scores. A few people of the
-training recordings validate. Which clip was watched is neither stored nor read.
+training recordings validate. The arrays that say which clip was watched are not read, and no
+model sees a recording's name or number, which follow the order of the export.
 
 Sharma et al. 2019, Sci Data 6:196 (the recordings); Coles et al. 2025, R. Soc. Open Sci.
 12(6):241778 (the challenge). See ``data.epic_features`` for what the streams hold.

@@ -2,13 +2,13 @@
 
 Trains every fold and seed of the configuration in one program (or continues), predicts each
 fold's test recordings with the mean over its seeds, and prints the official RMSE of each
-scenario beside the twelve teams, the training mean and the linear baseline.
+scenario beside the twelve teams, training mean and median, and the linear baseline.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emojax import cli
+from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.engine.evaluation import BASELINE, OURS, evaluate_folds, partition_videos
 from emojax.engine.evaluator import Predictions
@@ -69,16 +70,15 @@ def main() -> None:
     run = open_run(workdir)
     videos = [partition_videos(store, fold, "test") for fold in folds.values()]
     results = evaluate_folds(session, store, run.predict(store, videos), "test")
-    means = {name: _training_mean(store, fold.train) for name, fold in folds.items()}
     by_fold: dict[str, dict[str, Predictions]] = {
-        OURS: {result.fold: result.predictions[OURS] for result in results},
-        BASELINE: {result.fold: result.predictions[BASELINE] for result in results},
-        "training mean": {
-            result.fold: {video: {"va": _constant(store, video, means[result.fold])}
-                          for video in result.names}
+        system: {result.fold: result.predictions[system] for result in results}
+        for system in (OURS, BASELINE)
+    }
+    for name, level in (("training mean", np.mean), ("training median", np.median)):
+        by_fold[name] = {
+            result.fold: _constant(store, result.names, folds[result.fold], level)
             for result in results
-        },
-    }  # fmt: skip
+        }
     rows = {system: scenario_scores(store, predicted) for system, predicted in by_fold.items()}
     _print(rows, console)
     path = workdir / "epic2023.json"
@@ -115,15 +115,15 @@ def _scenario(fold: str) -> str:
     return fold.split("_")[0]
 
 
-def _training_mean(store: Store, names: Sequence[str]) -> np.ndarray:
-    """Mean label over all annotated frames of the training recordings, (2,)."""
-    labels = [store.read(store.index_of(name)).labels["va"] for name in names]
-    labels_NC = np.concatenate(labels).astype(np.float64)
-    return labels_NC[TASKS["va"].annotated(labels_NC)[:, 0]].mean(axis=0)
-
-
-def _constant(store: Store, video: str, value_C: np.ndarray) -> np.ndarray:
-    return np.tile(value_C, (store.videos[store.index_of(video)].num_frames, 1))
+def _constant(
+    store: Store, videos: Sequence[str], fold: Fold, level: Callable[..., np.ndarray]
+) -> Predictions:
+    """The mean or median of all known labels of a fold, predicted for every frame."""
+    known = [store.read(store.index_of(n)).labels["va"] for n in (*fold.train, *fold.validation)]
+    labels_NC = np.concatenate(known).astype(np.float64)
+    value_C = level(labels_NC[TASKS["va"].annotated(labels_NC)[:, 0]], axis=0)
+    frames = {name: store.videos[store.index_of(name)].num_frames for name in videos}
+    return {name: {"va": np.tile(value_C, (count, 1))} for name, count in frames.items()}
 
 
 def _print(rows: Mapping[str, Row], console: Console) -> None:

@@ -1,8 +1,8 @@
 """Vocabulary: the streams that feature extractors produce and the tasks that annotators label.
 
-Everything that differs between streams or between tasks is a row of one of the two tables
-below. A new stream or task is a new row (or, for a stream, an entry in a store's
-``dataset.json``); nothing else in emojax names one.
+A new stream is a row of the first table below, or an entry in a store's ``dataset.json``. A
+new task is a row of the second, and one of ``emojax.ops.tasks.TASK_OPS``, which says how it is
+trained and scored.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class TaskSpec:
 
 
 _STREAM_ROWS = (
-    # Widths and rates: systems.md's table, from the five papers.
+    # Widths and rates as the papers state them; fan's width is open there and ours here.
     StreamSpec("vggface", 4096, "visual"),
     StreamSpec("compare_lld", 65, "audio", 100.0),
     StreamSpec("egemaps", 23, "audio", 100.0),

@@ -71,6 +71,10 @@ def test_target_weights_share_tasks_and_targets_alike() -> None:
         ("train", {"learning_rate": [1e-3, -1.0]}, "config.train.learning_rate"),
         ("train", {"optimizer": "sgd"}, "config.train.optimizer"),
         ("train", {"epochs": 0}, "config.train.epochs"),
+        ("train", {"epoch_steps": -1}, "config.train.epoch_steps"),
+        ("train", {"stop_patience": 0}, "config.train.stop_patience"),
+        ("train", {"weight_decay": [0.0, -1e-3]}, "config.train.weight_decay"),
+        ("train", {"clip_norm": float("inf")}, "config.train.clip_norm"),
         ("evaluation", {"selection": {"va": "f1"}}, "config.evaluation.selection.va"),
         ("model", {"name": "rjcmaa"}, "model"),
     ],
@@ -82,6 +86,15 @@ def test_a_configuration_that_cannot_be_is_refused(
         session_of(store, tiny_config(store.path, **{section: changes}))
     assert caught.value.details["field"] == field
     assert {"found", "expected"} <= set(caught.value.details)
+
+
+def test_a_task_without_a_loss_or_a_selection_takes_the_default(store: Store) -> None:
+    changes = {"data": {"tasks": ["va"]}, "evaluation": {"selection": {}}}
+    config = tiny_config(store.path, **changes) | {"loss": {}}
+    session = session_of(store, config)
+    assert session.config["loss"] == {"va": "ccc"}
+    assert session.config["evaluation"]["selection"] == {"va": "ccc"}
+    assert set(session.losses) == {"va"}
 
 
 @pytest.mark.parametrize("missing", ["train", "train.epochs", "data.window", "model.name"])

@@ -116,7 +116,8 @@ def test_wrong_streams_and_fields_are_refused() -> None:
         init(make(), {"eda": streams["eda"]})
     with pytest.raises(InputError, match="do not fit"):
         init(make(), *inputs(WINDOW + 1))
-    for field, value in (("segments", 0), ("hidden", 0), ("degree", -1)):
+    wrong = {"segments": 0, "hidden": 0, "degree": -1, "dropout": 1.0, "input_dropout": -0.1}
+    for field, value in wrong.items():
         with pytest.raises(InputError) as caught:
             init(make(**{field: value}))
         assert caught.value.details["field"] == f"config.model.{field}"

@@ -25,7 +25,7 @@ _FILLER = -1
 _RANDOM = -1
 # Endless for all purposes; Grain's own endless repeat overflows with batches of one window.
 _EPOCHS = 10**9
-# Two threads saturate two cores; stack measurements found processes slower to start and run.
+# Two threads saturate two cores; processes start and run more slowly.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 

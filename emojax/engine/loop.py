@@ -48,6 +48,10 @@ class _Run:
 def schedule_config(session: Session, store: Store) -> ScheduleConfig:
     """The schedule in steps. ``epoch_steps: 0`` is one pass over the largest training fold.
 
+    Replicas validate together, so a fold with fewer windows than the largest sees some of them
+    twice in such an epoch; alone it would validate earlier. Set ``epoch_steps`` where replicas
+    of several folds have to equal separate runs.
+
     Raises:
         InputError: a training or validation fold is empty.
     """

@@ -2,7 +2,7 @@
 
 A replica is (fold, seed, target weights, numeric hyper-parameters). Every leaf of the train
 state has a leading axis R and every replica has its own data, schedule, early stopping and
-best weights; the result equals R separate runs.
+best weights; the result equals R separate runs of the same ``epoch_steps``.
 """
 
 from __future__ import annotations

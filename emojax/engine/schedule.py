@@ -32,13 +32,13 @@ class ScheduleConfig:
     """
 
     epoch_steps: int
-    warmup: str = "repetitive"
-    warmup_epochs: int = 5
-    plateau_patience: int = 5
-    plateau_factor: float = 0.1
-    minimum_rate: float = 1e-8
-    releases: int = 3
-    stop_patience: int = 50
+    warmup: str
+    warmup_epochs: int
+    plateau_patience: int
+    plateau_factor: float
+    minimum_rate: float
+    releases: int
+    stop_patience: int
 
 
 @dataclasses.dataclass(frozen=True)

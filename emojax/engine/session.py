@@ -7,6 +7,7 @@ model, streams, windows and normalisation it was trained with.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,13 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     ),
     "evaluation": ("selection",),
 }  # fmt: skip
+
+# Numbers of config.train.
+_POSITIVE = ("epochs", "learning_rate", "plateau_factor", "stop_patience")
+_NOT_NEGATIVE = (
+    "epoch_steps", "weight_decay", "clip_norm", "warmup_epochs", "plateau_patience",
+    "minimum_rate", "releases",
+)  # fmt: skip
 
 # Lists of names, which a flag may also give as "a,b".
 _NAMES = (("data", "streams"), ("data", "tasks"), ("replicas", "folds"), ("replicas", "targets"))
@@ -238,19 +246,20 @@ def _check_complete(config: Mapping[str, Any]) -> None:
                 expected="a value, as in configs/rjcma.py",
             )
     train = config["train"]
-    positive = [
-        ("data.batch_size", config["data"]["batch_size"]),
-        ("train.epochs", train["epochs"]),
-    ]
-    positive += [("train.learning_rate", rate) for rate in _as_list(train["learning_rate"])]
-    for field, value in positive:
-        if not (isinstance(value, int | float) and 0 < value < float("inf")):
-            raise InputError(
-                "The configuration holds a number that cannot be.",
-                field=f"config.{field}",
-                found=value,
-                expected="a finite number above 0",
-            )
+    numbers = [("data.batch_size", config["data"]["batch_size"])]
+    for key in (*_POSITIVE, *_NOT_NEGATIVE):
+        numbers += [(f"train.{key}", value) for value in _as_list(train[key])]
+    for field, value in numbers:
+        zero = field.removeprefix("train.") in _NOT_NEGATIVE
+        # The first comparison is also what refuses NaN.
+        if isinstance(value, int | float) and 0 <= value < math.inf and (zero or value > 0):
+            continue
+        raise InputError(
+            "The configuration holds a number that cannot be.",
+            field=f"config.{field}",
+            found=value,
+            expected="a finite number, " + ("at least 0" if zero else "above 0"),
+        )
 
 
 def _split_names(names: Any) -> list[str]:
@@ -263,6 +272,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _check_choices(config: Mapping[str, Any], tasks: tuple[str, ...]) -> None:
+    """Refuses unknown names; a task without a loss or a selection takes the default one."""
     for task in tasks:
         if task not in TASKS:
             raise InputError(
@@ -271,13 +281,15 @@ def _check_choices(config: Mapping[str, Any], tasks: tuple[str, ...]) -> None:
                 found=task,
                 expected="some of " + ", ".join(TASKS),
             )
+        config["loss"].setdefault(task, TASK_OPS[task].default_loss)
+        config["evaluation"]["selection"].setdefault(task, TASK_OPS[task].default_selection)
     tables: list[tuple[str, Any, Any]] = [
-        (f"loss.{task}", config["loss"].get(task), TASK_OPS[task].losses) for task in tasks
+        (f"loss.{task}", config["loss"][task], TASK_OPS[task].losses) for task in tasks
     ]
     tables += [
         (
             f"evaluation.selection.{task}",
-            config["evaluation"]["selection"].get(task),
+            config["evaluation"]["selection"][task],
             TASK_OPS[task].selections,
         )
         for task in tasks

@@ -51,7 +51,8 @@ class Shared:
 def prepare(batch: Batch, normalisation: Mapping[str, Any]) -> dict[str, jax.Array]:
     """Stored rows -> model inputs: float32, z-scored, zero where padded or missing.
 
-    Zero after normalisation is the training mean; it is how RJCMA fills missing faces.
+    Zero after normalisation is the training mean. RJCMA's paper gives its backbone black frames
+    where there is no face (section 4.2.1); over features that becomes zeros here.
 
     Args:
         batch: a batch, any float dtype.
@@ -78,7 +79,7 @@ def forward(
     """The only way a model is ever applied.
 
     Args:
-        model: a module that keeps the model contract (architecture: model contract).
+        model: a module called as ``emojax.models.rjcma.RJCMA.__call__`` is.
         params: parameters of one replica.
         model_state: its other collections.
         batch: a batch of windows.

@@ -129,8 +129,8 @@ class RJCMA(nn.Module):
                 T <= K; exactly the streams of the field ``streams``, in any order.
             masks: stream -> (B, T) bool, False on padding. A frame is real if every stream
                 says so; real frames do not depend on what padded frames hold.
-            valid: not used: missing faces and silence are zeros, as in the paper
-                (section 4.2.1), and their frames count.
+            valid: not used: missing faces and silence are zeros, which stand for the black
+                frames of the paper (section 4.2.1), and their frames count.
             train: dropout acts (needs a "dropout" key) and batch normalisation uses and
                 updates batch statistics ("batch_stats" has to be mutable).
 

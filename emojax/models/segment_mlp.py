@@ -103,17 +103,19 @@ class SegmentMLP(nn.Module):
         return predicted, {"losses": {}}
 
     def _checked_length(self, streams: Mapping[str, Array]) -> int:
-        for field, value, least in (
-            ("segments", self.segments, 1),
-            ("hidden", self.hidden, 1),
-            ("degree", self.degree, 0),
+        for field, value, good, expected in (
+            ("segments", self.segments, self.segments >= 1, "at least 1"),
+            ("hidden", self.hidden, self.hidden >= 1, "at least 1"),
+            ("degree", self.degree, self.degree >= 0, "at least 0"),
+            ("input_dropout", self.input_dropout, 0 <= self.input_dropout < 1, "0 <= rate < 1"),
+            ("dropout", self.dropout, 0 <= self.dropout < 1, "0 <= rate < 1"),
         ):
-            if value < least:
+            if not good:
                 raise InputError(
                     "A field of the model cannot have this value.",
                     field=f"config.model.{field}",
                     found=value,
-                    expected=f"at least {least}",
+                    expected=expected,
                 )
         if not self.streams or set(streams) != set(self.streams):
             raise InputError(
