@@ -18,13 +18,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from emojax import cli
-from emojax.datasets.pipeline import stack, training_batches
+from emojax.datasets.pipeline import stack, training_feeds
 from emojax.datasets.source import Store
 from emojax.engine.runtime import use_compilation_cache
 from emojax.engine.session import build_session, fold_normalisation
 from emojax.engine.step import Hyper, make_train_step
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration with data.store set.")
+config_flags.DEFINE_config_file("config", None, "Configuration with data.store set.")
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps in a block.")
 _PAIRS = flags.DEFINE_integer("pairs", 10, "Pairs of blocks.")
 
@@ -32,18 +32,12 @@ _PAIRS = flags.DEFINE_integer("pairs", 10, "Pairs of blocks.")
 def main() -> None:
     """Measures and prints the table."""
     use_compilation_cache()
-    store = Store(_CONFIG.value.data.store)
-    session = build_session(_CONFIG.value, store.streams)
-    feeds = [
-        training_batches(
-            store,
-            store.fold(fold).train,
-            session.window_spec,
-            batch_size=session.batch_size,
-            seed=seed,
-        )
-        for fold, seed in session.samplers.keys
-    ]
+    config = cli.read_config("config")
+    store = Store(config.data.store)
+    session = build_session(config, store.streams)
+    feeds = training_feeds(
+        store, session.samplers.keys, session.window_spec, batch_size=session.batch_size
+    )
     grouped = len(feeds) > 1
 
     def fresh() -> Any:

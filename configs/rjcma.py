@@ -29,6 +29,7 @@ def paper() -> ConfigDict:
     config.data.window = 300  # K, section 4.2.1
     config.data.stride = 200  # section 4.2.1
     config.data.batch_size = 12  # section 4.2.2
+    config.data.align_end = False  # the last window: padded, or shifted to the video's end; ours
     config.data.random_offset = False  # draw window starts anew in each epoch; ours
     config.data.resampling = ConfigDict()  # onto the video's frames: nearest, linear or mean
     config.data.resampling.ir50 = "nearest"

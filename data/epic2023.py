@@ -69,9 +69,16 @@ class Export:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each recording: the person, and a number within the person."""
-        numbers = [int((self.person_V[:i] == p).sum()) for i, p in enumerate(self.person_V)]
-        return tuple(f"s{p:02d}_{n}" for p, n in zip(self.person_V, numbers, strict=True))
+        """A name for each recording: the person, and a number within the person.
+
+        Numbers are drawn, because the export lists each person's clips in the same order.
+        """
+        names = np.empty(len(self.person_V), dtype=object)
+        for person in np.unique(self.person_V):
+            mine = np.flatnonzero(self.person_V == person)
+            drawn = np.random.default_rng(int(person)).permutation(len(mine))
+            names[mine] = [f"s{person:02d}_{number}" for number in drawn]
+        return tuple(names)
 
 
 def read_export(source: str | Path) -> Export:

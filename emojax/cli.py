@@ -6,9 +6,10 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from emojax.errors import InputError
 
@@ -61,6 +62,27 @@ def folder(flag: str, value: str) -> Path:
             expected="a folder, or nothing yet",
         )
     return path
+
+
+def read_config(flag: str) -> ConfigDict:
+    """The configuration that a flag names, with its overrides.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    config: Any = flags.FLAGS[flag].value
+    try:
+        config.keys()
+    except OSError as error:
+        # config_flags keeps a file that cannot be read for the first use of its value.
+        raise InputError(
+            "The configuration cannot be read.",
+            file=config_flags.get_config_filename(flags.FLAGS[flag]),
+            field=f"--{flag}",
+            found=str(error.__cause__ or error).splitlines()[-1].strip(),
+            expected="a Python file that defines get_config(), as in configs/",
+        ) from error
+    return config
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -30,7 +29,7 @@ from emojax.errors import InputError
 from emojax.ops.epic import SCENARIOS, TEAMS, official_rmse
 from emojax.specs import TASKS
 
-_CONFIG = config_flags.DEFINE_config_file(
+config_flags.DEFINE_config_file(
     "config", "configs/segment_mlp.py", "Configuration; folds are named s2_0, s3_0, s4_0 ..."
 )
 _STORE = flags.DEFINE_string("store", "", "Store of data.epic2023; the configuration's by default.")
@@ -43,11 +42,11 @@ Row = dict[str, tuple[float, float]]
 def main() -> None:
     """Trains, predicts, and prints and saves the table."""
     use_compilation_cache()
-    config = _CONFIG.value
+    config = cli.read_config("config")
     if _STORE.value:
         config.data.store = _STORE.value
     store = Store(config.data.store)
-    workdir = Path(_WORKDIR.value)
+    workdir = cli.folder("workdir", _WORKDIR.value)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
     console = Console()
@@ -69,7 +68,9 @@ def main() -> None:
     Trainer(session, store, workdir).run()
     run = open_run(workdir)
     videos = [partition_videos(store, fold, "test") for fold in folds.values()]
-    results = evaluate_folds(session, store, run.predict(store, videos), "test")
+    results = evaluate_folds(
+        session, store, run.predict(store, videos), list(folds.values()), "test"
+    )
     by_fold: dict[str, dict[str, Predictions]] = {
         system: {result.fold: result.predictions[system] for result in results}
         for system in (OURS, BASELINE)

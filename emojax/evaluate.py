@@ -36,9 +36,16 @@ def main() -> None:
     store = run.open_store(_STORE.value)
     partition = _PARTITION.value
     folder = cli.folder("out", _OUT.value or str(run.workdir / partition))
-    folds = run.session.folds.keys
-    videos = [partition_videos(store, store.fold(fold), partition) for fold in folds]
-    results = evaluate_folds(run.session, store, run.predict(store, videos), partition)
+    folds = run.folds(store)
+    videos = [partition_videos(store, fold, partition) for fold in folds]
+    results = evaluate_folds(
+        run.session,
+        store,
+        run.predict(store, videos),
+        folds,
+        partition,
+        baseline=run.trained_on(store),
+    )
     console = Console()
     print_scores(results, f"{store.name}, {partition}, step {run.step}", console)
     write_results(folder, run.session, store, results, partition)

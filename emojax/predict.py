@@ -34,7 +34,7 @@ def main() -> None:
     use_compilation_cache()
     out = cli.folder("out", _OUT.value)
     run = open_run(_CHECKPOINT.value, _STEP.value)
-    store = run.open_store(_STORE.value)
+    store = run.open_store(_STORE.value, labelled=False)
     session = run.session
     if _VIDEOS.value:
         names = [store.videos[store.index_of(name)].name for name in _VIDEOS.value]

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 from rich.console import Console
 
 from emojax import cli
@@ -28,7 +28,7 @@ from emojax.engine.runtime import use_compilation_cache
 from emojax.engine.session import build_session
 from emojax.errors import InputError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; made if it is not there.", required=True
 )
@@ -38,7 +38,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Discard a run that lies in t
 def main() -> None:
     """Trains, then evaluates the best weights on the validation videos."""
     use_compilation_cache()
-    config = _config()
+    config = cli.read_config("config")
     workdir = cli.folder("workdir", _WORKDIR.value)
     if not config.get("data", {}).get("store"):
         raise InputError(
@@ -68,30 +68,14 @@ def main() -> None:
         f"trained to step {run.step} in {time.monotonic() - started:.0f} s", highlight=False
     )
     trained = open_run(workdir)
-    videos = [partition_videos(store, store.fold(f), "validation") for f in session.folds.keys]
-    results = evaluate_folds(session, store, trained.predict(store, videos), "validation")
+    folds = trained.folds(store)
+    videos = [partition_videos(store, fold, "validation") for fold in folds]
+    results = evaluate_folds(session, store, trained.predict(store, videos), folds, "validation")
     print_scores(results, f"{store.name}, validation", console)
     write_results(workdir / "validation", session, store, results, "validation")
     console.print(f"report:     {workdir / 'validation' / 'report.html'}", highlight=False)
     console.print(f"scalars:    {workdir / 'metrics.csv'}", highlight=False)
     console.print(f"tensorboard --logdir {workdir}", highlight=False)
-
-
-def _config() -> ConfigDict:
-    """The configuration, or the reason why there is none."""
-    config = _CONFIG.value
-    try:
-        config.keys()
-    except OSError as error:
-        # config_flags keeps a file that cannot be read for the first use of its value.
-        raise InputError(
-            "The configuration cannot be read.",
-            file=config_flags.get_config_filename(flags.FLAGS["config"]),
-            field="--config",
-            found=str(error.__cause__ or error).splitlines()[-1].strip(),
-            expected="a Python file that defines get_config(), as in configs/",
-        ) from error
-    return config
 
 
 def _discard(workdir: Path) -> None:

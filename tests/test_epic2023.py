@@ -320,3 +320,13 @@ def test_person_relative_features_beat_the_training_mean(real: Store) -> None:
     valence, arousal = official_rmse(predictions, truths, (200, 801))
     assert valence < 1.18
     assert arousal < 1.10
+
+
+def test_names_do_not_number_the_clips(store: Store) -> None:
+    """The export lists each person's clips in one order; names must not repeat it."""
+    by_person: dict[str, list[str]] = {}
+    for video in store.videos:
+        by_person.setdefault(video.source_video, []).append(video.name.split("_")[1])
+    orders = {tuple(numbers) for numbers in by_person.values()}
+    assert len(orders) > 1
+    assert all(sorted(order) == [str(n) for n in range(CLIPS)] for order in orders)

@@ -18,6 +18,8 @@ from emojax.ops.windows import window_starts
 from emojax.specs import STREAMS, TASKS
 from emojax.types import Batch
 
+# Windows of a fixed grid return in every epoch, fold and seed: so many bytes of them are kept.
+_KEPT_BYTES = 1 << 28
 # Rows kept on either side of a window when a stream is cut out before it is resampled.
 _MARGIN_ROWS = 8
 # Entry of a window list that only fills up a batch, and start of a window drawn at random.
@@ -39,6 +41,7 @@ class WindowSpec:
         window: T, frames per window.
         stride: frames between the starts of two windows of one video.
         resampling: stream -> "nearest" (default), "linear" or "mean".
+        align_end: the last window of a video ends with it, instead of being padded.
         random_offset: draw each training window's start uniformly over the video, instead
             of the fixed grid; the number of windows per video stays the grid's.
     """
@@ -48,13 +51,19 @@ class WindowSpec:
     window: int
     stride: int
     resampling: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    align_end: bool = False
     random_offset: bool = False
 
-    def check(self, store: Store) -> None:
-        """Raises InputError when the store cannot serve these windows."""
+    def check(self, store: Store, *, labelled: bool = True) -> None:
+        """Raises InputError when the store cannot serve these windows.
+
+        Args:
+            store: the store.
+            labelled: whether it has to know the tasks; without, all labels are masked.
+        """
         for kind, wanted, there in (
             ("stream", self.streams, tuple(store.streams)),
-            ("task", self.tasks, store.tasks),
+            ("task", self.tasks if labelled else (), store.tasks),
         ):
             for name in wanted:
                 if name not in there:
@@ -97,10 +106,22 @@ class LoadWindow:
     def __init__(self, store: Store, spec: WindowSpec) -> None:
         self._store = store
         self._spec = spec
+        self._kept: dict[tuple[int, int], Batch] = {}
+        self._room = 0 if spec.random_offset else _KEPT_BYTES
 
     def __call__(self, entry: tuple[int, int]) -> Batch:
-        """Loads frames start .. start + window of a video, padded beyond its end."""
-        video, start = entry
+        """Frames start .. start + window of a video, padded beyond its end."""
+        window = self._kept.get(entry)
+        if window is None:
+            window = self._load(*entry)
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(window))
+            # Threads may race here; the worst is that a window is cut twice.
+            if size <= self._room:
+                self._room -= size
+                self._kept[entry] = window
+        return window
+
+    def _load(self, video: int, start: int) -> Batch:
         spec = self._spec
         filler = video == _FILLER
         record = self._store.read(0 if filler else video)
@@ -164,7 +185,8 @@ def window_list(store: Store, videos: Sequence[str], spec: WindowSpec) -> list[t
     entries = []
     for name in videos:
         index = store.index_of(name)
-        starts = window_starts(store.videos[index].num_frames, spec.window, spec.stride)
+        num_frames = store.videos[index].num_frames
+        starts = window_starts(num_frames, spec.window, spec.stride, align_end=spec.align_end)
         entries += [(index, int(start)) for start in starts]
     return entries
 
@@ -176,6 +198,7 @@ def training_batches(
     *,
     batch_size: int,
     seed: int,
+    load: LoadWindow | None = None,
 ) -> grain.DatasetIterator:
     """An endless, seeded, globally shuffled stream of training batches.
 
@@ -189,16 +212,29 @@ def training_batches(
         spec: what a window holds.
         batch_size: B.
         seed: decides order and offsets, together with nothing else.
+        load: reads the windows; several streams may share one, and what it keeps in memory.
     """
     entries = window_list(store, videos, spec)
     if spec.random_offset:
         entries = [(video, _RANDOM) for video, _ in entries]
     draw = _DrawStart(tuple(video.num_frames for video in store.videos), spec.window)
+    load = load or LoadWindow(store, spec)
     windows = grain.MapDataset.source(entries).seed(seed).shuffle().repeat(_EPOCHS)
-    batches = (
-        windows.random_map(draw).map(LoadWindow(store, spec)).batch(batch_size, batch_fn=stack)
-    )
+    batches = windows.random_map(draw).map(load).batch(batch_size, batch_fn=stack)
     return iter(batches.to_iter_dataset(_READ))
+
+
+def training_feeds(
+    store: Store, samplers: Sequence[tuple[str, int]], spec: WindowSpec, *, batch_size: int
+) -> list[grain.DatasetIterator]:
+    """``training_batches`` for each (fold, seed), each the same whatever others there are."""
+    load = LoadWindow(store, spec)
+    return [
+        training_batches(
+            store, store.fold(fold).train, spec, batch_size=batch_size, seed=seed, load=load
+        )
+        for fold, seed in samplers
+    ]
 
 
 def evaluation_batches(

@@ -79,7 +79,10 @@ def evaluate_folds(
     session: Session,
     store: Store,
     predictions: Sequence[Predictions],
+    folds: Sequence[Fold],
     partition: str,
+    *,
+    baseline: bool = True,
 ) -> list[FoldResult]:
     """Scores the ensembles of each fold's replicas beside optimum and linear baseline.
 
@@ -87,18 +90,21 @@ def evaluate_folds(
         session: what was trained.
         store: the data.
         predictions: of each replica, for the partition's videos of its fold.
+        folds: in the order of ``session.folds``.
         partition: "train", "validation" or "test".
+        baseline: whether to fit ridge + smoothing; it needs the store trained on, or it would
+            learn from other videos than the model.
     """
     results = []
-    for number, fold_name in enumerate(session.folds.keys):
-        fold = store.fold(fold_name)
+    for number, fold in enumerate(folds):
         names = partition_videos(store, fold, partition)
         members = [int(r) for r in np.flatnonzero(session.folds.members_R == number)]
         systems = {
             OURS: ensemble(session, predictions, members),
             OPTIMUM: reference_predictions(store, names, "optimum"),
-            BASELINE: _baseline(session, store, fold_name, names),
         }
+        if baseline:
+            systems[BASELINE] = _baseline(session, store, fold.name, names)
         scores: dict[str, dict[str, dict[str, float]]] = {}
         for task in session.tasks:
             truth = read_annotations(store, fold, names, task)
@@ -109,7 +115,7 @@ def evaluate_folds(
                 for system, predicted in systems.items()
                 if all(task in predicted[name] for name in names)
             }
-        results.append(FoldResult(fold_name, tuple(names), systems, scores))
+        results.append(FoldResult(fold.name, tuple(names), systems, scores))
     return results
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from emojax import __version__
-from emojax.datasets.pipeline import fingerprint, stack, training_batches, window_list
+from emojax.datasets.pipeline import fingerprint, stack, training_feeds, window_list
 from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints, describe
 from emojax.engine.evaluator import Annotations, Predictor, read_annotations, replica_scores
@@ -33,6 +33,7 @@ from emojax.engine.state import TrainState
 from emojax.engine.step import Hyper, keep_best, make_train_step, reload_best
 from emojax.engine.writers import RunWriter
 from emojax.errors import InputError
+from emojax.ops.tasks import TASK_OPS
 
 
 @dataclasses.dataclass
@@ -138,9 +139,9 @@ class Trainer:
                     if self._stop_after is not None and epochs >= self._stop_after:
                         break
                     started = time.monotonic()
-                    losses = self._train_epoch(run, feeds, normalisation, progress)
+                    means = self._train_epoch(run, feeds, normalisation, progress)
                     seconds = time.monotonic() - started
-                    self._validate(run, normalisation, losses, seconds, writer, progress)
+                    self._validate(run, normalisation, means, seconds, writer, progress)
                     self._save(checkpoints, run, feeds)
                     epochs += 1
         self._check_trained(run)
@@ -165,16 +166,9 @@ class Trainer:
 
     def _start(self, checkpoints: Checkpoints) -> tuple[_Run, list[grain.DatasetIterator]]:
         session = self.session
-        feeds = [
-            training_batches(
-                self.store,
-                self.store.fold(fold).train,
-                session.window_spec,
-                batch_size=session.batch_size,
-                seed=seed,
-            )
-            for fold, seed in session.samplers.keys
-        ]
+        feeds = training_feeds(
+            self.store, session.samplers.keys, session.window_spec, batch_size=session.batch_size
+        )
         count = len(session.replicas)
         if not checkpoints.steps():
             return _Run(0, session.init_state(), initial_state(count), []), feeds
@@ -229,15 +223,20 @@ class Trainer:
         feeds: Sequence[grain.DatasetIterator],
         normalisation: Any,
         progress: TrainingProgress,
-    ) -> np.ndarray:
-        """Steps up to the next validation; returns the mean loss of each replica."""
+    ) -> dict[str, np.ndarray]:
+        """Steps up to the next validation; returns the mean of each (R,) training metric."""
         session, config = self.session, self._schedule_config
         weights = session.layout.replicas(session.weights)
         active_R = session.layout.replicas(jnp.asarray(run.schedule.active))
         decay_R = session.layout.replicas(self._decay_R)
         windows = int(run.schedule.active.sum()) * session.batch_size
-        losses: list[np.ndarray] = []
+        seen: list[dict[str, np.ndarray]] = []
         late: dict[str, jax.Array] | None = None
+
+        def fetch(step: int, metrics: dict[str, jax.Array]) -> None:
+            seen.append(jax.device_get(metrics))
+            progress.update(step, windows, loss=float(seen[-1]["loss"][run.schedule.active].mean()))
+
         stop = min(self._total_steps, (run.step // config.epoch_steps + 1) * config.epoch_steps)
         while run.step < stop:
             rates_R = learning_rates(run.schedule, config, self._base_R, run.step)
@@ -252,21 +251,19 @@ class Trainer:
             batch = session.layout.batch(stack(batches) if grouped else batches[0], grouped=grouped)
             run.state, metrics = self._step_fn(run.state, batch, normalisation, hyper)
             run.step += 1
+            # Fetched one step late, so that the device is never idle.
             if late is not None:
-                losses.append(np.asarray(late["loss"]))
-                shown = float(losses[-1][run.schedule.active].mean())
-                progress.update(run.step - 1, windows, loss=shown)
+                fetch(run.step - 1, late)
             late = metrics
         if late is not None:
-            losses.append(np.asarray(late["loss"]))
-            progress.update(run.step, windows, loss=float(losses[-1][run.schedule.active].mean()))
-        return np.mean(losses, axis=0)
+            fetch(run.step, late)
+        return {name: np.mean([metrics[name] for metrics in seen], axis=0) for name in seen[0]}
 
     def _validate(
         self,
         run: _Run,
         normalisation: Any,
-        losses_R: np.ndarray,
+        means: Mapping[str, np.ndarray],
         seconds: float,
         writer: RunWriter,
         progress: TrainingProgress,
@@ -277,37 +274,45 @@ class Trainer:
         current = {"params": run.state.params, "model_state": run.state.model_state}
         predictions = self._predictor(current, normalisation, self._validation)
         scores_R, named = replica_scores(session, predictions, self._truths)
+        stage = run.schedule.stage
         run.schedule, improved = observe(run.schedule, config, self._base_R, scores_R, run.step)
         # Adam's moments never lose a NaN, so a replica that met one is finished.
-        sound = np.isfinite(losses_R)
+        sound = np.isfinite(means["loss"])
         run.schedule = dataclasses.replace(run.schedule, active=run.schedule.active & sound)
         run.state = keep_best(run.state, jnp.asarray(improved))
-        if session.config["train"]["reload_best"]:
-            run.state = reload_best(run.state, jnp.asarray(trained & ~improved))
+        # A release starts from the best weights, whether or not every epoch does.
+        reload = (run.schedule.stage > stage) | bool(session.config["train"]["reload_best"])
+        run.state = reload_best(run.state, jnp.asarray(trained & ~improved & reload))
         row: dict[str, float] = {}
         for r, name in enumerate(session.names):
             if trained[r]:
-                row[f"{name}/loss"] = float(losses_R[r])
+                row |= {f"{name}/{metric}": float(mean_R[r]) for metric, mean_R in means.items()}
                 row[f"{name}/learning_rate"] = float(rates_R[r])
                 row[f"{name}/best"] = float(run.schedule.best[r])
                 row |= {f"{name}/{score}": value for score, value in named[r].items()}
         row["seconds_training"] = seconds
         writer.scalars(run.step, row)
         run.history.append({"step": run.step, "score": [float(score) for score in scores_R]})
-        selection = session.config["evaluation"]["selection"][session.tasks[0]]
-        progress.update(run.step, 0, **{selection: float(np.mean(scores_R))})
-        progress.note(self._summary(run, losses_R, scores_R))
+        progress.note(self._summary(run, means["loss"], scores_R, progress))
 
-    def _summary(self, run: _Run, losses_R: np.ndarray, scores_R: np.ndarray) -> str:
+    def _summary(
+        self, run: _Run, losses_R: np.ndarray, scores_R: np.ndarray, progress: TrainingProgress
+    ) -> str:
+        task = self.session.tasks[0]
+        selection = self.session.config["evaluation"]["selection"][task]
+        # Selection turns the sign of errors; people read them as they are.
+        sign = -1 if selection in TASK_OPS[task].errors else 1
+        scores_R, best_R = sign * scores_R, sign * run.schedule.best
+        progress.update(run.step, 0, **{selection: float(scores_R.mean())})
         parts = [
-            f"{name} {scores_R[r]:.3f} (best {run.schedule.best[r]:.3f})"
+            f"{name} {scores_R[r]:.3f} (best {best_R[r]:.3f})"
             for r, name in enumerate(self.session.names)
         ]
         if len(parts) > 4:
             done = int((~run.schedule.active).sum())
             parts = [
-                f"{len(parts)} replicas, {done} finished: mean score {scores_R.mean():.3f}, "
-                f"mean best {run.schedule.best.mean():.3f}"
+                f"{len(parts)} replicas, {done} finished: mean {selection} {scores_R.mean():.3f}, "
+                f"mean best {best_R.mean():.3f}"
             ]
         step = f"step {run.step}/{self._total_steps}"
         return f"{step}  loss {losses_R.mean():.3f}  validation " + "  ".join(parts)
@@ -322,7 +327,11 @@ class Trainer:
             "streams": {name: dataclasses.asdict(s) for name, s in session.streams.items()},
             "tasks": list(session.tasks),
             "replicas": [dataclasses.asdict(replica) for replica in session.replicas],
-            "store": {"name": self.store.name, "path": str(self.store.path)},
+            "store": {
+                "name": self.store.name,
+                "path": str(self.store.path),
+                "checksum": self.store.metadata["checksum"],
+            },
             "fingerprint": self._identity,
             "schedule": {
                 field.name: getattr(run.schedule, field.name).tolist()
@@ -333,7 +342,8 @@ class Trainer:
         }
         state = {"train": run.state, "normalisation": self._normalisation}
         meta["parameters"] = describe(state)
-        checkpoints.save(run.step, state, meta, score=float(np.mean(run.schedule.best)))
+        score = float(np.mean(run.history[-1]["score"]))
+        checkpoints.save(run.step, state, meta, score=score if np.isfinite(score) else -1e30)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints
 from emojax.engine.evaluator import Predictions, Predictor
@@ -25,6 +26,7 @@ class TrainedRun:
         best: {"params", "model_state"} of the best validation of each replica.
         normalisation: of the training folds.
         store_path: where the training store was.
+        store_checksum: of the training store.
     """
 
     workdir: Path
@@ -33,15 +35,20 @@ class TrainedRun:
     best: Any
     normalisation: Any
     store_path: str
+    store_checksum: str
 
-    def open_store(self, path: str = "") -> Store:
+    def open_store(self, path: str = "", *, labelled: bool = True) -> Store:
         """Opens the training store, or another one that offers the same streams.
+
+        Args:
+            path: of the store; the training store by default.
+            labelled: whether it has to know the model's tasks.
 
         Raises:
             InputError: the store is not there, or its streams are not those of the model.
         """
         store = Store(path or self.store_path)
-        self.session.window_spec.check(store)
+        self.session.window_spec.check(store, labelled=labelled)
         for name, spec in self.session.streams.items():
             if store.streams[name].width != spec.width:
                 raise InputError(
@@ -53,6 +60,21 @@ class TrainedRun:
                     remedy="build the store from the same feature extractor",
                 )
         return store
+
+    def trained_on(self, store: Store) -> bool:
+        """Whether this is the very store that the run was trained on."""
+        return store.metadata["checksum"] == self.store_checksum
+
+    def folds(self, store: Store) -> list[Fold]:
+        """What the replicas' folds are in a store, in the order of ``session.folds``.
+
+        A store that the run was not trained on has no say in its folds: there each replica is
+        evaluated on the store's own partitions.
+        """
+        if self.trained_on(store):
+            return [store.fold(name) for name in self.session.folds.keys]
+        parts = {name: store.partitions.get(name, ()) for name in ("train", "validation", "test")}
+        return [Fold(name, **parts) for name in self.session.folds.keys]
 
     def predict(self, store: Store, videos: list[list[str]]) -> list[Predictions]:
         """Predictions of each replica's best weights; videos are given fold by fold."""
@@ -92,4 +114,5 @@ def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
         best=restored.state["train"].best,
         normalisation=restored.state["normalisation"],
         store_path=meta["store"]["path"],
+        store_checksum=meta["store"]["checksum"],
     )

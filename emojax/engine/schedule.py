@@ -158,7 +158,7 @@ def observe(
             stage_best=np.where(release, -np.inf, stage_best),
             stage_bad=np.where(release, 0, stage_bad),
             best=best,
-            bad=bad,
+            bad=np.where(release, 0, bad),
             active=active & ~finished,
         ),
         improved,

@@ -156,6 +156,7 @@ def build_session(
         window=data["window"],
         stride=data["stride"],
         resampling=data["resampling"],
+        align_end=data.get("align_end", False),
         random_offset=data["random_offset"],
     )
     _check_choices(plain, window_spec.tasks)

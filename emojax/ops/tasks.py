@@ -56,6 +56,7 @@ class TaskOps:
             is better**, by which checkpoints and replicas are chosen.
         default_selection: a key of ``selections``.
         primary: the score that stands for the whole task.
+        errors: the selections that are errors with their sign turned.
     """
 
     name: str
@@ -69,6 +70,7 @@ class TaskOps:
     selections: Mapping[str, Callable[[Any], Array]]
     default_selection: str
     primary: str
+    errors: tuple[str, ...] = ()
 
     def scores(self, prediction_NC: Array, labels_NK: Array, mask_NK: Array) -> dict[str, float]:
         """Scores of decoded predictions over all frames given, as one data set.
@@ -186,6 +188,7 @@ TASK_OPS: dict[str, TaskOps] = {
             },
             default_selection="ccc",
             primary="ccc_mean",
+            errors=("rmse",),
         ),
         TaskOps(
             name="expr",
