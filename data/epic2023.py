@@ -1,13 +1,13 @@
 """Builds a store from the EPiC-2023 / CASE export: physiology with continuous ratings.
 
-    python -m data.epic2023 --source=../shared/data/epic2023_case --out=stores/epic2023
+    python -m data.epic2023 --source=FOLDER --out=stores/epic2023
 
 30 people rated their own valence and arousal with a joystick (0.5 to 9.5) while watching eight
 clips each; 50 s of every recording are given at 20 Hz, of which 33.6 s are labelled. Folds
 ``s2_0`` to ``s2_4`` hold out people, ``s3_0`` to ``s3_3`` an emotion quadrant and ``s4_0`` to
 ``s4_1`` a clip of each quadrant, with the frames that the challenge scores. A few people of the
 training recordings validate. The arrays that say which clip was watched are not read, and no
-model sees a recording's name or number, which follow the order of the export.
+model sees a recording's name, whose number is drawn, or its place in the store.
 
 Sharma et al. 2019, Sci Data 6:196 (the recordings); Coles et al. 2025, R. Soc. Open Sci.
 12(6):241778 (the challenge). See ``data.epic_features`` for what the streams hold.
