@@ -102,11 +102,13 @@ $(DEMO_STORE).options: FORCE
 FORCE:
 
 $(DEMO_STORE)/dataset.json: $(DEMO_STORE).options $(SIMULATOR) | setup
+	@[ ! -e $(DEMO_STORE) ] || echo "The simulator or its options changed: building $(DEMO_STORE) anew"
 	@rm -rf $(DEMO_STORE)
 	@$(PY) -m data.synthetic --out=$(DEMO_STORE) $(DEMO_OPTIONS)
 
 # A run of other data or another config cannot be continued, so it makes room.
 $(DEMO_RUN)/.begun: $(DEMO_STORE)/dataset.json configs/rjcma.py
+	@[ ! -e $(DEMO_RUN) ] || echo "The data or configs/rjcma.py changed: training $(DEMO_RUN) anew"
 	@rm -rf $(DEMO_RUN)
 	@mkdir -p $(@D)
 	@touch $@

@@ -367,6 +367,7 @@ def _checked_window(arrays: _Arrays, name: str, labels_VN2: np.ndarray) -> tuple
 def main() -> None:
     """Builds the store that the flags describe."""
     build(_SOURCE.value, _OUT.value, seed=_SEED.value, overwrite=_OVERWRITE.value)
+    print(f"store: {_OUT.value}")
 
 
 if __name__ == "__main__":

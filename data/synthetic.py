@@ -345,7 +345,7 @@ def _define_flags() -> None:
     flags.DEFINE_float("max_seconds", None, "Longest video, instead of --size's.")
     flags.DEFINE_list("streams", ["ir50", "vggish", "bert"], "Streams to simulate.")
     flags.DEFINE_list("tasks", list(TASKS), "Tasks to label.")
-    flags.DEFINE_multi_string("width", [], "STREAM=D, a width other than the papers'.")
+    flags.DEFINE_multi_string("width", [], "STREAM=D, a width other than the papers'")
     flags.DEFINE_integer("seed", 0, "Every number in the store follows from it.")
     flags.DEFINE_integer("folds", None, "Folds; by default 6, or 1 if sources are too few.")
     flags.DEFINE_string("dtype", "float16", "Of the features: float16 or float32.")
@@ -370,6 +370,7 @@ def main() -> None:
         dtype=given.dtype,
     )
     build(given.out, options, overwrite=given.overwrite)
+    print(f"store: {given.out}")
 
 
 if __name__ == "__main__":

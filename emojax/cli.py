@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -40,8 +41,15 @@ def run(main: Callable[[], None]) -> None:
         except InputError as error:
             _stop(error)
         except KeyboardInterrupt:
-            print("interrupted; a training run continues when called again", file=sys.stderr)
-            sys.exit(130)
+            print(
+                "interrupted; called again, training continues where it was",
+                file=sys.stderr,
+            )
+            sys.stdout.flush()
+            sys.stderr.flush()
+            # Everything is closed by now, but readers and compilers may have threads under way
+            # that abort an orderly end of the interpreter.
+            os._exit(130)
 
     app.run(checked, flags_parser=_parse_flags)
 
@@ -100,18 +108,22 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def _unknown_key(argv: Sequence[str], message: str) -> InputError | None:
     """What ml_collections means by its AttributeError, if an override caused it."""
+    # The suggestion may name another key that was given, and given rightly.
+    suggestion = re.search(r'Did you mean "([^"]+)" instead of "([^"]+)"', message)
+    complaint = f'"{suggestion[2]}"' if suggestion else message
     for argument in argv[1:]:
         flag, _, value = argument.partition("=")
         keys = flag.lstrip("-").split(".")[1:]
-        named = [key for key in keys if re.search(rf"""["']{re.escape(key)}["']""", message)]
-        if named or (keys and message.rstrip("\"'").endswith(".".join(keys))):
-            close = re.search(r'Did you mean "([^"]+)"', message)
+        named = [key for key in keys if re.search(rf"""["']{re.escape(key)}["']""", complaint)]
+        if named or (keys and complaint.rstrip("\"'").endswith(".".join(keys))):
             return InputError(
                 "The configuration has no such key.",
                 field=flag,
                 found=value,
                 expected="a key that the file given as --config defines",
-                remedy=f"did you mean {close[1]!r}?" if close else "look the key up in that file",
+                remedy=f"did you mean {suggestion[1]!r}?"
+                if suggestion
+                else "look the key up in that file",
             )
     return None
 

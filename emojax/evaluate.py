@@ -5,6 +5,8 @@ Everything but the data comes from the checkpoint: model, streams, normalisation
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from absl import flags
 from rich.console import Console
 
@@ -26,7 +28,9 @@ _STORE = flags.DEFINE_string("store", "", "Store to evaluate on; the training st
 _PARTITION = flags.DEFINE_enum(
     "partition", "validation", ["train", "validation", "test"], "Which videos of the fold(s)."
 )
-_OUT = flags.DEFINE_string("out", "", "Folder for the report; RUN/PARTITION by default.")
+_OUT = flags.DEFINE_string(
+    "out", "", "Folder for the report; RUN/PARTITION, or RUN/PARTITION-on-NAME for another store."
+)
 
 
 def main() -> None:
@@ -35,7 +39,9 @@ def main() -> None:
     run = open_run(_CHECKPOINT.value, _STEP.value)
     store = run.open_store(_STORE.value)
     partition = _PARTITION.value
-    folder = cli.folder("out", _OUT.value or str(run.workdir / partition))
+    # What training wrote about its own store is not overwritten by another store's results.
+    name = partition if run.trained_on(store) else f"{partition}-on-{Path(store.path).name}"
+    folder = cli.folder("out", _OUT.value or str(run.workdir / name))
     folds = run.folds(store)
     videos = [partition_videos(store, fold, partition) for fold in folds]
     results = evaluate_folds(

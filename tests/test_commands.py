@@ -143,6 +143,21 @@ def test_evaluate_reproduces_the_scores_that_train_printed(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("trained")
+def test_another_store_is_evaluated_on_its_own_partitions(here: Path) -> None:
+    build_small_store(here / "other", lengths=(50, 40), validation_lengths=(30,), folds=1)
+    before = (here / "run" / "validation" / "scores.json").read_text()
+    done = call("emojax.evaluate", f"--checkpoint={here / 'run'}", f"--store={here / 'other'}")
+    assert done.returncode == 0, done.stderr
+    # No baseline, which would have learnt from other videos than the model.
+    assert "ridge" not in done.stdout
+    folder = here / "run" / "validation-on-other"
+    assert (folder / "report.html").is_file()
+    assert [path.name for path in folder.glob("validation-*.png")] == ["validation-0.png"]
+    assert (here / "run" / "validation" / "scores.json").read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
 def test_predict_writes_a_row_for_every_frame(here: Path) -> None:
     out = here / "predictions"
     done = call("emojax.predict", f"--checkpoint={here / 'run'}", f"--out={out}", "--partition=all")
@@ -179,6 +194,8 @@ FAILURES: dict[str, tuple[str, ...]] = {
     "incomplete_config": ("incomplete", "config.data.streams"),
     "unknown_variant": ("dmo", "demo"),
     "misspelt_key": ("--config.data.bath_size", "did you mean 'batch_size'?"),
+    "misspelt_beside_right": ("--config.train.epoch\n", "did you mean 'epochs'?"),
+    "task_without_target": ("expr", "config.replicas.targets"),
     "misspelt_flag": ("workdr", "workdir"),
     "wrong_type": ("batch_size", "many"),
     "positional": ("epochs=3", "--name=value"),
@@ -225,6 +242,8 @@ def failures(here: Path, trained: subprocess.CompletedProcess[str]) -> Path:
         "incomplete_config": ["emojax.train", f"--config={here / 'bare.py'}", new],
         "unknown_variant": ["emojax.train", "--config=configs/rjcma.py:dmo", new],
         "misspelt_key": train("--config.data.bath_size=8"),
+        "misspelt_beside_right": train("--config.train.epochs=2", "--config.train.epoch=3"),
+        "task_without_target": train("--config.data.tasks=va,expr"),
         "misspelt_flag": ["emojax.train", config, f"--workdr={here / 'new'}"],
         "wrong_type": train("--config.data.batch_size=many"),
         "positional": train("config.train.epochs=3"),

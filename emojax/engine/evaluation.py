@@ -281,7 +281,7 @@ def _draw_videos(folder: Path, session: Session, store: Store, result: FoldResul
                 references={
                     system: result.predictions[system][name][task]
                     for system in (OPTIMUM, BASELINE)
-                    if task in result.predictions[system][name]
+                    if task in result.predictions.get(system, {}).get(name, {})
                 },
             )
             pictures.append(path)

@@ -116,7 +116,8 @@ def target_weights(replicas: Sequence[Replica], tasks: Sequence[str]) -> dict[st
     """Weight of each target's loss in each replica: task -> (R, targets), rows sum to 1.
 
     Raises:
-        InputError: a replica's target belongs to none of these tasks.
+        InputError: a replica's target belongs to none of these tasks, or a task is no
+            replica's target.
     """
     names = [(task, target) for task in tasks for target in TASK_OPS[task].targets]
     rows = []
@@ -138,6 +139,16 @@ def target_weights(replicas: Sequence[Replica], tasks: Sequence[str]) -> dict[st
             )
         rows.append(row / row.sum())
     weights_RX = np.stack(rows)
+    for task in tasks:
+        columns = [i for i, (name, _) in enumerate(names) if name == task]
+        if not weights_RX[:, columns].any():
+            raise InputError(
+                f"No replica is trained for task {task!r}.",
+                field="config.replicas.targets",
+                found=", ".join(dict.fromkeys(replica.target for replica in replicas)),
+                expected=f"also {task!r}, or 'all' for one model of all tasks",
+                remedy=f"add it, or take {task!r} out of config.data.tasks",
+            )
     return {
         task: weights_RX[:, [i for i, (name, _) in enumerate(names) if name == task]]
         for task in tasks
