@@ -86,7 +86,10 @@ def paper() -> ConfigDict:
 
 
 def demo() -> ConfigDict:
-    """A small model on 120 simulated videos, for a first look: under 3 minutes on 2 cores.
+    """A small model on 120 simulated videos, for a first look.
+
+    Training takes about 1 minute 45 on 2 cores and reaches CCC .794 / .864 on validation, 95 % /
+    97 % of the optimum (``make demo``).
 
     The paper's schedule needs epochs that a demo does not have, so it is overridden.
     """
@@ -161,7 +164,9 @@ def joint() -> ConfigDict:
 def epic2023() -> ConfigDict:
     """RJCMA on the physiology of EPiC-2023, scenario 2, for ``emojax.epic2023``; ours.
 
-    Small, and trained for the challenge's own error. ``configs/segment_mlp.py`` does better.
+    Small, and trained for the challenge's own error: 1.307 / 1.276 (valence / arousal) after about
+    5 minutes on 2 cores, beside 1.269 / 1.302 of the training mean and 1.045 / 0.998 of
+    ``configs/segment_mlp.py``; single frames say less here than when something happened.
     """
     config = joint()
     streams = ("cardiac", "eda", "resp", "temp", "emg")
@@ -180,10 +185,10 @@ def epic2023() -> ConfigDict:
     config.replicas.folds = tuple(f"s2_{i}" for i in range(5))
     config.train.epochs = 8
     config.train.epoch_steps = 25
-    config.train.learning_rate = 1e-3
+    config.train.learning_rate = 6e-3
     config.train.warmup = "linear"
     config.train.warmup_epochs = 1
-    config.train.plateau_patience = 0
+    config.train.plateau_patience = 1
     config.train.plateau_factor = 0.3
     return config
 
