@@ -120,8 +120,9 @@ def test_scores_are_ccc_over_all_annotated_frames(store: Store, trained: tuple[A
         assert named[r][f"ccc_{name}"] == pytest.approx(by_hand, abs=1e-12)
         # A replica shows the scores of what it was trained for.
         assert {key.rsplit("_", 1)[1] for key in named[r]} == {name}
-        # And the checkpoint's best weights give the score that chose them.
-        assert scores_R[r] == run.schedule.best[r]
+        # And the checkpoint's best weights give the score that chose them, up to float32
+        # rounding: the program was compiled anew.
+        assert scores_R[r] == pytest.approx(run.schedule.best[r], abs=1e-6)
 
 
 def test_only_scored_frames_are_scored(store: Store) -> None:
