@@ -11,7 +11,8 @@ label given all rows (``data.optimum``), which is stored as the reference "optim
 scores are printed. For valence and arousal the reference is the posterior mean moved to the
 labels' mean and variance on the training partition, the best predictor under CCC.
 
-Time on 2 cores: demo about 15 seconds, full (594 videos, about 3 M frames) about 10 minutes.
+Time on 2 cores: demo about 15 seconds, full (594 videos, about 3 M frames, 8.3 GB) about
+4 and a half minutes.
 Memory: one batch of videos and the posteriors (88 bytes a frame), 0.6 GB and 2 GB.
 """
 
