@@ -210,7 +210,7 @@ FAILURES: dict[str, tuple[str, ...]] = {
     "overwrite_what_is_no_run": ("--overwrite", "without config.json"),
     "workdir_is_a_file": ("workdir", "a file"),
     "no_checkpoint": ("no checkpoint", "train first"),
-    "wrong_step": ("step 7", "10]"),
+    "wrong_step": ("step 7", "[5, 10]"),
     "wrong_partition": ("--partition", "training", "validation"),
     "unknown_video": ("test-9", "test-0"),
     "unknown_fold": ("--fold", "9"),
