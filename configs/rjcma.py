@@ -17,28 +17,19 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from emojax.errors import InputError
+from emojax.configuration import base_config, choose
 
 
 def paper() -> ConfigDict:
     """Hyper-parameters of the paper; "ours" marks what it does not state."""
-    config = ConfigDict()
+    config = base_config()
 
-    config.data = ConfigDict()
-    config.data.store = ""  # folder of a store; required
     config.data.streams = ("ir50", "vggish", "bert")  # sections 3.1-3.3
-    config.data.tasks = ("va",)
     config.data.window = 300  # K, section 4.2.1
     config.data.stride = 200  # section 4.2.1
     config.data.batch_size = 12  # section 4.2.2
-    config.data.align_end = False  # the last window: padded, or shifted to the video's end; ours
-    config.data.random_offset = False  # draw window starts anew in each epoch; ours
-    config.data.resampling = ConfigDict()  # onto the video's frames: nearest, linear or mean
-    config.data.resampling.ir50 = "nearest"
-    config.data.resampling.vggish = "nearest"
-    config.data.resampling.bert = "nearest"
+    config.data.resampling = ConfigDict(dict.fromkeys(config.data.streams, "nearest"))
 
-    config.model = ConfigDict()
     config.model.name = "rjcma"
     config.model.variant = "paper"
     config.model.recursions = 3  # l, section 4.2.2
@@ -53,23 +44,15 @@ def paper() -> ConfigDict:
     config.model.dropout = 0.3  # ours; the paper gives none
     config.model.head_width = 256  # public code
     config.model.heads = "per_target"  # "trained separately", section 4.2.2
-    config.model.dtype = "float32"
 
-    config.loss = ConfigDict()
     config.loss.va = "ccc"  # eq. 16, over the whole batch
 
-    config.replicas = ConfigDict()  # all combinations are trained at once
-    config.replicas.folds = ("0",)
     config.replicas.targets = ("valence", "arousal")
-    config.replicas.seeds = (0,)
 
-    config.train = ConfigDict()
     config.train.epochs = 100  # section 4.2.2
-    config.train.epoch_steps = 0  # steps between validations; 0: one pass over the windows
     config.train.optimizer = "adam_l2"  # "Adam ... with a weight decay", section 4.2.2
     config.train.learning_rate = 1e-5  # section 4.2.2
     config.train.weight_decay = 1e-3  # section 4.2.2
-    config.train.clip_norm = 0.0  # 0: no clipping
     config.train.warmup = "repetitive"  # section 4.2.2
     config.train.warmup_epochs = 5  # section 4.2.2
     config.train.plateau_patience = 5  # section 4.2.2
@@ -79,8 +62,6 @@ def paper() -> ConfigDict:
     config.train.reload_best = True  # after every epoch, section 4.2.2
     config.train.stop_patience = 50  # public code
 
-    config.evaluation = ConfigDict()
-    config.evaluation.selection = ConfigDict()
     config.evaluation.selection.va = "ccc"  # section 4.2.2
     return config
 
@@ -209,11 +190,4 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
 
 def get_config(variant: str = "") -> ConfigDict:
     """The configuration of a variant, see the docstring of this file."""
-    if variant not in VARIANTS:
-        raise InputError(
-            "Unknown variant of configs/rjcma.py.",
-            field="--config",
-            found=variant,
-            expected="one of " + ", ".join(name for name in VARIANTS if name),
-        )
-    return VARIANTS[variant]()
+    return choose(VARIANTS, variant, __file__)

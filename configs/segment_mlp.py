@@ -16,26 +16,23 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from emojax.errors import InputError
+from emojax.configuration import base_config, choose
 
 FOLDS = {"s2": 5, "s3": 4, "s4": 2}
 
 
 def epic2023() -> ConfigDict:
     """Every number here is ours."""
-    config = ConfigDict()
+    config = base_config()
 
-    config.data = ConfigDict()
     config.data.store = "stores/epic2023"
     config.data.streams = ("cardiac", "eda", "resp", "temp", "emg")
-    config.data.tasks = ("va",)
     config.data.window = 1001  # the whole recording, 50 s at 20 Hz
     config.data.stride = 1001
     config.data.batch_size = 48
     config.data.random_offset = False  # when something happens is what the model sees
-    config.data.resampling = ConfigDict()  # streams have a row for every frame
 
-    config.model = ConfigDict()
+    config.model = ConfigDict()  # without dtype: nothing here is worth less than float32
     config.model.name = "segment_mlp"
     config.model.segments = 10
     config.model.hidden = 128
@@ -44,32 +41,19 @@ def epic2023() -> ConfigDict:
     config.model.degree = 2
     config.model.centre = 5.0  # of the joystick's scale
 
-    config.loss = ConfigDict()
     config.loss.va = "rmse_window"  # the official error of a recording
 
-    config.replicas = ConfigDict()
     config.replicas.folds = tuple(f"{s}_{i}" for s, count in FOLDS.items() for i in range(count))
     config.replicas.targets = ("va",)
     config.replicas.seeds = (0, 1, 2, 3)
 
-    config.train = ConfigDict()
     config.train.epochs = 10
     config.train.epoch_steps = 20
-    config.train.optimizer = "adam_l2"
     config.train.learning_rate = 1e-3
     config.train.weight_decay = 5e-3
-    config.train.clip_norm = 0.0
     config.train.warmup = "linear"
     config.train.warmup_epochs = 2
-    config.train.plateau_patience = 100  # the rate stays; the best weights are kept
-    config.train.plateau_factor = 0.1
-    config.train.minimum_rate = 1e-8
-    config.train.releases = 0
-    config.train.reload_best = False
-    config.train.stop_patience = 100
 
-    config.evaluation = ConfigDict()
-    config.evaluation.selection = ConfigDict()
     config.evaluation.selection.va = "rmse"
     return config
 
@@ -91,11 +75,4 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
 
 def get_config(variant: str = "") -> ConfigDict:
     """The configuration of a variant, see the docstring of this file."""
-    if variant not in VARIANTS:
-        raise InputError(
-            "Unknown variant of configs/segment_mlp.py.",
-            field="--config",
-            found=variant,
-            expected="one of " + ", ".join(name for name in VARIANTS if name),
-        )
-    return VARIANTS[variant]()
+    return choose(VARIANTS, variant, __file__)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
+
+
+def closest(word: object, known: Iterable[str]) -> str | None:
+    """A remedy that names the known word nearest to a misspelt one, or None."""
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"did you mean {close[0]}?" if close else None
 
 
 class InputError(Exception):

@@ -21,6 +21,7 @@ ALLOWED = {
     "specs": VOCABULARY,
     "types": VOCABULARY,
     "errors": VOCABULARY,
+    "configuration": VOCABULARY,
     "cli": VOCABULARY,
     "ops": VOCABULARY | {"ops"},
     "layers": BELOW_MODELS,
@@ -28,7 +29,7 @@ ALLOWED = {
     "datasets": DATASETS,
     "engine": ENGINE | {"__init__"},
     "data": DATASETS | {"cli", "data", "__init__"},
-    "configs": VOCABULARY | {"configs"},
+    "configs": VOCABULARY | {"configuration", "configs"},
 }
 # train, evaluate, predict and what joins them: flags and wiring, which nothing else imports.
 ENTRY_POINTS = ENGINE | {"cli", "__init__"}

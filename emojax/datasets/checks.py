@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from emojax.datasets.folds import Fold
 from emojax.datasets.record import PARTITIONS, StreamRows, VideoRecord
-from emojax.errors import InputError
+from emojax.errors import InputError, closest
 from emojax.specs import TASKS, StreamSpec, TaskSpec
 
 
@@ -126,7 +125,6 @@ def check_known(
     for name in names:
         if name in choices:
             continue
-        close = difflib.get_close_matches(str(name), choices, n=1)
         shown = ", ".join(itertools.islice(choices, 20)) or f"no {kind}"
         raise InputError(
             f"Unknown {kind}.",
@@ -134,7 +132,7 @@ def check_known(
             field=where,
             found=name,
             expected=shown if len(choices) <= 20 else f"{shown}, ... ({len(choices)} in all)",
-            remedy=f"did you mean {close[0]}?" if close else "use one of those expected",
+            remedy=closest(name, choices) or "use one of those expected",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +11,11 @@ from flax import linen as nn
 from emojax.layers.dropout import Dropout
 from emojax.layers.normalisation import MaskedBatchNorm
 from emojax.layers.tcn import NEGATIVE_SLOPE
+from emojax.specs import TASKS
 from emojax.types import Array
+
+HEADS = ("per_target", "joint")
+OUTPUTS = ("linear", "tanh")
 
 
 class MLPHead(nn.Module):
@@ -18,7 +23,7 @@ class MLPHead(nn.Module):
 
     Attributes:
         outputs: C, columns of the output.
-        hidden: width of the layer in between.
+        hidden: width of the layer in between; 0 leaves it out, and all that belongs to it.
         batch_norm: normalise the hidden layer over the real frames.
         bounded: end in tanh, for labels in [-1, 1].
         dropout: rate on the hidden layer.
@@ -35,15 +40,85 @@ class MLPHead(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
         """Predict (B, T, outputs) from (B, T, D); ``mask_BT`` is False on padding."""
-        # Batch normalisation takes any bias before it away again.
-        hidden = nn.Dense(
-            self.hidden, use_bias=not self.batch_norm, dtype=self.dtype, name="hidden"
-        )
-        h_BTD = hidden(x_BTD)
-        if self.batch_norm:
-            h_BTD = MaskedBatchNorm(dtype=self.dtype, name="norm")(h_BTD, mask_BT, train=train)
-        h_BTD = nn.leaky_relu(h_BTD, NEGATIVE_SLOPE)
-        h_BTD = Dropout(self.dropout)(h_BTD, train=train)
+        h_BTD = x_BTD
+        if self.hidden:
+            # Batch normalisation takes any bias before it away again.
+            h_BTD = nn.Dense(
+                self.hidden, use_bias=not self.batch_norm, dtype=self.dtype, name="hidden"
+            )(h_BTD)
+            if self.batch_norm:
+                h_BTD = MaskedBatchNorm(dtype=self.dtype, name="norm")(h_BTD, mask_BT, train=train)
+            h_BTD = nn.leaky_relu(h_BTD, NEGATIVE_SLOPE)
+            h_BTD = Dropout(self.dropout)(h_BTD, train=train)
         y_BTC = nn.Dense(self.outputs, dtype=self.dtype, name="output")(h_BTD)
         y_BTC = y_BTC.astype(jnp.float32)
         return jnp.tanh(y_BTC) if self.bounded else y_BTC
+
+
+def head_columns(outputs: Mapping[str, int], heads: str) -> dict[str, dict[str, int]]:
+    """Which heads a model has: task -> head name -> output columns of that head.
+
+    Args:
+        outputs: task -> C.
+        heads: "joint" has one head a task; "per_target" one for each label, so that training
+            one column alone is a model of its own. A categorical task is one target.
+    """
+    targets: dict[str, dict[str, int]] = {}
+    for task, columns in outputs.items():
+        spec = TASKS.get(task)
+        labels = spec.labels if spec is not None else ()
+        if heads == "joint" or (spec is not None and spec.kind == "categorical"):
+            targets[task] = {task: columns}
+        else:
+            names = labels if len(labels) == columns else map(str, range(columns))
+            targets[task] = {f"{task}_{name}": 1 for name in names}
+    return targets
+
+
+def task_heads(
+    x_BTD: Array,
+    mask_BT: Array,
+    outputs: Mapping[str, int],
+    *,
+    heads: str,
+    hidden: int,
+    output: str = "linear",
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+    dtype: Any = jnp.float32,
+    train: bool,
+) -> dict[str, Array]:
+    """Predicts every task from shared features; to be called inside ``nn.compact``.
+
+    Its ``MLPHead``s belong to the calling module and are named "head_<task>" or, with
+    "per_target", "head_<task>_<label>".
+
+    Args:
+        x_BTD: features.
+        mask_BT: bool, False on padding.
+        outputs: task -> C.
+        heads: see ``head_columns``.
+        hidden, batch_norm, dropout, dtype: as in ``MLPHead``.
+        output: "linear", or "tanh" to end continuous tasks' heads in tanh.
+        train: whether dropout acts and running statistics move.
+
+    Returns:
+        task -> (B, T, C) float32.
+    """
+    predictions: dict[str, Array] = {}
+    for task, columns in head_columns(outputs, heads).items():
+        continuous = task not in TASKS or TASKS[task].kind == "continuous"
+        parts = [
+            MLPHead(
+                width,
+                hidden,
+                batch_norm=batch_norm,
+                bounded=continuous and output == "tanh",
+                dropout=dropout,
+                dtype=dtype,
+                name=f"head_{head}",
+            )(x_BTD, mask_BT, train=train)
+            for head, width in columns.items()
+        ]
+        predictions[task] = jnp.concatenate(parts, axis=-1)
+    return predictions

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from flax import linen as nn
 
-from emojax.errors import InputError
+from emojax.errors import InputError, closest
 
 MODELS: dict[str, str] = {
     "rjcma": "emojax.models.rjcma:RJCMA",
@@ -37,7 +36,7 @@ def build_model(name: str, outputs: Mapping[str, int], **fields: Any) -> nn.Modu
             field="model",
             found=name,
             expected=", ".join(sorted(MODELS)),
-            remedy=_hint(name, MODELS),
+            remedy=closest(name, MODELS) or "choose one of those",
         )
     module_name, class_name = MODELS[name].split(":")
     model_class = getattr(importlib.import_module(module_name), class_name)
@@ -50,7 +49,7 @@ def build_model(name: str, outputs: Mapping[str, int], **fields: Any) -> nn.Modu
                 field=field,
                 found=fields[field],
                 expected=", ".join(sorted(known)),
-                remedy=_hint(field, known),
+                remedy=closest(field, known) or "choose one of those",
             )
     for member in members:
         needed = member.default is member.default_factory is dataclasses.MISSING
@@ -70,9 +69,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "items"):
         return {key: _plain(item) for key, item in value.items()}
     return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    """A remedy that names the closest known word, if one is close."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]}?" if close else "choose one of those"

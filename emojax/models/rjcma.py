@@ -7,24 +7,28 @@ from the concatenated streams (eq. 14).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from emojax.errors import InputError
 from emojax.layers.fusion import JointCrossAttention, UpstreamCrossAttention
-from emojax.layers.heads import MLPHead
+from emojax.layers.heads import HEADS, OUTPUTS, task_heads
 from emojax.layers.normalisation import MaskedBatchNorm
 from emojax.layers.recurrent import StackedLSTM
 from emojax.layers.tcn import TemporalConvNet
+from emojax.models.checks import (
+    check_choice,
+    check_outputs,
+    check_range,
+    check_rates,
+    frame_mask,
+    stream_widths,
+)
 from emojax.ops.masking import zero_where_padded
-from emojax.specs import TASKS
 from emojax.types import Array
 
 # TCN widths of the authors' public code that fit together.
@@ -62,8 +66,7 @@ TEMPORAL: dict[str, Callable[..., nn.Module] | None] = {
     "lstm": StackedLSTM,
     "none": None,
 }
-HEADS = ("per_target", "joint")
-OUTPUTS = ("linear", "tanh")
+NAME = "RJCMA"
 
 
 class RJCMA(nn.Module):
@@ -142,39 +145,34 @@ class RJCMA(nn.Module):
         """
         del valid
         variant = self._check_fields()
-        mask_BT = self._check_streams(streams, masks)
+        mask_BT = frame_mask(NAME, self.streams, streams, masks, self.window)
         dtype = jnp.dtype(self.dtype)
         dropout = variant.dropout if self.dropout is None else self.dropout
 
         features: dict[str, Array] = {}
         for name in self.streams:
             x_BTD = zero_where_padded(streams[name].astype(dtype), mask_BT)
-            with _stream_widths({name: streams[name]}):
+            with stream_widths({name: streams[name]}):
                 features[name] = self._encode(self.temporal, name, x_BTD, mask_BT, train=train)
         for i in range(self.recursions or variant.recursions):
             block = variant.block(self.window, dropout, dtype, name=f"recursion_{i}")
-            with _stream_widths(streams):
+            with stream_widths(streams):
                 features = block(features, mask_BT, train=train)
         joint_BTD = jnp.concatenate(list(features.values()), axis=-1)
         fused_BTD = self._encode(self.fused_temporal, "fused", joint_BTD, mask_BT, train=train)
 
-        output = self.output or variant.output
-        predictions: dict[str, Array] = {}
-        for task, heads in self._targets().items():
-            continuous = task not in TASKS or TASKS[task].kind == "continuous"
-            columns = [
-                MLPHead(
-                    outputs,
-                    self.head_width,
-                    batch_norm=variant.head_batch_norm,
-                    bounded=continuous and output == "tanh",
-                    dropout=0.0 if variant.head_batch_norm else dropout,
-                    dtype=dtype,
-                    name=f"head_{head}",
-                )(fused_BTD, mask_BT, train=train)
-                for head, outputs in heads.items()
-            ]
-            predictions[task] = jnp.concatenate(columns, axis=-1)
+        predictions = task_heads(
+            fused_BTD,
+            mask_BT,
+            self.outputs,
+            heads=self.heads,
+            hidden=self.head_width,
+            output=self.output or variant.output,
+            batch_norm=variant.head_batch_norm,
+            dropout=0.0 if variant.head_batch_norm else dropout,
+            dtype=dtype,
+            train=train,
+        )
         return predictions, {"losses": {}}
 
     def _encode(self, kind: str, name: str, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
@@ -195,126 +193,28 @@ class RJCMA(nn.Module):
         )(x_BTD, mask_BT, train=train)
         return MaskedBatchNorm(dtype=dtype, name=f"norm_{name}")(x_BTD, mask_BT, train=train)
 
-    def _targets(self) -> dict[str, dict[str, int]]:
-        """Task -> head name -> columns of that head."""
-        targets: dict[str, dict[str, int]] = {}
-        for task, columns in self.outputs.items():
-            spec = TASKS.get(task)
-            labels = spec.labels if spec is not None else ()
-            if self.heads == "joint" or (spec is not None and spec.kind == "categorical"):
-                targets[task] = {task: columns}
-            else:
-                names = labels if len(labels) == columns else map(str, range(columns))
-                targets[task] = {f"{task}_{name}": 1 for name in names}
-        return targets
-
     def _check_fields(self) -> Variant:
         """The variant's row, after every field has been checked."""
-        _check_choice("variant", self.variant, VARIANTS)
-        _check_choice("temporal", self.temporal, TEMPORAL)
-        _check_choice("fused_temporal", self.fused_temporal, TEMPORAL)
-        _check_choice("heads", self.heads, HEADS)
+        check_choice(NAME, "variant", self.variant, VARIANTS)
+        check_choice(NAME, "temporal", self.temporal, TEMPORAL)
+        check_choice(NAME, "fused_temporal", self.fused_temporal, TEMPORAL)
+        check_choice(NAME, "heads", self.heads, HEADS)
         if self.output is not None:
-            _check_choice("output", self.output, OUTPUTS)
-        if not self.streams or not self.outputs:
-            raise InputError(
-                "A model needs at least one stream and one task.",
-                field="model.streams" if not self.streams else "model.outputs",
-                found="none",
-            )
-        _check_range("window", self.window, self.window >= 1, "at least 1")
+            check_choice(NAME, "output", self.output, OUTPUTS)
+        check_outputs(NAME, self.streams, self.outputs)
+        check_range(NAME, "window", self.window, self.window >= 1, "at least 1")
         if self.recursions is not None:
-            _check_range("recursions", self.recursions, self.recursions >= 1, "at least 1")
-        for field in ("temporal_dropout", "dropout"):
-            rate = getattr(self, field)
-            if rate is not None:
-                _check_range(field, rate, 0 <= rate < 1, "0 <= rate < 1")
+            check_range(NAME, "recursions", self.recursions, self.recursions >= 1, "at least 1")
+        check_rates(NAME, temporal_dropout=self.temporal_dropout, dropout=self.dropout)
         if self.temporal == "tcn" and not self.causal:
             odd = self.kernel_size % 2 == 1
-            _check_range("kernel_size", self.kernel_size, odd, "odd, to be centred")
+            check_range(NAME, "kernel_size", self.kernel_size, odd, "odd, to be centred")
         if self.temporal != "none":
             for name in self.streams:
                 widths = tuple(self.channels.get(name, ()))
                 field = f"channels.{name}"
-                _check_range(field, widths, bool(widths), "one width per encoder layer")
+                check_range(NAME, field, widths, bool(widths), "one width per encoder layer")
                 if self.temporal == "lstm" and not self.causal:
                     even = all(width % 2 == 0 for width in widths)
-                    _check_range(field, widths, even, "even, half for each direction")
+                    check_range(NAME, field, widths, even, "even, half for each direction")
         return VARIANTS[self.variant]
-
-    def _check_streams(self, streams: Mapping[str, Array], masks: Mapping[str, Array]) -> Array:
-        """The frames that are real in every stream, (B, T), after checks on all shapes."""
-        for role, given in (("streams", streams), ("masks", masks)):
-            if set(given) != set(self.streams):
-                raise InputError(
-                    f"The {role} of the batch are not those of the model.",
-                    field=", ".join(sorted(set(given) ^ set(self.streams))),
-                    found=", ".join(sorted(given)),
-                    expected=", ".join(sorted(self.streams)),
-                    remedy="make model.streams the streams that the data pipeline yields",
-                )
-        shape_BT = streams[self.streams[0]].shape[:2]
-        for name in self.streams:
-            found = (streams[name].shape[:-1], masks[name].shape)
-            if streams[name].ndim != 3 or found != (shape_BT, shape_BT):
-                raise InputError(
-                    "RJCMA mixes streams frame by frame, so all need the same frames.",
-                    field=name,
-                    found=f"features {streams[name].shape}, mask {masks[name].shape}",
-                    expected=f"features {(*shape_BT, 'D')}, mask {shape_BT}",
-                    remedy="resample every stream to the video's frames",
-                )
-        if shape_BT[1] > self.window:
-            raise InputError(
-                "The window is longer than the model's time-mixing weights.",
-                field="model.window",
-                found=f"a window of {shape_BT[1]} frames",
-                expected=f"at most K = {self.window} frames",
-                remedy=f"set model.window={shape_BT[1]} and train, or cut the data's window "
-                f"to {self.window}",
-            )
-        mask_BT = masks[self.streams[0]].astype(bool)
-        for name in self.streams[1:]:
-            mask_BT = mask_BT & masks[name].astype(bool)
-        return mask_BT
-
-
-@contextlib.contextmanager
-def _stream_widths(streams: Mapping[str, Array]) -> Iterator[None]:
-    """Tell a user whose streams do not fit the parameters which stream that is."""
-    try:
-        yield
-    except flax.errors.ScopeParamShapeError as error:
-        widths = {name: x_BTD.shape[-1] for name, x_BTD in streams.items()}
-        raise InputError(
-            "The streams do not have the widths that the parameters were made for.",
-            field=", ".join(widths),
-            found=", ".join(f"{name} of width {width}" for name, width in widths.items()),
-            expected=f"the widths and model fields of training ({error})",
-            remedy="use the feature files and the configuration the parameters came from",
-        ) from error
-
-
-def _check_choice(field: str, value: str, choices: Iterable[str]) -> None:
-    """Refuse a name that is not in a table, with the closest that is."""
-    known = list(choices)
-    if value not in known:
-        close = difflib.get_close_matches(str(value), known, n=1)
-        raise InputError(
-            "RJCMA has no such option.",
-            field=f"model.{field}",
-            found=value,
-            expected=", ".join(known),
-            remedy=f"did you mean {close[0]}?" if close else None,
-        )
-
-
-def _check_range(field: str, value: object, good: bool, expected: str) -> None:
-    """Refuse a number out of range."""
-    if not good:
-        raise InputError(
-            "RJCMA cannot be built with this value.",
-            field=f"model.{field}",
-            found=value,
-            expected=expected,
-        )

@@ -1,0 +1,97 @@
+"""What configurations start from, so that each file in ``configs/`` says only what is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from emojax.errors import InputError, closest
+
+
+def base_config() -> ConfigDict:
+    """Every key a configuration has, with a neutral value; a system sets the rest.
+
+    Neutral means: one model of all of a task's targets on the official fold, Adam, no decay, no
+    warm-up, no plateau, no clipping, no regularisation beyond the model's own.
+    """
+    config = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.store = ""  # folder of a store; required
+    config.data.streams = ()
+    config.data.tasks = ("va",)
+    config.data.window = 300  # frames, or ticks of the clock
+    config.data.stride = 200  # between the starts of windows
+    config.data.batch_size = 12
+    config.data.align_end = False  # the last window: padded, or shifted to the video's end
+    config.data.random_offset = False  # draw window starts anew in each epoch
+    config.data.resampling = ConfigDict()  # stream -> nearest (default), linear or mean
+    config.data.fill = "zeros"  # missing rows: zeros, or the nearest valid row
+    config.data.clock = 0.0  # windows in ticks of so many Hz; 0: in the video's frames
+    config.data.rates = ConfigDict()  # stream -> rows per second, with a clock
+    config.data.context = ConfigDict()  # stream -> extra rows before and after the window
+    config.data.scored = "all"  # ticks of a window that evaluation looks at: all, centre or last
+    config.data.evaluation_stride = 0  # between windows in evaluation; 0: as in training
+
+    config.model = ConfigDict()
+    config.model.dtype = "float32"  # of the computation, or bfloat16
+
+    config.loss = ConfigDict()  # task -> loss; a task that is not here has its default
+
+    config.replicas = ConfigDict()  # all combinations are trained at once
+    config.replicas.folds = ("0",)
+    config.replicas.targets = ("all",)
+    config.replicas.seeds = (0,)
+
+    config.train = ConfigDict()
+    config.train.epochs = 10
+    config.train.epoch_steps = 0  # steps between validations; 0: one pass over the windows
+    config.train.optimizer = "adam_l2"  # adam_l2 or adamw
+    config.train.learning_rate = 1e-4
+    config.train.weight_decay = 0.0
+    config.train.clip_norm = 0.0  # 0: no clipping
+    config.train.warmup = "none"  # repetitive, linear or none
+    config.train.warmup_epochs = 0
+    config.train.decay = "none"  # or cosine, after the warm-up
+    config.train.plateau_patience = 1000  # epochs without improvement until the rate drops
+    config.train.plateau_factor = 0.1
+    config.train.minimum_rate = 1e-8
+    config.train.releases = 0
+    config.train.stages = ()  # see emojax/engine/stages.py
+    config.train.reload_best = False  # after every epoch; the end of training always does
+    config.train.stop_patience = 1000  # epochs without improvement until training stops
+    config.train.ema = 0.0  # decay of the averaged weights; 0: none are kept
+    config.train.modality_dropout = ConfigDict()
+    config.train.modality_dropout.frames = 0.0
+    config.train.modality_dropout.streams = 0.0
+    config.train.class_weights = "none"  # none, inverse or sqrt_inverse
+    config.train.init_from = ""  # workdir of a run whose weights training starts from
+
+    config.evaluation = ConfigDict()
+    config.evaluation.selection = ConfigDict()  # task -> score; the default if it is not here
+    return config
+
+
+def choose(variants: Mapping[str, Callable[[], ConfigDict]], variant: str, file: str) -> ConfigDict:
+    """The configuration of a variant: the body of every ``get_config``.
+
+    Args:
+        variants: name -> function; "" is the paper's own.
+        variant: what follows the colon of ``--config=configs/NAME.py:VARIANT``.
+        file: ``__file__`` of the configuration, for the message.
+
+    Raises:
+        InputError: there is no such variant.
+    """
+    if variant not in variants:
+        named = [name for name in variants if name]
+        raise InputError(
+            f"Unknown variant of configs/{Path(file).name}.",
+            field="--config",
+            found=variant,
+            expected="one of " + ", ".join(named),
+            remedy=closest(variant, named),
+        )
+    return variants[variant]()
