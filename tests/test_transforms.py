@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emojax.datasets.transforms import RESAMPLERS, nearest_rows, resample, row_spacing
+from emojax.datasets.transforms import (
+    RESAMPLERS,
+    fill_nearest,
+    nearest_rows,
+    resample,
+    row_spacing,
+)
 
 METHODS = sorted(RESAMPLERS)
 # Clocks on multiples of 1/64 s, whose sums and halves are exact: ties are ties in both codes.
@@ -211,3 +217,52 @@ def test_a_mean_of_half_floats_does_not_overflow() -> None:
     rows_ND = np.full((400, 1), 60000.0, np.float16)
     values_TD, _ = resample(rows_ND, pts_N, np.ones(400, bool), np.arange(10) / 25.0, "mean")
     np.testing.assert_array_equal(values_TD, np.float16(60000.0))
+
+
+# -- filling what is missing -----------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=cases(), method=st.sampled_from(METHODS))
+def test_filled_rows_are_the_nearest_valid_ones(case: tuple, method: str) -> None:
+    rows, pts, valid, frames = case
+    missing_TD, valid_T = resample(rows, pts, valid, frames, method)
+    before_TD = missing_TD.copy()
+    filled_TD, filled_T = fill_nearest(missing_TD, valid_T, frames, rows, pts, valid)
+    np.testing.assert_array_equal(missing_TD, before_TD)
+    assert filled_TD.dtype == rows.dtype
+    if not valid.any():
+        np.testing.assert_array_equal(filled_TD, missing_TD)
+        assert not filled_T.any()
+        return
+    assert filled_T.all()
+    known = np.flatnonzero(valid)
+    for t, value_D, was_valid, old_D in zip(frames, filled_TD, valid_T, before_TD, strict=True):
+        nearest = known[nearest_by_hand(pts[known], t)]
+        np.testing.assert_array_equal(value_D, old_D if was_valid else rows[nearest])
+
+
+def test_a_far_row_fills_a_whole_gap_and_both_ends() -> None:
+    pts_N = np.arange(100) / 32.0
+    rows_ND = np.arange(100, dtype=np.float16)[:, None]
+    valid_N = np.isin(np.arange(100), (10, 60))
+    frames_T = np.arange(-20, 140) / 32.0
+    rows_TD, valid_T = resample(rows_ND, pts_N, valid_N, frames_T)
+    filled_TD, filled_T = fill_nearest(rows_TD, valid_T, frames_T, rows_ND, pts_N, valid_N)
+    assert filled_T.all()
+    # Midway between both, at frame 35, the later one counts.
+    expected = np.where(np.arange(-20, 140) < 35, 10, 60)
+    np.testing.assert_array_equal(filled_TD[:, 0], expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_instant_that_stands_for_much_time_takes_any_row_of_it(method: str) -> None:
+    """A slow clock's last tick comes after the last row, but stands for rows before it."""
+    pts_N = np.arange(31) / 30.0
+    rows_ND = np.ones((31, 1), np.float32)
+    ticks_T = np.arange(5) * 0.28
+    arguments = (rows_ND, pts_N, np.ones(31, bool), ticks_T, method)
+    # By default one row spacing, but a mean reaches to the middle between ticks by itself.
+    np.testing.assert_array_equal(resample(*arguments)[1], [True] * 4 + [method == "mean"])
+    assert resample(*arguments, reach=0.14)[1].all()
+    assert not resample(*arguments[:3], ticks_T + 0.15, method, reach=0.14)[1][4]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emojax.ops.windows import OverlapAverage, window_starts
+from emojax.ops.windows import SCORED, OverlapAverage, scored_bounds, window_starts
 
 LENGTHS = st.integers(1, 400)
 WINDOWS = st.tuples(st.integers(1, 80), st.integers(1, 80)).map(lambda ws: (max(ws), min(ws)))
@@ -111,6 +111,77 @@ def test_sizes_below_one_are_refused(num_frames: int, window: int, stride: int) 
 def test_stride_beyond_the_window_is_refused(window: int, more: int) -> None:
     with pytest.raises(ValueError, match="left out"):
         window_starts(100, window, window + more)
+
+
+@pytest.mark.parametrize(
+    ("scored", "align_end", "spans"),
+    [
+        ("all", False, [(0, 6), (2, 8), (4, 10), (6, 11)]),
+        ("all", True, [(0, 6), (2, 8), (4, 10), (5, 11)]),
+        ("centre", False, [(0, 4), (4, 6), (6, 8), (8, 11)]),
+        ("centre", True, [(0, 4), (4, 6), (6, 8), (8, 11)]),
+        ("last", False, [(0, 6), (6, 8), (8, 10), (10, 11)]),
+        ("last", True, [(0, 6), (6, 8), (8, 10), (10, 11)]),
+    ],
+)
+def test_scored_frames_by_hand(scored: str, align_end: bool, spans: list[tuple[int, int]]) -> None:
+    """Eleven frames, windows of six every two."""
+    starts = window_starts(11, 6, 2, align_end=align_end)
+    first, stop = scored_bounds(starts, 11, 6, 2, scored)
+    assert list(zip(first.tolist(), stop.tolist(), strict=True)) == spans
+
+
+@given(num_frames=LENGTHS, sizes=WINDOWS, align_end=st.booleans(), scored=st.sampled_from(SCORED))
+@settings(max_examples=300, deadline=None)
+def test_every_frame_has_a_window_that_answers_for_it(
+    num_frames: int, sizes: tuple[int, int], align_end: bool, scored: str
+) -> None:
+    window, stride = sizes
+    starts = window_starts(num_frames, window, stride, align_end=align_end)
+    first, stop = scored_bounds(starts, num_frames, window, stride, scored)
+    assert len(first) == len(stop) == len(starts)
+    # A window answers only for what it has seen, and none is computed for nothing.
+    assert (first >= starts).all()
+    assert (stop <= np.minimum(starts + window, num_frames)).all()
+    assert (first < stop).all()
+    answers = np.zeros(num_frames, int)
+    for a, b in zip(first, stop, strict=True):
+        answers[a:b] += 1
+    if scored == "all":
+        assert answers.min() >= 1
+        assert answers.sum() == np.minimum(starts + window, num_frames).sum() - starts.sum()
+        return
+    assert (answers == 1).all()
+    # Inner windows of the regular grid answer for their middle or last frames.
+    for i in range(1, len(starts) - 1):
+        before, after = first[i] - starts[i], starts[i] + window - stop[i]
+        assert stop[i] - first[i] == stride
+        assert after - before in ((0, 1) if scored == "centre" else (-before,))
+
+
+@given(seed=st.integers(0, 2**31), repeated=st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_frames_in_any_order_and_even_twice_in_a_window_are_averaged(
+    seed: int, repeated: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    ids_BT = np.stack([rng.permutation(30)[:8] for _ in range(5)])
+    if repeated:
+        ids_BT[:, 3] = ids_BT[:, 6]
+    values_BTC = rng.normal(size=(5, 8, 3))
+    mask_BT = rng.random((5, 8)) > 0.3
+    average = OverlapAverage(30, 3)
+    average.add(ids_BT, values_BTC, mask_BT)
+    by_hand, count = np.zeros((30, 3)), np.zeros(30, int)
+    for frame, value, kept in zip(
+        ids_BT.ravel(), values_BTC.reshape(-1, 3), mask_BT.ravel(), strict=True
+    ):
+        if kept:
+            by_hand[frame] += value
+            count[frame] += 1
+    mean_NC, covered_N = average.result()
+    np.testing.assert_array_equal(covered_N, count > 0)
+    np.testing.assert_array_equal(mean_NC, by_hand / np.maximum(count, 1)[:, None])
 
 
 def test_foreign_frames_and_shapes_are_refused() -> None:

@@ -64,7 +64,7 @@ def official_and_blocks(
     folds = [Fold("0", train, validation, test)]
     if k == 1:
         return folds
-    for number, block in enumerate(_deal([source_of[name] for name in train], k - 1, seed), 1):
+    for number, block in enumerate(deal([source_of[name] for name in train], k - 1, seed), 1):
         rest = tuple(
             name
             for name, _, part in videos
@@ -75,8 +75,17 @@ def official_and_blocks(
     return folds
 
 
-def _deal(sources: Sequence[str], blocks: int, seed: int) -> list[set[str]]:
-    """Deals sources, one entry per video, into blocks with nearly equal numbers of videos."""
+def deal(sources: Sequence[str], blocks: int, seed: int) -> list[set[str]]:
+    """Deals sources, one entry per video, into blocks with nearly equal numbers of videos.
+
+    Args:
+        sources: the source of each video (or of whatever is to be even between blocks).
+        blocks: how many.
+        seed: of the order in which sources of equal size are dealt.
+
+    Raises:
+        InputError: there are fewer sources than blocks.
+    """
     names, counts = np.unique(np.asarray(sources, dtype=np.str_), return_counts=True)
     if len(names) < blocks:
         raise InputError(

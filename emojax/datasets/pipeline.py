@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import grain
 import jax
 import numpy as np
 
+from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
-from emojax.datasets.transforms import RESAMPLERS, resample
-from emojax.errors import InputError
-from emojax.ops.windows import window_starts
-from emojax.specs import STREAMS, TASKS
+from emojax.datasets.transforms import fill_nearest, nearest_rows, resample, row_spacing
+from emojax.datasets.windows import WindowSpec
+from emojax.specs import TASKS
 from emojax.types import Batch
 
 # Windows of a fixed grid return in every epoch, fold and seed: so many bytes of them are kept.
@@ -31,86 +31,18 @@ _EPOCHS = 10**9
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 
-@dataclasses.dataclass(frozen=True)
-class WindowSpec:
-    """What a window holds and how windows are cut.
-
-    Attributes:
-        streams: names of the streams to load, brought onto the video's frames.
-        tasks: names of the tasks whose labels are loaded.
-        window: T, frames per window.
-        stride: frames between the starts of two windows of one video.
-        resampling: stream -> "nearest" (default), "linear" or "mean".
-        align_end: the last window of a video ends with it, instead of being padded.
-        random_offset: draw each training window's start uniformly over the video, instead
-            of the fixed grid; the number of windows per video stays the grid's.
-    """
-
-    streams: tuple[str, ...]
-    tasks: tuple[str, ...]
-    window: int
-    stride: int
-    resampling: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    align_end: bool = False
-    random_offset: bool = False
-
-    def check(self, store: Store, *, labelled: bool = True) -> None:
-        """Raises InputError when the store cannot serve these windows.
-
-        Args:
-            store: the store.
-            labelled: whether it has to know the tasks; without, all labels are masked.
-        """
-        for kind, wanted, there in (
-            ("stream", self.streams, tuple(store.streams)),
-            ("task", self.tasks if labelled else (), store.tasks),
-        ):
-            for name in wanted:
-                if name not in there:
-                    raise InputError(
-                        f"Store {store.name!r} has no {kind} {name!r}.",
-                        file=store.path,
-                        field=f"config.data.{kind}s",
-                        found=name,
-                        expected="one of " + ", ".join(there),
-                        remedy=f"change config.data.{kind}s, or build the store with this {kind}",
-                    )
-        for name, method in self.resampling.items():
-            # A row for a stream that is left out this time does no harm; a misspelt one does.
-            if name not in {*store.streams, *STREAMS}:
-                raise InputError(
-                    "An unknown stream is to be resampled.",
-                    field=f"config.data.resampling.{name}",
-                    found=name,
-                    expected="one of " + ", ".join(store.streams),
-                )
-            if method not in RESAMPLERS:
-                raise InputError(
-                    f"Unknown way to resample stream {name!r}.",
-                    field=f"config.data.resampling.{name}",
-                    found=method,
-                    expected="one of " + ", ".join(RESAMPLERS),
-                )
-        if not 1 <= self.stride <= self.window:
-            raise InputError(
-                "Windows would leave frames out.",
-                field="config.data.stride",
-                found=f"stride {self.stride}, window {self.window}",
-                expected="1 <= stride <= window",
-            )
-
-
 class LoadWindow:
     """Reads one window from a store: ``(video, start) -> Batch`` without the B axis."""
 
     def __init__(self, store: Store, spec: WindowSpec) -> None:
         self._store = store
         self._spec = spec
+        self._lengths = spec.lengths
         self._kept: dict[tuple[int, int], Batch] = {}
         self._room = 0 if spec.random_offset else _KEPT_BYTES
 
     def __call__(self, entry: tuple[int, int]) -> Batch:
-        """Frames start .. start + window of a video, padded beyond its end."""
+        """Ticks start .. start + window of a video, padded beyond its end."""
         window = self._kept.get(entry)
         if window is None:
             window = self._load(*entry)
@@ -124,36 +56,29 @@ class LoadWindow:
     def _load(self, video: int, start: int) -> Batch:
         spec = self._spec
         filler = video == _FILLER
-        record = self._store.read(0 if filler else video)
-        stop = start if filler else min(start + spec.window, record.num_frames)
-        # A frame more on either side, so that "mean" knows how far the outer frames reach.
-        first = max(0, start - 1)
-        pts_T = record.pts_N[first : stop + 1 if stop > start else first]
-        cut = slice(start - first, stop - first)
+        number = 0 if filler else video
+        record = self._store.read(number)
+        num_ticks = 0 if filler else spec.num_ticks(self._store.videos[number])
+        ticks_T = np.arange(start, min(start + spec.window, num_ticks))
         streams, masks, valids = {}, {}, {}
         for name in spec.streams:
-            stream = record.streams[name]
-            near = _slice_near(stream.pts_N, pts_T)
-            rows_TD, valid_T = resample(
-                stream.rows_ND[near],
-                stream.pts_N[near],
-                stream.valid_N[near],
-                pts_T,
-                spec.resampling.get(name, "nearest"),
-            )
-            streams[name] = _pad(rows_TD[cut], spec.window)
-            masks[name] = _pad(np.ones(stop - start, bool), spec.window)
-            valids[name] = _pad(valid_T[cut], spec.window)
+            streams[name], masks[name], valids[name] = self._rows(record, name, start, num_ticks)
+        frames_T = ticks_T
+        if spec.clock:
+            frames_T = nearest_rows(spec.tick_pts(record.pts_N, ticks_T), record.pts_N)
         labels, label_mask = {}, {}
         for task in spec.tasks:
             # A store may hold videos that were annotated for only some of its tasks.
-            unknown_NK = np.full((record.num_frames, TASKS[task].columns), TASKS[task].ignore)
-            labels_TK = record.labels.get(task, unknown_NK)[start:stop].astype(np.float32)
+            if task in record.labels:
+                labels_TK = record.labels[task][frames_T].astype(np.float32)
+            else:
+                shape = (len(frames_T), TASKS[task].columns)
+                labels_TK = np.full(shape, TASKS[task].ignore, np.float32)
             mask_TK = TASKS[task].annotated(labels_TK)
             labels[task] = _pad(np.where(mask_TK, labels_TK, 0).astype(np.float32), spec.window)
             label_mask[task] = _pad(mask_TK, spec.window)
         frame_ids_T = np.full(spec.window, -1, np.int32)
-        frame_ids_T[: stop - start] = np.arange(start, stop)
+        frame_ids_T[: len(ticks_T)] = ticks_T
         return Batch(
             streams=streams,
             stream_mask=masks,
@@ -165,28 +90,76 @@ class LoadWindow:
             frame_ids=frame_ids_T,
         )
 
+    def _rows(
+        self, record: VideoRecord, name: str, start: int, num_ticks: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, mask and validity of one stream. A row that covers a tick of the video is real."""
+        spec, stream = self._spec, record.streams[name]
+        length, window, rows = self._lengths[name], spec.window, spec.rows(name)
+        context = spec.context.get(name, 0)
+        # Row k covers the ticks start + [k, k + 1) * window / rows; low .. high are real.
+        low = max(-context, -start * rows // window)
+        high = min(rows + context, -((start - num_ticks) * rows // window))
+        count = max(0, high - low)
+        # A row more on either side, so that "mean" knows how far the outer rows reach.
+        reach = None
+        if spec.clock:
+            # The same in every window, and at least the time that a row stands for.
+            reach = max(row_spacing(stream.pts_N), 0.5 * window / rows / spec.clock)
+            rows_T = np.arange(low - 1, low + count + 1)
+            pts_T = spec.tick_pts(record.pts_N, start + (rows_T + 0.5) * window / rows - 0.5)
+            cut = slice(1, 1 + count)
+        else:
+            first = max(0, start + low - 1)
+            pts_T = record.pts_N[first : start + high + 1 if count else first]
+            cut = slice(start + low - first, start + low - first + count)
+        near = _slice_near(stream.pts_N, pts_T)
+        method = spec.resampling.get(name, "nearest")
+        rows_TD, valid_T = resample(
+            stream.rows_ND[near], stream.pts_N[near], stream.valid_N[near], pts_T, method, reach
+        )
+        rows_TD, valid_T = rows_TD[cut], valid_T[cut]
+        if spec.fill == "nearest":
+            rows_TD, valid_T = fill_nearest(
+                rows_TD, valid_T, pts_T[cut], stream.rows_ND, stream.pts_N, stream.valid_N
+            )
+        before = low + context
+        return (
+            _pad(rows_TD, length, before),
+            _pad(np.ones(count, bool), length, before),
+            _pad(valid_T, length, before),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class _DrawStart:
     """Replaces a random start by a draw that is uniform over the video's windows."""
 
-    num_frames: tuple[int, ...]
+    num_ticks: tuple[int, ...]
     window: int
 
     def __call__(self, entry: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
         video, start = entry
         if start == _RANDOM:
-            start = int(rng.integers(0, max(0, self.num_frames[video] - self.window) + 1))
+            start = int(rng.integers(0, max(0, self.num_ticks[video] - self.window) + 1))
         return video, start
 
 
-def window_list(store: Store, videos: Sequence[str], spec: WindowSpec) -> list[tuple[int, int]]:
-    """All (video index, start frame) of the grid over these videos, in order."""
+def window_list(
+    store: Store, videos: Sequence[str], spec: WindowSpec, *, evaluation: bool = False
+) -> list[tuple[int, int]]:
+    """All (video index, first tick) of the grid over these videos, in order.
+
+    Args:
+        store: where the videos are.
+        videos: their names.
+        spec: how windows are cut.
+        evaluation: whether windows are ``evaluation_stride`` ticks apart, where it is set.
+    """
     entries = []
     for name in videos:
         index = store.index_of(name)
-        num_frames = store.videos[index].num_frames
-        starts = window_starts(num_frames, spec.window, spec.stride, align_end=spec.align_end)
+        starts = spec.starts(spec.num_ticks(store.videos[index]), evaluation=evaluation)
         entries += [(index, int(start)) for start in starts]
     return entries
 
@@ -217,7 +190,7 @@ def training_batches(
     entries = window_list(store, videos, spec)
     if spec.random_offset:
         entries = [(video, _RANDOM) for video, _ in entries]
-    draw = _DrawStart(tuple(video.num_frames for video in store.videos), spec.window)
+    draw = _DrawStart(tuple(spec.num_ticks(video) for video in store.videos), spec.window)
     load = load or LoadWindow(store, spec)
     windows = grain.MapDataset.source(entries).seed(seed).shuffle().repeat(_EPOCHS)
     batches = windows.random_map(draw).map(load).batch(batch_size, batch_fn=stack)
@@ -255,7 +228,7 @@ def evaluation_batches(
         num_batches: deliver exactly so many batches (for folds that advance together);
             as many as needed by default.
     """
-    entries = window_list(store, videos, spec)
+    entries = window_list(store, videos, spec, evaluation=True)
     count = num_batches or -(-len(entries) // batch_size)
     entries += [(_FILLER, 0)] * (count * batch_size - len(entries))
     windows = grain.MapDataset.source(entries).map(LoadWindow(store, spec))
@@ -273,10 +246,21 @@ def fingerprint(store: Store, spec: WindowSpec, batch_size: int) -> str:
     Any stage added to the pipeline changes the seeds that Grain derives for the others,
     hence the version number in the text.
     """
+    options = dataclasses.asdict(spec) | {
+        "resampling": dict(spec.resampling),
+        "clock": float(spec.clock),
+        "rates": {name: float(rate) for name, rate in spec.rates.items()},
+        "context": {name: rows for name, rows in spec.context.items() if rows},
+    }
+    # Options that came later say nothing while they are not used: old runs can be resumed.
+    unused = WindowSpec(spec.streams, spec.tasks, spec.window, spec.stride)
+    for name in ("clock", "rates", "context", "fill", "scored", "evaluation_stride"):
+        if options[name] == getattr(unused, name):
+            del options[name]
     text = json.dumps(
         {
             "version": 1,
-            "spec": dataclasses.asdict(spec) | {"resampling": dict(spec.resampling)},
+            "spec": options,
             "batch_size": batch_size,
             "store": store.metadata["checksum"],
         },
@@ -294,10 +278,10 @@ def _slice_near(row_pts_N: np.ndarray, pts_T: np.ndarray) -> slice:
     return slice(max(0, int(low)), int(high))
 
 
-def _pad(values_T: np.ndarray, length: int) -> np.ndarray:
-    """Zeros (False) after the last row up to ``length`` rows."""
+def _pad(values_T: np.ndarray, length: int, before: int = 0) -> np.ndarray:
+    """Zeros (False) around the rows, ``before`` of them in front, ``length`` in all."""
     if len(values_T) == length:
         return np.ascontiguousarray(values_T)
     padded = np.zeros((length, *values_T.shape[1:]), values_T.dtype)
-    padded[: len(values_T)] = values_T
+    padded[before : before + len(values_T)] = values_T
     return padded

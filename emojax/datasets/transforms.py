@@ -32,22 +32,30 @@ def row_spacing(row_pts_N: np.ndarray) -> float:
 
 
 def resample_nearest(
-    rows_ND: np.ndarray, row_pts_N: np.ndarray, valid_N: np.ndarray, query_pts_T: np.ndarray
+    rows_ND: np.ndarray,
+    row_pts_N: np.ndarray,
+    valid_N: np.ndarray,
+    query_pts_T: np.ndarray,
+    reach: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each frame takes the row nearest in time; see ``resample`` for arguments."""
     if len(row_pts_N) == 0:
         return _nothing(rows_ND, query_pts_T)
     index_T = nearest_rows(query_pts_T, row_pts_N)
-    reach = _MAX_SPACINGS * row_spacing(row_pts_N) + 1e-6
+    reach = (_MAX_SPACINGS * row_spacing(row_pts_N) if reach is None else reach) + 1e-6
     valid_T = valid_N[index_T] & (np.abs(row_pts_N[index_T] - query_pts_T) <= reach)
     return _zero_invalid(rows_ND[index_T], valid_T), valid_T
 
 
 def resample_linear(
-    rows_ND: np.ndarray, row_pts_N: np.ndarray, valid_N: np.ndarray, query_pts_T: np.ndarray
+    rows_ND: np.ndarray,
+    row_pts_N: np.ndarray,
+    valid_N: np.ndarray,
+    query_pts_T: np.ndarray,
+    reach: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Linear interpolation between two valid neighbours, otherwise the nearest row."""
-    nearest_TD, valid_T = resample_nearest(rows_ND, row_pts_N, valid_N, query_pts_T)
+    nearest_TD, valid_T = resample_nearest(rows_ND, row_pts_N, valid_N, query_pts_T, reach)
     if len(row_pts_N) < 2:
         return nearest_TD, valid_T
     right_T = np.clip(np.searchsorted(row_pts_N, query_pts_T), 1, len(row_pts_N) - 1)
@@ -62,13 +70,17 @@ def resample_linear(
 
 
 def resample_mean(
-    rows_ND: np.ndarray, row_pts_N: np.ndarray, valid_N: np.ndarray, query_pts_T: np.ndarray
+    rows_ND: np.ndarray,
+    row_pts_N: np.ndarray,
+    valid_N: np.ndarray,
+    query_pts_T: np.ndarray,
+    reach: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the valid rows nearer to this frame than to another, for rates above fps.
 
     A frame that no row falls to takes the nearest row.
     """
-    nearest_TD, valid_T = resample_nearest(rows_ND, row_pts_N, valid_N, query_pts_T)
+    nearest_TD, valid_T = resample_nearest(rows_ND, row_pts_N, valid_N, query_pts_T, reach)
     if len(query_pts_T) < 2 or len(row_pts_N) == 0:
         return nearest_TD, valid_T
     spacing = row_spacing(query_pts_T)
@@ -102,6 +114,7 @@ def resample(
     valid_N: np.ndarray,
     query_pts_T: np.ndarray,
     method: str = "nearest",
+    reach: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Brings rows of one stream onto the instants of another clock.
 
@@ -111,13 +124,49 @@ def resample(
         valid_N: (N,) bool, False where the extractor had nothing to say.
         query_pts_T: (T,) seconds, increasing.
         method: a key of ``RESAMPLERS``.
+        reach: seconds from its instant at which a row still describes a frame; by default the
+            mean spacing of these rows.
 
     Returns:
         rows (T, D) of the same dtype, zero where not valid, and valid (T,) bool. A frame
-        whose nearest row is missing, or more than one row spacing away (the stream ended
-        early), is not valid.
+        whose nearest row is missing, or further away than ``reach`` (the stream ended early),
+        is not valid.
     """
-    return RESAMPLERS[method](rows_ND, row_pts_N, valid_N, query_pts_T)
+    return RESAMPLERS[method](rows_ND, row_pts_N, valid_N, query_pts_T, reach)
+
+
+def fill_nearest(
+    rows_TD: np.ndarray,
+    valid_T: np.ndarray,
+    query_pts_T: np.ndarray,
+    rows_ND: np.ndarray,
+    row_pts_N: np.ndarray,
+    valid_N: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Missing rows take the stream's valid row that is nearest in time, however far it is.
+
+    Args:
+        rows_TD: (T, D) and valid_T: (T,) bool, what ``resample`` returned for query_pts_T:
+            (T,) seconds.
+        rows_ND: (N, D), row_pts_N: (N,) seconds and valid_N: (N,) bool, all of the stream's
+            rows. Only the few that are taken are copied.
+
+    Returns:
+        rows (T, D) and valid (T,); unchanged where the stream has no valid row at all. Of two
+        rows that are equally near the later one is taken.
+    """
+    missing = np.flatnonzero(~valid_T)
+    known = np.flatnonzero(valid_N) if len(missing) else missing
+    if not len(known):
+        return rows_TD, valid_T
+    pts = query_pts_T[missing]
+    # The valid rows before and after each instant; the same one beyond either end.
+    after = np.searchsorted(known, np.searchsorted(row_pts_N, pts))
+    left, right = known[np.maximum(after - 1, 0)], known[np.minimum(after, len(known) - 1)]
+    later = row_pts_N[right] - pts <= pts - row_pts_N[left]
+    filled_TD = rows_TD.copy()
+    filled_TD[missing] = rows_ND[np.where(later, right, left)]
+    return filled_TD, np.ones_like(valid_T)
 
 
 def _zero_invalid(rows_TD: np.ndarray, valid_T: np.ndarray) -> np.ndarray:

@@ -13,11 +13,13 @@ from emojax.datasets.folds import Fold
 from emojax.datasets.pipeline import evaluation_batches, stack, window_list
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
+from emojax.datasets.windows import WindowSpec
 from emojax.engine.session import Session
 from emojax.engine.step import make_predict_step
 from emojax.ops.tasks import TASK_OPS, TaskOps
 from emojax.ops.windows import OverlapAverage
 from emojax.specs import TASKS
+from emojax.types import Batch
 
 # video name -> task -> (N, C) decoded predictions.
 Predictions = dict[str, dict[str, np.ndarray]]
@@ -34,7 +36,10 @@ class Predictor:
     def __call__(
         self, weights: Any, normalisation: Any, videos: Sequence[Sequence[str]]
     ) -> list[Predictions]:
-        """Predicts, averages overlapping windows per frame, and keeps every frame.
+        """Predicts, averages overlapping windows per tick, and gives every frame a value.
+
+        Each frame takes the value of the tick nearest to it, which without a clock is the frame
+        itself. ``config.data.scored`` says which ticks of a window count.
 
         Args:
             weights: {"params", "model_state"} with leading R, on the devices.
@@ -45,14 +50,19 @@ class Predictor:
             For each replica, its predictions for the videos of its fold.
         """
         session, store = self._session, self._store
-        averages = [_Averages(store, session.tasks, names) for names in self._per_replica(videos)]
-        entries = [window_list(store, names, session.window_spec) for names in videos]
+        spec = session.window_spec
+        timelines = [_Timeline(store, spec, names) for names in videos]
+        averages = [
+            {task: OverlapAverage(len(timelines[fold]), TASKS[task].outputs) for task in spec.tasks}
+            for fold in session.folds.members_R
+        ]
+        entries = [window_list(store, names, spec, evaluation=True) for names in videos]
         num_batches = max(1, max(-(-len(entry) // session.batch_size) for entry in entries))
         feeds = [
             evaluation_batches(
                 store,
                 names,
-                session.window_spec,
+                spec,
                 batch_size=session.batch_size,
                 num_batches=num_batches,
             )
@@ -68,44 +78,78 @@ class Predictor:
             pending.append((outputs, list(batches)))
             # Fetched one batch late, so that the device is never idle.
             if len(pending) > 1:
-                self._add(averages, *pending.pop(0))
+                self._add(averages, timelines, *pending.pop(0))
         for outputs, host_batches in pending:
-            self._add(averages, outputs, host_batches)
-        return [average.result() for average in averages]
+            self._add(averages, timelines, outputs, host_batches)
+        return [
+            timelines[fold].predictions(of_replica)
+            for fold, of_replica in zip(session.folds.members_R, averages, strict=True)
+        ]
 
-    def _per_replica(self, videos: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-        return [videos[fold] for fold in self._session.folds.members_R]
-
-    def _add(self, averages: list[_Averages], outputs: Any, batches: list[Any]) -> None:
+    def _add(
+        self,
+        averages: list[dict[str, OverlapAverage]],
+        timelines: list[_Timeline],
+        outputs: Any,
+        batches: list[Batch],
+    ) -> None:
         host = jax.device_get(outputs)
+        # Of each fold once, for its replicas all have the same windows.
+        places = [line.place(batch) for line, batch in zip(timelines, batches, strict=True)]
         for replica, fold in enumerate(self._session.folds.members_R):
-            batch = batches[fold]
-            of_replica = {task: values[replica] for task, values in host.items()}
-            averages[replica].add(batch, of_replica)
+            ticks_BT, counted_BT = places[fold]
+            for task, average in averages[replica].items():
+                average.add(ticks_BT, host[task][replica], counted_BT)
 
 
-class _Averages:
-    """Overlap averages of one replica, video by video."""
+class _Timeline:
+    """The ticks of several videos one after the other; its length is their number."""
 
-    def __init__(self, store: Store, tasks: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(self, store: Store, spec: WindowSpec, names: Sequence[str]) -> None:
+        self._store, self._spec = store, spec
         self._names = {store.index_of(name): name for name in names}
-        self._videos = {
-            (index, task): OverlapAverage(store.videos[index].num_frames, TASKS[task].outputs)
-            for index in self._names
-            for task in tasks
+        self._spans: dict[int, slice] = {}
+        self._length = 0
+        for index in self._names:
+            stop = self._length + spec.num_ticks(store.videos[index])
+            self._spans[index] = slice(self._length, stop)
+            self._length = stop
+        self._scored = {
+            index: spec.scored_ticks(span.stop - span.start)
+            for index, span in self._spans.items()
+            if spec.scored != "all"
         }
 
-    def add(self, batch: Any, outputs: Mapping[str, np.ndarray]) -> None:
-        for task, values_BTC in outputs.items():
-            for b in np.flatnonzero(batch.example_mask):
-                frame_ids_T = batch.frame_ids[b]
-                average = self._videos[int(batch.video_ids[b]), task]
-                average.add(frame_ids_T, values_BTC[b], frame_ids_T >= 0)
+    def __len__(self) -> int:
+        return self._length
 
-    def result(self) -> Predictions:
-        predictions: Predictions = {name: {} for name in self._names.values()}
-        for (index, task), average in self._videos.items():
-            predictions[self._names[index]][task] = average.result()[0].astype(np.float32)
+    def place(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Where each tick of a batch lies, (B, T), and whether it counts, (B, T) bool."""
+        ticks_BT = np.array(batch.frame_ids, np.int64)
+        counted_BT = ticks_BT >= 0
+        for b in np.flatnonzero(batch.example_mask):
+            video = int(batch.video_ids[b])
+            if video in self._scored:
+                starts, first, stop = self._scored[video]
+                window = np.searchsorted(starts, ticks_BT[b, 0])
+                counted_BT[b] &= (ticks_BT[b] >= first[window]) & (ticks_BT[b] < stop[window])
+            ticks_BT[b] += self._spans[video].start
+        return ticks_BT, counted_BT
+
+    def predictions(self, averages: Mapping[str, OverlapAverage]) -> Predictions:
+        """Video -> task -> (N, C) float32, each frame with the value of its nearest tick."""
+        means = {task: average.result()[0] for task, average in averages.items()}
+        predictions: Predictions = {}
+        for index, name in self._names.items():
+            span = self._spans[index]
+            # Without a clock frames are ticks, and the record need not be read.
+            frames: Any = slice(None)
+            if self._spec.clock:
+                pts_N = self._store.read(index).pts_N
+                frames = self._spec.frame_ticks(pts_N, span.stop - span.start)
+            predictions[name] = {
+                task: mean_NC[span][frames].astype(np.float32) for task, mean_NC in means.items()
+            }
         return predictions
 
 
@@ -203,6 +247,8 @@ def ensemble(
 ) -> Predictions:
     """Mean over replicas, each target over the replicas that were trained for it.
 
+    A replica that diverged (all of its predictions are NaN) is left out; NaN where none is left.
+
     Args:
         session: the session.
         predictions: of each replica.
@@ -216,6 +262,10 @@ def ensemble(
             trained_RX: np.ndarray = session.weights[task][list(members)] > 0
             # A categorical task has one target for all of its classes.
             trained_RC = np.broadcast_to(trained_RX, (len(members), values_RNC.shape[-1]))
+            # Nor is one of a replica that diverged.
+            lost_R = np.isnan(values_RNC).all(axis=(1, 2))
+            values_RNC = np.where(lost_R[:, None, None], 0.0, values_RNC)
+            trained_RC = trained_RC & ~lost_R[:, None]
             weights_RC = trained_RC / np.maximum(1, trained_RC.sum(axis=0, keepdims=True))
             # An output nobody trained is no prediction.
             mean_NC = np.einsum("rnc,rc->nc", values_RNC, weights_RC)

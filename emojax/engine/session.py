@@ -7,7 +7,6 @@ model, streams, windows and normalisation it was trained with.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +14,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from emojax.datasets.pipeline import WindowSpec
 from emojax.datasets.source import Store
+from emojax.datasets.windows import WindowSpec
+from emojax.engine.config_checks import check_choices, check_complete, check_training
+from emojax.engine.modality_dropout import ModalityDropout
 from emojax.engine.optim import Optimizer
 from emojax.engine.replicas import (
     Groups,
@@ -27,40 +28,12 @@ from emojax.engine.replicas import (
     target_weights,
 )
 from emojax.engine.runtime import Layout, make_layout
-from emojax.engine.schedule import WARMUPS
-from emojax.engine.state import TrainState, abstract_state, init_state
+from emojax.engine.stages import Stage, check_frozen, parse_stages
+from emojax.engine.state import TrainState, abstract_state, branch_names, init_state
 from emojax.engine.step import LossTable, Shared, loss_table
 from emojax.errors import InputError
-from emojax.models import build_model
-from emojax.ops.tasks import TASK_OPS
+from emojax.models import build_model, declared_fields
 from emojax.specs import TASKS, StreamSpec
-
-# Configuration keys without which nothing can be built; the configs show what they hold.
-_REQUIRED: dict[str, tuple[str, ...]] = {
-    "data": (
-        "store", "streams", "tasks", "window", "stride", "batch_size", "random_offset",
-        "resampling",
-    ),
-    "model": ("name",),
-    "loss": (),
-    "replicas": ("folds", "targets", "seeds"),
-    "train": (
-        "epochs", "epoch_steps", "optimizer", "learning_rate", "weight_decay", "clip_norm",
-        "warmup", "warmup_epochs", "plateau_patience", "plateau_factor", "minimum_rate",
-        "releases", "reload_best", "stop_patience",
-    ),
-    "evaluation": ("selection",),
-}  # fmt: skip
-
-# Numbers of config.train.
-_POSITIVE = ("epochs", "learning_rate", "plateau_factor", "stop_patience")
-_NOT_NEGATIVE = (
-    "epoch_steps", "weight_decay", "clip_norm", "warmup_epochs", "plateau_patience",
-    "minimum_rate", "releases",
-)  # fmt: skip
-
-# Lists of names, which a flag may also give as "a,b".
-_NAMES = (("data", "streams"), ("data", "tasks"), ("replicas", "folds"), ("replicas", "targets"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +52,8 @@ class Session:
         folds: replicas grouped by fold; normalisation and evaluation go by fold.
         samplers: replicas grouped by (fold, seed), which share their training windows.
         layout: devices.
+        stages: what is trained one after the other; empty when everything is from the start.
+        modality_dropout: which rows and streams go missing in training.
     """
 
     config: dict[str, Any]
@@ -92,6 +67,8 @@ class Session:
     folds: Groups
     samplers: Groups
     layout: Layout
+    stages: tuple[Stage, ...]
+    modality_dropout: ModalityDropout
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,6 +79,11 @@ class Session:
     def tasks(self) -> tuple[str, ...]:
         """Tasks the model predicts."""
         return self.window_spec.tasks
+
+    @property
+    def ema(self) -> float:
+        """Decay of the averaged parameters; 0 when none are kept."""
+        return self.config["train"]["ema"]
 
     @property
     def batch_size(self) -> int:
@@ -125,8 +107,31 @@ class Session:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
         )
 
+    def check_stages(self) -> None:
+        """Refuses stages that the model cannot be trained in.
+
+        Raises:
+            InputError: a stage's objective is "branches" and the model has none, a pattern of
+                frozen parameters matches none, or a stage freezes everything.
+        """
+        if not self.stages:
+            return
+        check_frozen(self.stages, self.abstract_state().params)
+        wanting = [i for i, stage in enumerate(self.stages) if stage.objective == "branches"]
+        arguments = self.model, self.streams, self.window_spec.lengths
+        if wanting and not branch_names(*arguments):
+            raise InputError(
+                "The model has no branches to train one by one.",
+                field=f"config.train.stages[{wanting[0]}].objective",
+                found="branches",
+                expected=f"outputs, for model {self.config['model']['name']}",
+                remedy="use a model with temporary heads, or take the stage out",
+            )
+
     def _state_arguments(self) -> tuple[Any, ...]:
-        return self.model, self.streams, self.window_spec.window, self.optimizer, self.replicas
+        spec = self.window_spec
+        averaged = self.ema > 0
+        return self.model, self.streams, spec.lengths, self.optimizer, self.replicas, averaged
 
 
 def build_session(
@@ -146,24 +151,19 @@ def build_session(
         InputError: anything in the configuration that cannot be.
     """
     plain = as_plain(config)
-    _check_complete(plain)
-    for section, key in _NAMES:
-        plain[section][key] = _split_names(plain[section][key])
+    check_complete(plain)
     data, train = plain["data"], plain["train"]
-    window_spec = WindowSpec(
-        streams=tuple(data["streams"]),
-        tasks=tuple(data["tasks"]),
-        window=data["window"],
-        stride=data["stride"],
-        resampling=data["resampling"],
-        align_end=data.get("align_end", False),
-        random_offset=data["random_offset"],
-    )
-    _check_choices(plain, window_spec.tasks)
+    options = {f.name: data[f.name] for f in dataclasses.fields(WindowSpec) if f.name in data}
+    options |= {"streams": tuple(data["streams"]), "tasks": tuple(data["tasks"])}
+    window_spec = WindowSpec(**options)
+    window_spec.check_values()
+    check_choices(plain, window_spec.tasks)
+    check_training(plain, window_spec.tasks)
     replicas = expand(plain["replicas"], train)
     model_fields = dict(plain["model"])
     # What data and model must agree on is said once, in config.data.
     model_fields |= {"streams": window_spec.streams, "window": window_spec.window}
+    model_fields |= _stream_fields(model_fields["name"], window_spec)
     outputs = {task: TASKS[task].outputs for task in window_spec.tasks}
     model = build_model(model_fields.pop("name"), outputs, **model_fields)
     return Session(
@@ -178,6 +178,8 @@ def build_session(
         folds=group_by(replicas, lambda replica: replica.fold),
         samplers=group_by(replicas, lambda replica: (replica.fold, replica.seed)),
         layout=make_layout(len(replicas), data["batch_size"], devices),
+        stages=parse_stages(train["stages"]),
+        modality_dropout=ModalityDropout(**train["modality_dropout"]),
     )
 
 
@@ -217,6 +219,33 @@ def as_plain(config: Any) -> Any:
     return config
 
 
+def _stream_fields(name: str, spec: WindowSpec) -> dict[str, dict[str, int]]:
+    """What a model that reads other than one row a tick has to know, if it asks for it.
+
+    Returns:
+        ``context``, stream -> extra rows on either side, for streams that have some, and
+        ``ticks``, stream -> ticks that a row covers; each only if the model has such a field.
+
+    Raises:
+        InputError: streams are longer or have other rates, and the model has no such field.
+    """
+    declared = declared_fields(name)
+    context = {stream: spec.context[stream] for stream in spec.streams if spec.context.get(stream)}
+    rates = {stream: spec.rates[stream] for stream in spec.streams if stream in spec.rates}
+    other = {stream: rate for stream, rate in rates.items() if spec.rows(stream) != spec.window}
+    for option, field, table in (("context", "context", context), ("rates", "ticks", other)):
+        if table and field not in declared:
+            raise InputError(
+                f"Model {name} reads every stream on the window's clock, one row a tick.",
+                field=f"config.data.{option}",
+                found=", ".join(f"{stream}: {value:g}" for stream, value in table.items()),
+                expected="nothing for this model",
+                remedy=f"leave config.data.{option} empty, or train another model",
+            )
+    fields: dict[str, dict[str, int]] = {"context": context} if "context" in declared else {}
+    return fields | ({"ticks": spec.ticks_per_row} if "ticks" in declared else {})
+
+
 def _members(groups: Groups) -> tuple[int, ...] | None:
     return None if len(groups.keys) == 1 else tuple(int(i) for i in groups.members_R)
 
@@ -234,73 +263,3 @@ def _known_streams(
                 remedy="change config.data.streams, or build the store with this stream",
             )
     return {name: streams[name] for name in names}
-
-
-def _check_complete(config: Mapping[str, Any]) -> None:
-    for section, keys in _REQUIRED.items():
-        missing = [f"{section}.{key}" for key in keys if key not in config.get(section, {})]
-        if section not in config or missing:
-            raise InputError(
-                "The configuration is incomplete.",
-                field=f"config.{missing[0] if missing else section}",
-                found="nothing",
-                expected="a value, as in configs/rjcma.py",
-            )
-    train = config["train"]
-    numbers = [("data.batch_size", config["data"]["batch_size"])]
-    for key in (*_POSITIVE, *_NOT_NEGATIVE):
-        numbers += [(f"train.{key}", value) for value in _as_list(train[key])]
-    for field, value in numbers:
-        zero = field.removeprefix("train.") in _NOT_NEGATIVE
-        # The first comparison is also what refuses NaN.
-        if isinstance(value, int | float) and 0 <= value < math.inf and (zero or value > 0):
-            continue
-        raise InputError(
-            "The configuration holds a number that cannot be.",
-            field=f"config.{field}",
-            found=value,
-            expected="a finite number, " + ("at least 0" if zero else "above 0"),
-        )
-
-
-def _split_names(names: Any) -> list[str]:
-    """["ir50,bert"], what a flag without quotes and parentheses gives -> ["ir50", "bert"]."""
-    return [part.strip() for name in _as_list(names) for part in str(name).split(",")]
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _check_choices(config: Mapping[str, Any], tasks: tuple[str, ...]) -> None:
-    """Refuses unknown names; a task without a loss or a selection takes the default one."""
-    for task in tasks:
-        if task not in TASKS:
-            raise InputError(
-                "Unknown task.",
-                field="config.data.tasks",
-                found=task,
-                expected="some of " + ", ".join(TASKS),
-            )
-        config["loss"].setdefault(task, TASK_OPS[task].default_loss)
-        config["evaluation"]["selection"].setdefault(task, TASK_OPS[task].default_selection)
-    tables: list[tuple[str, Any, Any]] = [
-        (f"loss.{task}", config["loss"][task], TASK_OPS[task].losses) for task in tasks
-    ]
-    tables += [
-        (
-            f"evaluation.selection.{task}",
-            config["evaluation"]["selection"][task],
-            TASK_OPS[task].selections,
-        )
-        for task in tasks
-    ]
-    tables.append(("train.warmup", config["train"]["warmup"], WARMUPS))
-    for field, found, table in tables:
-        if found not in table:
-            raise InputError(
-                f"config.{field} names nothing that exists.",
-                field=f"config.{field}",
-                found=found,
-                expected="one of " + ", ".join(table),
-            )

@@ -12,8 +12,14 @@ from flax import linen as nn
 from emojax.errors import InputError, closest
 
 MODELS: dict[str, str] = {
+    "emma_net": "emojax.models.emma_net:EMMANet",
+    "exptrm": "emojax.models.exptrm:ExpTrm",
+    "lfan": "emojax.models.lfan:LFAN",
+    "multiscale_tcn": "emojax.models.multiscale_tcn:MultiscaleTCN",
+    "recurrent_baselines": "emojax.models.recurrent_baselines:RecurrentBaseline",
     "rjcma": "emojax.models.rjcma:RJCMA",
     "segment_mlp": "emojax.models.segment_mlp:SegmentMLP",
+    "tcn_transformer": "emojax.models.tcn_transformer:TCNTransformer",
 }
 
 
@@ -30,18 +36,9 @@ def build_model(name: str, outputs: Mapping[str, int], **fields: Any) -> nn.Modu
         InputError: the model or one of the fields does not exist, or a field without a
             default is missing.
     """
-    if name not in MODELS:
-        raise InputError(
-            "There is no model of this name.",
-            field="model",
-            found=name,
-            expected=", ".join(sorted(MODELS)),
-            remedy=closest(name, MODELS) or "choose one of those",
-        )
-    module_name, class_name = MODELS[name].split(":")
-    model_class = getattr(importlib.import_module(module_name), class_name)
+    model_class = _model_class(name)
     members = [f for f in dataclasses.fields(model_class) if f.init]
-    known = {f.name for f in members} - {"parent", "name"}
+    known = declared_fields(name)
     for field in fields:
         if field not in known:
             raise InputError(
@@ -62,6 +59,29 @@ def build_model(name: str, outputs: Mapping[str, int], **fields: Any) -> nn.Modu
             )
     plain = {key: _plain(value) for key, value in fields.items()}
     return model_class(outputs=dict(outputs), **plain)
+
+
+def declared_fields(name: str) -> set[str]:
+    """Names of the fields that a model has.
+
+    Raises:
+        InputError: the model does not exist.
+    """
+    members = dataclasses.fields(_model_class(name))
+    return {member.name for member in members if member.init} - {"parent", "name"}
+
+
+def _model_class(name: str) -> Any:
+    if name not in MODELS:
+        raise InputError(
+            "There is no model of this name.",
+            field="model",
+            found=name,
+            expected=", ".join(sorted(MODELS)),
+            remedy=closest(name, MODELS) or "choose one of those",
+        )
+    module_name, class_name = MODELS[name].split(":")
+    return getattr(importlib.import_module(module_name), class_name)
 
 
 def _plain(value: Any) -> Any:

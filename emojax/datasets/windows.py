@@ -1,0 +1,261 @@
+"""What a window of a video holds and on which clock: the options of config.data, checked.
+
+A window counts *ticks*. Without a ``clock`` a tick is a video frame, at the frame's own time.
+With one, ticks are ``clock`` a second: tick k is at ``pts[0] + k / clock``, where ``pts[0]`` is
+the video's first frame. Ticks go on until every frame has one that is nearest to it, so there
+are ``floor((pts[-1] - pts[0]) * clock + 1/2) + 1`` of them, and a video of one frame has one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from emojax.datasets.source import Store, VideoEntry
+from emojax.datasets.transforms import RESAMPLERS
+from emojax.errors import InputError, closest
+from emojax.ops.windows import SCORED, scored_bounds, window_starts
+from emojax.specs import STREAMS
+
+FILLS = ("zeros", "nearest")
+# Ticks by which times may be off before they count as earlier. Frames midway between two ticks
+# are common (24 fps at 2 Hz), and the rounding of their times must not decide.
+_TIE = 1e-6
+# How far window x rate / clock may be from a whole number: rates are written in decimals.
+_WHOLE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowSpec:
+    """What a window holds and how windows are cut.
+
+    Attributes:
+        streams: names of the streams to load.
+        tasks: names of the tasks whose labels are loaded.
+        window: T, ticks per window.
+        stride: ticks between the starts of two windows of one video.
+        resampling: stream -> "nearest" (default), "linear" or "mean".
+        align_end: the last window of a video ends with it, instead of being padded.
+        random_offset: draw each training window's start uniformly over the video, instead
+            of the fixed grid; the number of windows per video stays the grid's.
+        clock: ticks per second; 0 means that each video frame is a tick.
+        rates: stream -> rows per second, for streams that come at another rate than the
+            ticks. A window then holds window * rate / clock rows, a whole number. Row k
+            covers the ticks of [k, k + 1) * clock / rate and stands at their mean instant.
+        context: stream -> rows before and again after the window's own; those outside the
+            video are padding.
+        fill: rows that are missing become "zeros", which are not valid, or take the "nearest"
+            valid row of the video, which then is. A stream without any valid row stays zero.
+        scored: which ticks of a window count at evaluation, see ``ops.windows.scored_bounds``.
+        evaluation_stride: ticks between two windows at evaluation; 0 means ``stride``.
+    """
+
+    streams: tuple[str, ...]
+    tasks: tuple[str, ...]
+    window: int
+    stride: int
+    resampling: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    align_end: bool = False
+    random_offset: bool = False
+    clock: float = 0.0
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    context: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    fill: str = "zeros"
+    scored: str = "all"
+    evaluation_stride: int = 0
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def num_ticks(self, video: VideoEntry) -> int:
+        """Ticks of a video, from the store's index alone."""
+        if not self.clock:
+            return video.num_frames
+        # The index has no rate for a single frame, and the mean rate otherwise.
+        seconds = (video.num_frames - 1) / video.fps if video.fps else 0.0
+        return math.floor(seconds * self.clock + (0.5 + _TIE)) + 1
+
+    def tick_pts(self, pts_N: np.ndarray, ticks: np.ndarray) -> np.ndarray:
+        """Seconds of some ticks, which may be fractions, of a video with these frame times."""
+        return pts_N[0] + ticks / self.clock if self.clock else pts_N[ticks]
+
+    def frame_ticks(self, pts_N: np.ndarray, num_ticks: int) -> np.ndarray:
+        """The tick nearest to each frame, (N,) int64; the later one of two equally near."""
+        if not self.clock:
+            return np.arange(len(pts_N))
+        nearest_N = np.floor((pts_N - pts_N[0]) * self.clock + (0.5 + _TIE)).astype(np.int64)
+        return np.minimum(nearest_N, num_ticks - 1)
+
+    def starts(self, num_ticks: int, *, evaluation: bool = False) -> np.ndarray:
+        """First ticks of the windows that cover a video, see ``ops.windows.window_starts``."""
+        stride = self._evaluation_stride if evaluation else self.stride
+        return window_starts(num_ticks, self.window, stride, align_end=self.align_end)
+
+    def scored_ticks(self, num_ticks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """First tick of each evaluation window, and the ticks it answers for: first, and stop."""
+        starts = self.starts(num_ticks, evaluation=True)
+        stride = self._evaluation_stride
+        return starts, *scored_bounds(starts, num_ticks, self.window, stride, self.scored)
+
+    @property
+    def _evaluation_stride(self) -> int:
+        return self.evaluation_stride or self.stride
+
+    # -- lengths -------------------------------------------------------------------------------
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Stream -> T_s, rows of one window, context included.
+
+        Raises:
+            InputError: a rate does not divide.
+        """
+        return {name: self.rows(name) + 2 * self.context.get(name, 0) for name in self.streams}
+
+    @property
+    def ticks_per_row(self) -> dict[str, int]:
+        """Stream -> ticks that a row covers; 1 for streams at the rate of the ticks.
+
+        Raises:
+            InputError: a stream has rows that do not cover a whole number of ticks.
+        """
+        for name in self.streams:
+            if self.window % self.rows(name):
+                raise InputError(
+                    "The model needs rows that cover whole ticks.",
+                    field=f"config.data.rates.{name}",
+                    found=f"{self.rates[name]:g} Hz, {self.clock / self.rates[name]:g} ticks a row",
+                    expected=f"config.data.clock ({self.clock:g} Hz) divided by a whole number",
+                )
+        return {name: self.window // self.rows(name) for name in self.streams}
+
+    def rows(self, stream: str) -> int:
+        """Rows of a stream that cover a window, without context.
+
+        Raises:
+            InputError: they are not a whole number.
+        """
+        if not self.clock or stream not in self.rates:
+            return self.window
+        exact = self.window * self.rates[stream] / self.clock
+        if exact > 0.5 and abs(exact - round(exact)) <= _WHOLE:
+            return round(exact)
+        near = sorted({max(1, math.floor(exact)), max(1, math.ceil(exact))})
+        rates = " or ".join(f"{rows * self.clock / self.window:g} ({rows} rows)" for rows in near)
+        raise InputError(
+            f"A window holds no whole number of rows of stream {stream!r}.",
+            field=f"config.data.rates.{stream}",
+            found=f"{self.rates[stream]:g} Hz: a window of {self.window} ticks of "
+            f"{self.clock:g} Hz holds {exact:g} rows",
+            expected=f"window * rate / clock a whole number, for instance {rates}",
+            remedy="change the rate, or config.data.window",
+        )
+
+    # -- checks --------------------------------------------------------------------------------
+
+    def check(self, store: Store, *, labelled: bool = True) -> None:
+        """Raises InputError when the store cannot serve these windows.
+
+        Args:
+            store: the store.
+            labelled: whether it has to know the tasks; without, all labels are masked.
+        """
+        for kind, wanted, there in (
+            ("stream", self.streams, tuple(store.streams)),
+            ("task", self.tasks if labelled else (), store.tasks),
+        ):
+            for name in wanted:
+                if name not in there:
+                    raise InputError(
+                        f"Store {store.name!r} has no {kind} {name!r}.",
+                        file=store.path,
+                        field=f"config.data.{kind}s",
+                        found=name,
+                        expected="one of " + ", ".join(there),
+                        remedy=f"change config.data.{kind}s, or build the store with this {kind}",
+                    )
+        options = {"resampling": self.resampling, "rates": self.rates, "context": self.context}
+        for option, table in options.items():
+            for name in table:
+                # A row for a stream that is left out this time does no harm; a misspelt one does.
+                if name not in {*store.streams, *STREAMS}:
+                    raise InputError(
+                        f"config.data.{option} names an unknown stream.",
+                        field=f"config.data.{option}.{name}",
+                        found=name,
+                        expected="one of " + ", ".join(store.streams),
+                        remedy=closest(name, store.streams),
+                    )
+        self.check_values()
+
+    def check_values(self) -> None:
+        """Raises InputError when options cannot be, whatever the store."""
+        for name, method in self.resampling.items():
+            _check_choice(f"resampling.{name}", method, RESAMPLERS)
+        _check_choice("fill", self.fill, FILLS)
+        _check_choice("scored", self.scored, SCORED)
+        sizes = f"stride {self.stride}, window {self.window}"
+        if not (_is_whole(self.window) and _is_whole(self.stride)) or not (
+            1 <= self.stride <= self.window
+        ):
+            raise InputError(
+                "Windows would leave frames out.",
+                field="config.data.stride",
+                found=sizes,
+                expected="1 <= stride <= window",
+            )
+        step = self.evaluation_stride
+        _check_value(
+            "evaluation_stride",
+            step,
+            _is_whole(step) and 0 <= step <= self.window,
+            f"0 (as config.data.stride) to {self.window}, which is config.data.window",
+        )
+        _check_value(
+            "clock", self.clock, _is_number(self.clock) and 0 <= self.clock < math.inf,
+            "ticks per second, or 0 to count video frames",
+        )  # fmt: skip
+        for name, rows in self.context.items():
+            good = _is_whole(rows) and rows >= 0
+            _check_value(f"context.{name}", rows, good, "a whole number of rows, at least 0")
+        for name, rate in self.rates.items():
+            good = _is_number(rate) and 0 < rate < math.inf
+            _check_value(f"rates.{name}", rate, good, "rows per second, above 0")
+        if self.rates and not self.clock:
+            raise InputError(
+                "Streams can have rates of their own only beside a clock.",
+                field="config.data.clock",
+                found=f"{self.clock}, with rates for " + ", ".join(self.rates),
+                expected="ticks per second, above 0",
+                remedy="set config.data.clock, or leave config.data.rates empty",
+            )
+        for name in self.streams:
+            self.rows(name)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _check_choice(option: str, value: object, choices: Mapping[str, object] | tuple) -> None:
+    known = [*choices]
+    _check_value(option, value, value in known, "one of " + ", ".join(known), closest(value, known))
+
+
+def _check_value(
+    option: str, value: object, good: bool, expected: str, remedy: str | None = None
+) -> None:
+    if not good:
+        raise InputError(
+            f"config.data.{option} cannot have this value.",
+            field=f"config.data.{option}",
+            found=str(value),
+            expected=expected,
+            remedy=remedy,
+        )
