@@ -8,11 +8,16 @@ Published on Aff-Wild2, validation of fold 0: CCC .455 valence, .652 arousal (Ta
 Variants, after a colon: ``demo`` (the simulated data of ``make demo``), ``upstream`` (the
 authors' public code where it differs from the paper), ``folds`` (all six folds of Table 1 at
 once), ``rjca_tcn`` (audio + visual, the starred row of Table 2), ``rjca_lstm`` and ``jca``
-(Table 2), ``joint`` (one model for both dimensions), ``epic2023`` (physiology, real data). The
-published JCA and RJCA rows without a star used other backbones than these streams, so their
-numbers do not compare with ours.
+(Table 2), ``l1``, ``l2``, ``l3``, ``l4`` (the recursions of Table 3, on fold 1), ``audio_visual``,
+``visual_text``, ``audio_text`` (without one modality), ``joint`` (one model for both
+dimensions), ``expr``, ``au``, ``all`` (other tasks, ours; ``all`` is one model of all three),
+``simulated`` (as ``demo``, on any store of the simulator), ``epic2023`` (physiology, real data).
+The published JCA and RJCA rows without a star used other backbones than these streams, so their
+numbers do not compare with ours. Other rows of Table 2 are systems of their own: [42] is
+``configs/lfan.py``, [36] is ``configs/tcn_transformer.py``.
 """
 
+import functools
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
@@ -91,6 +96,13 @@ def demo() -> ConfigDict:
     return config
 
 
+def simulated() -> ConfigDict:
+    """The demo's model and schedule, for any store of ``data.synthetic``."""
+    config = demo()
+    config.data.store = ""
+    return config
+
+
 def upstream() -> ConfigDict:
     """The authors' public code where it differs from the paper (see models/rjcma.py)."""
     config = paper()
@@ -108,11 +120,25 @@ def folds() -> ConfigDict:
     return config
 
 
+def some_streams(*streams: str) -> ConfigDict:
+    """Some of the paper's streams."""
+    config = paper()
+    config.data.streams = streams
+    for name in set(config.model.channels) - set(streams):
+        del config.model.channels[name], config.data.resampling[name]
+    return config
+
+
 def rjca_tcn() -> ConfigDict:
     """Table 2, RJCA*: the same fusion with TCNs over audio and visual streams only."""
+    return some_streams("ir50", "vggish")
+
+
+def recursions(count: int) -> ConfigDict:
+    """Table 3: this many recursions, on fold 1."""
     config = paper()
-    config.data.streams = ("ir50", "vggish")
-    del config.model.channels.bert, config.data.resampling.bert
+    config.model.recursions = count
+    config.replicas.folds = ("1",)
     return config
 
 
@@ -139,6 +165,14 @@ def joint() -> ConfigDict:
     config = paper()
     config.model.heads = "joint"
     config.replicas.targets = ("va",)
+    return config
+
+
+def other_tasks(*tasks: str) -> ConfigDict:
+    """One model of these tasks, with their default losses; ours."""
+    config = joint()
+    config.data.tasks = tasks
+    config.replicas.targets = ("all",)
     return config
 
 
@@ -178,12 +212,20 @@ def epic2023() -> ConfigDict:
 VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "": paper,
     "demo": demo,
+    "simulated": simulated,
     "upstream": upstream,
     "folds": folds,
     "rjca_tcn": rjca_tcn,
     "rjca_lstm": rjca_lstm,
     "jca": jca,
+    **{f"l{count}": functools.partial(recursions, count) for count in (1, 2, 3, 4)},
+    "audio_visual": rjca_tcn,
+    "visual_text": functools.partial(some_streams, "ir50", "bert"),
+    "audio_text": functools.partial(some_streams, "vggish", "bert"),
     "joint": joint,
+    "expr": functools.partial(other_tasks, "expr"),
+    "au": functools.partial(other_tasks, "au"),
+    "all": functools.partial(other_tasks, "va", "expr", "au"),
     "epic2023": epic2023,
 }
 

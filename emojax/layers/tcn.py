@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from emojax.errors import InputError, closest
 from emojax.layers.dropout import Dropout
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
 NEGATIVE_SLOPE = 0.01
 _EPSILON = 1e-12
+
+
+class PReLU(nn.Module):
+    """x where x > 0, else slope * x, one learned slope for all channels (He et al. 2015, eq. 1).
+
+    The slope starts at 0.25, as in ``torch.nn.PReLU``.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply to an array of any shape; the slope is float32, the output of x's dtype."""
+        slope = self.param("slope", nn.initializers.constant(0.25), ())
+        return jnp.where(x > 0, x, slope.astype(x.dtype) * x)
+
+
+# Name -> function of a layer's name. Only PReLU has parameters to keep under that name.
+ACTIVATIONS: dict[str, Callable[[str], Callable[[Array], Array]]] = {
+    "leaky_relu": lambda _: functools.partial(nn.leaky_relu, negative_slope=NEGATIVE_SLOPE),
+    "prelu": lambda name: PReLU(name=name),
+    "relu": lambda _: nn.relu,
+    # The exact form, as PyTorch's default; Flax's default approximates it by tanh.
+    "gelu": lambda _: functools.partial(nn.gelu, approximate=False),
+}
 
 
 class WeightNormConv(nn.Module):
@@ -73,6 +99,8 @@ class TemporalBlock(nn.Module):
         features: output channels; a residual of another width passes through a 1x1 layer.
         kernel_size, dilation, causal, dtype: as in ``WeightNormConv``.
         dropout: rate after each activation.
+        activation: a key of ``ACTIVATIONS``. PReLU has one slope after each convolution and
+            one after the sum.
     """
 
     features: int
@@ -81,10 +109,12 @@ class TemporalBlock(nn.Module):
     causal: bool
     dropout: float
     dtype: Any
+    activation: str = "leaky_relu"
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
         """Map (B, T, D) to (B, T, features); ``mask_BT`` is False on padding, output 0 there."""
+        activation = ACTIVATIONS[self.activation]
         y_BTD = x_BTD
         for i in range(2):
             y_BTD = WeightNormConv(
@@ -95,12 +125,12 @@ class TemporalBlock(nn.Module):
                 self.dtype,
                 name=f"conv_{i}",
             )(y_BTD)
-            y_BTD = nn.leaky_relu(y_BTD, NEGATIVE_SLOPE)
+            y_BTD = activation(f"activation_{i}")(y_BTD)
             y_BTD = Dropout(self.dropout)(y_BTD, train=train)
             y_BTD = zero_where_padded(y_BTD, mask_BT)
         if x_BTD.shape[-1] != self.features:
             x_BTD = nn.Dense(self.features, dtype=self.dtype, name="residual")(x_BTD)
-        return zero_where_padded(nn.leaky_relu(x_BTD + y_BTD, NEGATIVE_SLOPE), mask_BT)
+        return zero_where_padded(activation("activation_sum")(x_BTD + y_BTD), mask_BT)
 
 
 class TemporalConvNet(nn.Module):
@@ -113,6 +143,7 @@ class TemporalConvNet(nn.Module):
         channels: output width of each block.
         kernel_size, causal, dtype: as in ``WeightNormConv``.
         dropout: rate inside the blocks.
+        activation: a key of ``ACTIVATIONS``.
     """
 
     channels: tuple[int, ...]
@@ -120,6 +151,7 @@ class TemporalConvNet(nn.Module):
     dropout: float = 0.1
     causal: bool = True
     dtype: Any = jnp.float32
+    activation: str = "leaky_relu"
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
@@ -130,7 +162,18 @@ class TemporalConvNet(nn.Module):
             mask_BT: bool, False on padding. The output is zero there, and real frames do
                 not depend on what padded frames hold.
             train: whether dropout acts (needs a "dropout" key).
+
+        Raises:
+            InputError: unknown ``activation``.
         """
+        if self.activation not in ACTIVATIONS:
+            raise InputError(
+                "A temporal convolutional network has no such activation.",
+                field="activation",
+                found=self.activation,
+                expected=", ".join(ACTIVATIONS),
+                remedy=closest(self.activation, ACTIVATIONS),
+            )
         x_BTD = zero_where_padded(x_BTD.astype(self.dtype), mask_BT)
         for i, features in enumerate(self.channels):
             x_BTD = TemporalBlock(
@@ -140,6 +183,7 @@ class TemporalConvNet(nn.Module):
                 self.causal,
                 self.dropout,
                 self.dtype,
+                self.activation,
                 name=f"block_{i}",
             )(x_BTD, mask_BT, train=train)
         return x_BTD

@@ -1,0 +1,146 @@
+r"""Multi-scale TCN with cross-modal attention over ir50, vggish and logmel (Yu et al. 2025).
+
+    python -m emojax.train --config=configs/multiscale_tcn.py --config.data.store=STORE \
+        --workdir=RUN
+
+trains one model of valence and arousal on the store's official fold, each stream's TCNs first.
+Published on Aff-Wild2, validation of fold 0: CCC .367 valence, .663 arousal (Table 2).
+
+The paper (arXiv:2503.10523) states the architecture, the kernels and the stages of training, and
+no width, rate, optimiser or window; those are ours. Its "Transformer encoder" (section 3.7) is
+described nowhere and left out, and the authors' repository cannot run as published, so there is
+no ``upstream``. Its Table 1 lists the widths of the features, without scores.
+
+Variants, after a colon: ``folds`` (the six folds of Table 2), ``end_to_end`` (without the first
+stage); streams fewer than the paper's, ours: ``visual``, ``audio`` (vggish queries logmel),
+``visual_vggish``, ``visual_logmel``; other tasks, ours: ``expr``, ``au``, ``all`` (one model of
+all three); ``simulated`` (narrow and quick, for a store of ``data.synthetic`` with
+``--streams=ir50,vggish,logmel``).
+"""
+
+import functools
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from emojax.configuration import base_config, choose
+
+
+def paper() -> ConfigDict:
+    """Hyper-parameters of the paper; "ours" marks what it does not state."""
+    config = base_config()
+
+    config.data.streams = ("ir50", "vggish", "logmel")  # Table 1
+    config.data.window = 300  # ours, as RJCMA
+    config.data.stride = 200  # ours, as RJCMA
+    config.data.batch_size = 12  # ours, as RJCMA
+    config.data.resampling = ConfigDict(dict.fromkeys(config.data.streams, "nearest"))
+
+    config.model.name = "multiscale_tcn"
+    config.model.leader = "ir50"  # "visual features as queries", section 3.5
+    config.model.kernel_sizes = (3, 5, 7)  # section 3.4
+    config.model.channels = ConfigDict()  # ours; each of a stream's TCNs, one last width
+    config.model.channels.ir50 = (256, 256, 128, 128)
+    config.model.channels.vggish = (128, 128, 128, 128)
+    config.model.channels.logmel = (128, 128, 128, 128)
+    config.model.causal = True  # ours, as in Bai et al. 2018, the paper's [2]
+    config.model.temporal_dropout = 0.1  # ours
+    config.model.hidden = 256  # ours, of eq. 13
+    config.model.dropout = 0.3  # ours, of eq. 14
+    config.model.heads = "joint"  # eq. 15: one layer for both dimensions
+    config.model.branch_heads = True  # for the first stage
+
+    config.loss.va = "ccc"  # ours: 1 - CCC, what eq. 16 scores
+
+    config.replicas.targets = ("va",)
+
+    config.train.epochs = 60  # ours
+    config.train.optimizer = "adam_l2"  # ours
+    config.train.learning_rate = 1e-4  # ours
+    config.train.weight_decay = 1e-4  # ours
+    config.train.warmup = "linear"  # ours
+    config.train.warmup_epochs = 1  # ours
+    config.train.plateau_patience = 5  # ours
+    config.train.plateau_factor = 0.1  # ours
+    config.train.minimum_rate = 1e-8  # ours
+    config.train.stop_patience = 20  # ours
+    # Section 3.7: "the TCNs in each branch", then everything. Epochs and frozen parts are ours:
+    # what a stage does not train should not decay.
+    config.train.stages = (
+        {"objective": "branches", "epochs": 10, "frozen": ("head_*",)},
+        {"objective": "outputs", "epochs": 0, "frozen": ("branch_*",)},
+    )
+
+    config.evaluation.selection.va = "ccc"  # P, eq. 16
+    return config
+
+
+def folds() -> ConfigDict:
+    """Table 2: six folds in one program."""
+    config = paper()
+    config.replicas.folds = ("0", "1", "2", "3", "4", "5")
+    return config
+
+
+def end_to_end() -> ConfigDict:
+    """Without the first stage and its heads; ours."""
+    config = paper()
+    config.model.branch_heads = False
+    config.train.stages = ()
+    return config
+
+
+def some_streams(*streams: str) -> ConfigDict:
+    """Some of the paper's streams, the first of which leads; ours."""
+    config = paper()
+    config.data.streams = streams
+    config.model.leader = streams[0]
+    for name in set(config.model.channels) - set(streams):
+        del config.model.channels[name], config.data.resampling[name]
+    return config
+
+
+def other_tasks(*tasks: str) -> ConfigDict:
+    """One model of these tasks, with their default losses; ours."""
+    config = paper()
+    config.data.tasks = tasks
+    config.replicas.targets = ("all",)
+    return config
+
+
+def simulated() -> ConfigDict:
+    """A small model for simulated data, a few minutes on 2 cores; ours."""
+    config = paper()
+    config.data.random_offset = True
+    for stream in config.data.streams:
+        config.model.channels[stream] = (32, 32, 32)
+    config.model.hidden = 64
+    config.model.causal = False  # the optimum looks both ways
+    config.train.epochs = 9
+    config.train.epoch_steps = 40
+    config.train.learning_rate = 3e-3
+    config.train.plateau_patience = 1
+    config.train.plateau_factor = 0.3
+    branches, outputs = config.train.stages
+    config.train.stages = ({**branches, "epochs": 3}, outputs)
+    return config
+
+
+VARIANTS: dict[str, Callable[[], ConfigDict]] = {
+    "": paper,
+    "folds": folds,
+    "end_to_end": end_to_end,
+    "visual": functools.partial(some_streams, "ir50"),
+    "audio": functools.partial(some_streams, "vggish", "logmel"),
+    "visual_vggish": functools.partial(some_streams, "ir50", "vggish"),
+    "visual_logmel": functools.partial(some_streams, "ir50", "logmel"),
+    "expr": functools.partial(other_tasks, "expr"),
+    "au": functools.partial(other_tasks, "au"),
+    "all": functools.partial(other_tasks, "va", "expr", "au"),
+    "simulated": simulated,
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The configuration of a variant, see the docstring of this file."""
+    return choose(VARIANTS, variant, __file__)

@@ -1,0 +1,265 @@
+"""Multi-scale TCNs with cross-modal attention (Yu et al. 2025, arXiv:2503.10523).
+
+Each stream passes three temporal convolutional networks of kernel 3, 5 and 7, whose outputs are
+concatenated (eq. 5-7). The visual stream queries each audio stream (eq. 8-10), and a small
+network predicts each frame from the visual features and what they found (eq. 11-15).
+
+What the paper leaves open, and is ours: the TCNs' widths, depth and inside (those of
+``layers.tcn``), dropout rates, the width of the hidden layer. Section 3.7 trains a "Transformer
+encoder", which neither the equations nor the figure's text describe: it is left out. The
+authors' public repository cannot run as published, so there is no ``upstream`` variant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from emojax.layers.attention import attention_weights
+from emojax.layers.dropout import Dropout
+from emojax.layers.heads import HEADS, head_columns
+from emojax.layers.tcn import TemporalConvNet
+from emojax.models.checks import (
+    check_choice,
+    check_outputs,
+    check_range,
+    check_rates,
+    frame_mask,
+    stream_widths,
+)
+from emojax.ops.masking import zero_where_padded
+from emojax.types import Array
+
+NAME = "MultiscaleTCN"
+
+# Of each of a stream's three TCNs. Visual: the widths of leader-follower attention's public
+# code; audio: ours, to end at the same width.
+DEFAULT_CHANNELS: Mapping[str, tuple[int, ...]] = flax.core.freeze(
+    {
+        "ir50": (256, 256, 128, 128),
+        "vggish": (128, 128, 128, 128),
+        "logmel": (128, 128, 128, 128),
+    }
+)
+
+
+def cross_modal_attention(query_BTD: Array, source_BSD: Array, source_mask_BS: Array) -> Array:
+    """Softmax(Q K^T / sqrt(d)) V without projections, K = V = the source (eq. 8).
+
+    Args:
+        query_BTD: finite features.
+        source_BSD: features of the same width; padded rows may hold anything.
+        source_mask_BS: bool, False on padding, which gets a weight of exactly zero.
+
+    Returns:
+        (B, T, D); zero where no row of the source is real. The softmax is float32.
+    """
+    source_BSD = zero_where_padded(source_BSD, source_mask_BS)
+    scores_BTS = jnp.einsum(
+        "btd,bsd->bts", query_BTD, source_BSD, preferred_element_type=jnp.float32
+    ) / math.sqrt(query_BTD.shape[-1])
+    weight_BTS = attention_weights(scores_BTS, source_mask_BS[:, None, :])
+    return weight_BTS.astype(source_BSD.dtype) @ source_BSD
+
+
+class MultiscaleTCNs(nn.Module):
+    """[TCN_k1(x); TCN_k2(x); ...], one network for each kernel size (eq. 5-7).
+
+    Attributes:
+        channels: output width of each block, the same in every network.
+        kernel_sizes: taps of the networks.
+        dropout, causal, dtype: as in ``TemporalConvNet``.
+    """
+
+    channels: tuple[int, ...]
+    kernel_sizes: tuple[int, ...] = (3, 5, 7)
+    dropout: float = 0.1
+    causal: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
+        """Encode (B, T, D) as (B, T, kernels * channels[-1]), zero on padding."""
+        scales = [
+            TemporalConvNet(
+                self.channels,
+                kernel_size=kernel_size,
+                dropout=self.dropout,
+                causal=self.causal,
+                dtype=self.dtype,
+                name=f"kernel_{kernel_size}",
+            )(x_BTD, mask_BT, train=train)
+            for kernel_size in self.kernel_sizes
+        ]
+        return jnp.concatenate(scales, axis=-1)
+
+
+class RegressionLayer(nn.Module):
+    """LayerNorm, Dense, GELU, dropout, Dense, for each frame (eq. 12-15).
+
+    Attributes:
+        outputs: C, columns of the output.
+        hidden: width of the layer in between.
+        dropout: rate on the hidden layer.
+        dtype: of the hidden layer; statistics and the output are float32.
+    """
+
+    outputs: int
+    hidden: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTD: Array, *, train: bool) -> Array:
+        """Predict (B, T, outputs) from (B, T, D)."""
+        # PyTorch's epsilon.
+        h_BTD = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x_BTD)
+        h_BTD = nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(h_BTD)
+        h_BTD = nn.gelu(h_BTD, approximate=False)
+        h_BTD = Dropout(self.dropout)(h_BTD, train=train)
+        y_BTC = nn.Dense(self.outputs, dtype=self.dtype, name="output")(h_BTD)
+        return y_BTC.astype(jnp.float32)
+
+
+class MultiscaleTCN(nn.Module):
+    """Multi-scale TCNs and cross-modal attention over any set of streams.
+
+    Parameters: "encoder_<stream>" / "kernel_<k>", "head_<task>" (or "head_<task>_<label>"), and
+    "branch_<stream>_<task>", the temporary heads.
+
+    Attributes:
+        outputs: task -> C, columns to predict.
+        streams: the streams used. Those that are not the leader are concatenated in this order.
+        leader: the stream whose frames are the queries; all others are keys and values. With a
+            single stream there is no attention.
+        window: not used: windows may have any length.
+        kernel_sizes: taps of each stream's TCNs (section 3.4).
+        channels: stream -> width of each block, in each of its TCNs. All streams end at one
+            width, for eq. 8 has no projections.
+        causal: TCNs see only the past; else they are centred.
+        temporal_dropout: rate in the TCNs.
+        hidden: width of the regression layer.
+        dropout: rate in the regression layer (eq. 14).
+        heads: "joint" shares one regression layer between the columns of a task, as eq. 15
+            does; "per_target" gives each column its own.
+        branch_heads: also predict from each stream alone, for staged training (section 3.7).
+        dtype: of the computation, as a name ("float32", "bfloat16") or a dtype; parameters,
+            statistics, softmax and outputs are float32.
+    """
+
+    outputs: Mapping[str, int]
+    streams: tuple[str, ...] = ("ir50", "vggish", "logmel")
+    leader: str = "ir50"
+    window: int = 300
+    kernel_sizes: tuple[int, ...] = (3, 5, 7)
+    channels: Mapping[str, tuple[int, ...]] = DEFAULT_CHANNELS
+    causal: bool = True
+    temporal_dropout: float = 0.1
+    hidden: int = 256
+    dropout: float = 0.3
+    heads: str = "joint"
+    branch_heads: bool = True
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        streams: Mapping[str, Array],
+        masks: Mapping[str, Array],
+        *,
+        valid: Mapping[str, Array] | None = None,
+        train: bool,
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Predict every frame of every window.
+
+        Args:
+            streams: stream -> (B, T, D_s), normalised features, one row per video frame;
+                exactly the streams of the field ``streams``, in any order.
+            masks: stream -> (B, T) bool, False on padding. A frame is real if every stream
+                says so; real frames do not depend on what padded frames hold.
+            valid: not used: missing faces and silence are zeros, and their frames count.
+            train: dropout acts (needs a "dropout" key).
+
+        Returns:
+            task -> (B, T, C) float32, and ``{"losses": {}}``. With ``branch_heads`` also
+            "branches": stream -> task -> (B, T, C) float32. A branch is a stream with its
+            three TCNs together: so the paper counts its branches (sections 3.2, 3.3, "the
+            TCNs in each branch", 3.7), and their concatenation is all that eq. 8 sees.
+
+        Raises:
+            InputError: while tracing, for bad fields or streams that do not fit them.
+        """
+        del valid
+        self._check_fields()
+        mask_BT = frame_mask(NAME, self.streams, streams, masks)
+        dtype = jnp.dtype(self.dtype)
+
+        features: dict[str, Array] = {}
+        for name in self.streams:
+            with stream_widths({name: streams[name]}):
+                features[name] = MultiscaleTCNs(
+                    tuple(self.channels[name]),
+                    kernel_sizes=self.kernel_sizes,
+                    dropout=self.temporal_dropout,
+                    causal=self.causal,
+                    dtype=dtype,
+                    name=f"encoder_{name}",
+                )(streams[name], mask_BT, train=train)
+
+        query_BTD = features[self.leader]
+        found = [
+            cross_modal_attention(query_BTD, features[name], mask_BT)
+            for name in self.streams
+            if name != self.leader
+        ]
+        fused_BTD = jnp.concatenate([query_BTD, *found], axis=-1)
+
+        aux: dict[str, Any] = {"losses": {}}
+        predictions: dict[str, Array] = {}
+        for task, columns in head_columns(self.outputs, self.heads).items():
+            parts = [
+                RegressionLayer(width, self.hidden, self.dropout, dtype, name=f"head_{head}")(
+                    fused_BTD, train=train
+                )
+                for head, width in columns.items()
+            ]
+            predictions[task] = jnp.concatenate(parts, axis=-1)
+        if self.branch_heads:
+            aux["branches"] = {name: self._branch(name, x_BTD) for name, x_BTD in features.items()}
+        return predictions, aux
+
+    def _branch(self, stream: str, x_BTD: Array) -> dict[str, Array]:
+        """What a stream predicts alone: task -> (B, T, C), one linear layer each."""
+        return {
+            task: nn.Dense(columns, dtype=jnp.dtype(self.dtype), name=f"branch_{stream}_{task}")(
+                x_BTD
+            ).astype(jnp.float32)
+            for task, columns in self.outputs.items()
+        }
+
+    def _check_fields(self) -> None:
+        """Refuses what cannot be built."""
+        check_outputs(NAME, self.streams, self.outputs)
+        check_choice(NAME, "leader", self.leader, self.streams)
+        check_choice(NAME, "heads", self.heads, HEADS)
+        check_rates(NAME, temporal_dropout=self.temporal_dropout, dropout=self.dropout)
+        check_range(NAME, "hidden", self.hidden, self.hidden >= 1, "at least 1")
+        sizes = tuple(self.kernel_sizes)
+        different = bool(sizes) and len(set(sizes)) == len(sizes) and min(sizes) >= 1
+        check_range(NAME, "kernel_sizes", sizes, different, "different sizes, each at least 1")
+        if not self.causal:
+            odd = all(size % 2 == 1 for size in sizes)
+            check_range(NAME, "kernel_sizes", sizes, odd, "odd, to be centred")
+        last = None
+        for name in self.streams:
+            widths = tuple(self.channels.get(name, ()))
+            field = f"channels.{name}"
+            check_range(NAME, field, widths, bool(widths), "one width per block of the TCNs")
+            last = last or widths[-1]
+            expected = f"{last} as the last width, the same in every stream (eq. 8)"
+            check_range(NAME, field, widths, widths[-1] == last, expected)

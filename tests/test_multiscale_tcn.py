@@ -1,0 +1,345 @@
+"""Multi-scale TCN as the engine sees it: streams in, predictions out, nothing from padding."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from configs.multiscale_tcn import VARIANTS, get_config
+from emojax.engine.session import build_session
+from emojax.engine.stages import check_frozen
+from emojax.errors import InputError
+from emojax.models import build_model
+from emojax.models.multiscale_tcn import cross_modal_attention
+from emojax.specs import STREAMS
+from tests.training_runs import quick_compiling  # noqa: F401 - a fixture
+
+KEY = jax.random.key(0)
+WIDTHS = {"ir50": 6, "vggish": 3, "logmel": 5, "bert": 4}
+WINDOW, BATCH = 12, 3
+Variables = Any
+
+
+def build(**fields: Any) -> nn.Module:
+    """A small model, without dropout unless asked for."""
+    small: dict[str, Any] = {
+        "streams": ("ir50", "vggish"), "kernel_sizes": (3,), "hidden": 8, "dropout": 0.0,
+        "temporal_dropout": 0.0, "channels": dict.fromkeys(WIDTHS, (4,)),
+    }  # fmt: skip
+    outputs = fields.pop("outputs", {"va": 2})
+    return build_model("multiscale_tcn", outputs, **(small | fields))
+
+
+def data(
+    names: tuple[str, ...] = ("ir50", "vggish"), steps: int = WINDOW, seed: int = 0
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    streams = {n: rng.normal(size=(BATCH, steps, WIDTHS[n])).astype(np.float32) for n in names}
+    return streams, {n: np.ones((BATCH, steps), bool) for n in names}
+
+
+def randomised(model: nn.Module, streams: Any, masks: Any, seed: int = 1) -> Variables:
+    """Variables of the right shapes that are not the initialiser's."""
+    shapes = jax.eval_shape(lambda key: model.init(key, streams, masks, train=False), KEY)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda s: 0.4 * rng.normal(size=s.shape).astype(np.float32), shapes)
+
+
+def apply(
+    model: nn.Module, variables: Variables, streams: Any, masks: Any, train: bool = False
+) -> dict[str, Any]:
+    """Predictions of all streams ("together") and of each alone."""
+    outputs, aux = model.apply(variables, streams, masks, train=train)
+    assert aux["losses"] == {}
+    return {"together": outputs, **aux.get("branches", {})}
+
+
+def test_attention_is_its_equation_on_real_frames() -> None:
+    rng = np.random.default_rng(0)
+    query_BTD, source_BSD = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 5, 4))
+    mask_BS = np.array([[True, False, True, True, False], [False] * 5])
+    poisoned_BSD = np.where(mask_BS[..., None], source_BSD, np.nan)
+    found = cross_modal_attention(
+        query_BTD.astype(np.float32), poisoned_BSD.astype(np.float32), mask_BS
+    )
+    keys_SD = source_BSD[0][mask_BS[0]]
+    weight_TS = np.exp(query_BTD[0] @ keys_SD.T / math.sqrt(4))
+    expected_TD = weight_TS / weight_TS.sum(axis=1, keepdims=True) @ keys_SD
+    np.testing.assert_allclose(found[0], expected_TD, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found[1], 0.0)
+
+
+# ---- streams ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "leader"), [(("logmel",), "logmel"), (("vggish", "ir50", "logmel", "bert"), "ir50")]
+)
+def test_any_streams_in_any_order(names: tuple[str, ...], leader: str) -> None:
+    model = build(streams=names, leader=leader, outputs={"va": 2, "expr": 8})
+    streams, masks = data(names)
+    variables = randomised(model, streams, masks)
+    run = jax.jit(functools.partial(apply, model))
+    predictions = run(variables, streams, masks)
+    assert set(predictions) == {"together", *names}
+    for outputs in predictions.values():
+        shapes = {task: x.shape for task, x in outputs.items()}
+        assert shapes == {"va": (BATCH, WINDOW, 2), "expr": (BATCH, WINDOW, 8)}
+        assert all(x.dtype == jnp.float32 for x in outputs.values())
+    reverse = {name: streams[name] for name in reversed(names)}
+    jax.tree.map(np.testing.assert_array_equal, run(variables, reverse, masks), predictions)
+
+
+def test_only_the_leaders_frames_are_bound_to_their_time() -> None:
+    """Keys and values are a set: with kernels of one frame, their order does not matter."""
+    streams, masks = data()
+    order = np.random.default_rng(3).permutation(WINDOW)
+    model = build(kernel_sizes=(1,), leader="vggish")
+    variables = randomised(model, streams, masks)
+    run = jax.jit(functools.partial(apply, model))
+    va = run(variables, streams, masks)["together"]["va"]
+    same = run(variables, streams | {"ir50": streams["ir50"][:, order]}, masks)["together"]["va"]
+    np.testing.assert_allclose(same, va, rtol=1e-4, atol=1e-5)
+    mixed = {"ir50": streams["ir50"], "vggish": streams["vggish"][:, order]}
+    moved = run(variables, mixed, masks)["together"]["va"]
+    np.testing.assert_allclose(moved, va[:, order], rtol=1e-4, atol=1e-5)
+    assert np.any(np.abs(moved - va) > 0.01)
+
+
+def test_each_objective_reaches_the_parameters_that_are_its_own() -> None:
+    names = ("ir50", "vggish", "logmel")
+    model = build(streams=names)
+    streams, masks = data(names)
+    variables = randomised(model, streams, masks)
+    weights = np.random.default_rng(2).normal(size=(BATCH, WINDOW, 2)).astype(np.float32)
+
+    @jax.jit
+    @functools.partial(jax.jacrev, argnums=(0, 1))
+    def gradients(params: Any, streams: Any) -> jax.Array:
+        predictions = apply(model, variables | {"params": params}, streams, masks)
+        return jnp.stack([jnp.sum(predictions[r]["va"] * weights) for r in ("together", *names)])
+
+    of_params, of_streams = gradients(variables["params"], streams)
+    for index, role in enumerate(("together", *names)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(of_params):
+            module = path[0].key
+            mine = module.startswith(("encoder_", "head_"))
+            if role != "together":
+                mine = module in (f"encoder_{role}", f"branch_{role}_va")
+            assert np.all(np.isfinite(leaf[index]))
+            assert np.any(leaf[index] != 0) == mine, (role, path)
+        for name, x_BTD in of_streams.items():
+            assert np.any(x_BTD[index] != 0) == (role in ("together", name))
+
+
+# ---- padding ------------------------------------------------------------------------------
+
+
+@functools.cache
+def gradients_and_outputs(train: bool) -> tuple[Any, Any]:
+    """A compiled (params, streams, mask) -> (gradients, predictions), and parameters for it."""
+    model = build(causal=False, kernel_sizes=(3, 5))
+    streams, masks = data()
+    variables = randomised(model, streams, masks)
+    weights = np.random.default_rng(2).normal(size=(BATCH, WINDOW, 2)).astype(np.float32)
+
+    def scalar(params: Any, streams: Any, mask: Any) -> Any:
+        predictions = apply(model, {"params": params}, streams, dict.fromkeys(streams, mask), train)
+        real = [jnp.where(mask[..., None], p["va"] * weights, 0.0) for p in predictions.values()]
+        return jnp.sum(jnp.stack(real)), predictions
+
+    return jax.jit(jax.grad(scalar, argnums=(0, 1), has_aux=True)), variables["params"]
+
+
+MASKS = st.lists(
+    st.lists(st.booleans(), min_size=WINDOW, max_size=WINDOW), min_size=BATCH, max_size=BATCH
+)
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@settings(max_examples=15, deadline=None, derandomize=True)
+@example(mask=[[True] * WINDOW, [False] * WINDOW, [True] * 5 + [False] * 7], poison=np.nan)
+@example(mask=[[False] * WINDOW] * BATCH, poison=np.nan)
+@given(mask=MASKS, poison=st.sampled_from([1e3, -1e30, np.nan, np.inf]))
+def test_padding_changes_no_real_frame(train: bool, mask: list[list[bool]], poison: float) -> None:
+    """Masks of any form, also all padding; any content of padded frames, also NaN."""
+    run, params = gradients_and_outputs(train)
+    streams, _ = data()
+    mask_BT = np.array(mask)
+    poisoned = {n: np.where(mask_BT[..., None], x, np.float32(poison)) for n, x in streams.items()}
+
+    clean_gradients, clean_predictions = run(params, streams, mask_BT)
+    gradients, predictions = run(params, poisoned, mask_BT)
+    jax.tree.map(np.testing.assert_array_equal, predictions, clean_predictions)
+    jax.tree.map(np.testing.assert_array_equal, gradients, clean_gradients)
+    for leaf in jax.tree.leaves((gradients, predictions)):
+        assert np.all(np.isfinite(leaf))
+    for gradient_BTD in gradients[1].values():
+        np.testing.assert_array_equal(np.asarray(gradient_BTD)[~mask_BT], 0.0)
+
+
+def test_a_shorter_window_equals_a_padded_one_and_masks_are_joined() -> None:
+    model = build()
+    streams, masks = data()
+    variables = randomised(model, streams, masks)
+    steps = WINDOW - 5
+    mask_BT = np.broadcast_to(np.arange(WINDOW) < steps, (BATCH, WINDOW))
+    run = jax.jit(functools.partial(apply, model))
+    padded = run(variables, streams, dict.fromkeys(streams, mask_BT))
+    one = run(variables, streams, masks | {"vggish": mask_BT})
+    jax.tree.map(np.testing.assert_array_equal, one, padded)
+    cut = {name: x_BTD[:, :steps] for name, x_BTD in streams.items()}
+    short = run(variables, cut, {name: m[:, :steps] for name, m in masks.items()})
+    for role, outputs in short.items():
+        ours = padded[role]["va"][:, :steps]
+        np.testing.assert_allclose(ours, outputs["va"], rtol=1e-5, atol=1e-5)
+
+
+# ---- transformations ----------------------------------------------------------------------
+
+
+def test_vmap_is_separate_and_one_trace() -> None:
+    model = build()
+    streams, masks = data()
+    replicas = [randomised(model, streams, masks, seed) for seed in (1, 2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *replicas)
+    traces = 0
+
+    def run(variables: Variables, streams: Any, masks: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        return apply(model, variables, streams, masks, train=True)
+
+    jitted = jax.jit(run)
+    separate = [jitted(variables, streams, masks) for variables in replicas]
+    jitted(replicas[0], *data(seed=5))
+    assert traces == 1
+    together = jax.jit(jax.vmap(run, in_axes=(0, None, None)))(stacked, streams, masks)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *separate))
+
+
+@pytest.mark.parametrize("rates", [{"dropout": 0.5}, {"temporal_dropout": 0.5}], ids=str)
+def test_dropout_only_in_training(rates: dict[str, float]) -> None:
+    model = build(**rates)
+    streams, masks = data()
+    variables = randomised(model, streams, masks)
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def run(key: jax.Array, train: bool) -> Any:
+        outputs, _ = model.apply(variables, streams, masks, train=train, rngs={"dropout": key})
+        return outputs["va"]
+
+    np.testing.assert_array_equal(run(KEY, train=True), run(KEY, train=True))
+    assert not np.array_equal(run(KEY, train=True), run(jax.random.key(1), train=True))
+    np.testing.assert_array_equal(run(KEY, train=False), run(jax.random.key(1), train=False))
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters() -> None:
+    streams, masks = data()
+    outputs = {}
+    for dtype in ("float32", "bfloat16"):
+        model = build(dtype=dtype)
+        variables = randomised(model, streams, masks)
+        outputs[dtype] = jax.jit(functools.partial(apply, model))(variables, streams, masks)
+        init = functools.partial(model.init, train=False)
+        for leaf in jax.tree.leaves((outputs, jax.eval_shape(init, KEY, streams, masks))):
+            assert leaf.dtype == jnp.float32
+    close = functools.partial(np.testing.assert_allclose, rtol=0.1, atol=0.1)
+    jax.tree.map(close, outputs["bfloat16"], outputs["float32"])
+    assert np.any(outputs["bfloat16"]["ir50"]["va"] != outputs["float32"]["ir50"]["va"])
+
+
+# ---- heads and fields ---------------------------------------------------------------------
+
+
+def test_heads_are_joint_or_per_target_and_branches_may_be_left_out() -> None:
+    outputs = {"va": 2, "expr": 8, "au": 12}
+    tasks = {f"head_{task}" for task in outputs}
+    branches = {f"branch_{name}_{task}" for name in ("ir50", "vggish") for task in outputs}
+    encoders = {"encoder_ir50", "encoder_vggish"}
+
+    def modules(**fields: Any) -> set[str]:
+        model = build(outputs=outputs, **fields)
+        predictions = jax.eval_shape(lambda: apply(model, randomised(model, *data()), *data()))
+        widths = {task: x.shape[-1] for task, x in predictions["together"].items()}
+        assert widths == outputs
+        assert ("ir50" in predictions) == fields.get("branch_heads", True)
+        return set(randomised(model, *data())["params"])
+
+    assert modules() == encoders | tasks | branches
+    found = modules(heads="per_target", branch_heads=False)
+    assert {"head_va_valence", "head_expr", "head_au_AU26"} < found
+    assert len(found - encoders) == 2 + 1 + 12
+
+
+def refusal(model: nn.Module, streams: Any, masks: Any) -> str:
+    """The error met while tracing; nothing is computed."""
+    with pytest.raises(InputError) as caught:
+        jax.eval_shape(lambda: model.init(KEY, streams, masks, train=False))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"leader": "vgish"}, ["model.leader", "did you mean vggish?"]),
+        ({"leader": "logmel"}, ["model.leader", "ir50, vggish"]),
+        ({"heads": "shared"}, ["model.heads", "per_target, joint"]),
+        ({"dropout": 1.0}, ["model.dropout", "1.0"]),
+        ({"temporal_dropout": -0.1}, ["model.temporal_dropout"]),
+        ({"hidden": 0}, ["model.hidden", "at least 1"]),
+        ({"kernel_sizes": ()}, ["model.kernel_sizes"]),
+        ({"kernel_sizes": (3, 3)}, ["model.kernel_sizes", "different"]),
+        ({"causal": False, "kernel_sizes": (3, 4)}, ["model.kernel_sizes", "odd"]),
+        ({"channels": {"ir50": (4,)}}, ["model.channels.vggish"]),
+        ({"channels": {"ir50": (4,), "vggish": (4, 5)}}, ["model.channels.vggish", "eq. 8"]),
+        ({"streams": ()}, ["model.streams"]),
+        ({"outputs": {}}, ["model.outputs"]),
+    ],
+)
+def test_bad_fields_are_refused(fields: dict[str, Any], words: list[str]) -> None:
+    text = refusal(build(**fields), *data())
+    for word in words:
+        assert word in text
+
+
+def test_streams_that_do_not_fit_are_refused() -> None:
+    model = build()
+    streams, masks = data()
+    assert "field:    vggish" in refusal(model, {"ir50": streams["ir50"]}, masks)
+    ragged = streams | {"vggish": streams["vggish"][:, :-1]}
+    cut = masks | {"vggish": masks["vggish"][:, :-1]}
+    assert "same frames" in refusal(model, ragged, cut)
+    variables = randomised(model, streams, masks)
+    streams["vggish"] = streams["vggish"][..., :-1]
+    with pytest.raises(InputError, match="widths") as caught:
+        jax.eval_shape(lambda: apply(model, variables, streams, masks))
+    assert "vggish of width 2" in str(caught.value)
+
+
+# ---- configs ------------------------------------------------------------------------------
+
+# Of one replica, counted by hand from the equations and the configs' widths.
+PARAMETERS = {"": 10_890_632, "visual": 6_746_500, "all": 11_513_816, "simulated": 696_296}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_builds(variant: str) -> None:
+    session = build_session(get_config(variant), STREAMS, jax.devices()[:1])
+    params = session.abstract_state().params
+    check_frozen(session.stages, params)
+    count = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(params))
+    assert count == PARAMETERS.get(variant, count)
+    assert len(session.replicas) == (6 if variant == "folds" else 1)
+    objectives = [stage.objective for stage in session.stages]
+    assert objectives == ([] if variant == "end_to_end" else ["branches", "outputs"])
