@@ -44,6 +44,12 @@ class Sequence:
             return np.ones((rows * self.ticks, rows), bool)
         return last_S[None] <= np.arange(rows * self.ticks)[:, None]
 
+    def distance(self) -> np.ndarray:
+        """(T, S) float32, ticks from the anchor at tick t to the middle of row s."""
+        rows = self.mask_BS.shape[1]
+        middle_S = (np.arange(rows) + 0.5) * self.ticks - 0.5
+        return np.abs(np.arange(rows * self.ticks)[:, None] - middle_S[None]).astype(np.float32)
+
     def at_anchors(self) -> Array:
         """(B, T, H), each anchor's row: the one whose span holds its tick.
 
@@ -93,11 +99,15 @@ class AttentionFusion(nn.Module):
         features: d_k.
         anchor_bias: adds a bias to f_c W_K, so that a row can be preferred whatever the
             anchor; ours, the paper has none.
+        locality: lowers the score of a row by its distance from the anchor, in ticks, times a
+            learned rate for each stream, which starts at 0 (as Press et al. 2022 do with fixed
+            rates); ours. Without it rows are found by their content alone.
         dtype: of the computation; parameters and the softmax are float32.
     """
 
     features: int = 128
     anchor_bias: bool = False
+    locality: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -114,7 +124,11 @@ class AttentionFusion(nn.Module):
             scores_BTS = jnp.einsum(
                 "btk,bsk->bts", anchor_BTK, rows_BSK, preferred_element_type=jnp.float32
             )
-            context_BTH, weight_BTS = attend(scores_BTS / math.sqrt(self.features), sequence)
+            scores_BTS = scores_BTS / math.sqrt(self.features)
+            if self.locality:
+                rate = self.param(f"locality_{name}", nn.initializers.zeros, ())
+                scores_BTS = scores_BTS - rate * jnp.asarray(sequence.distance())[None]
+            context_BTH, weight_BTS = attend(scores_BTS, sequence)
             self.sow("intermediates", f"weights_{name}", weight_BTS)
             parts.append(context_BTH)
         return jnp.concatenate(parts, axis=-1)

@@ -1,0 +1,246 @@
+"""ExpTrm: cross-modal transformer for audio-visual expression (Brown et al., 2025).
+
+"Transformer-based Visual Expression Identification with Recurrent Neural Network", preprint
+doi:10.20944/preprints202503.1265.v1. Each stream is projected, given positions (eq. 5-6) and
+encoded by self-attention; streams attend to each other (eq. 7-10), a learned weighted sum fuses
+them (eq. 11), and a dense layer predicts each frame (eq. 12).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from emojax.layers.attention import MultiHeadAttention, sinusoidal_positions
+from emojax.layers.dropout import Dropout
+from emojax.layers.heads import HEADS, task_heads
+from emojax.layers.transformer import ACTIVATIONS, NORMS, TransformerEncoder
+from emojax.models.checks import (
+    check_choice,
+    check_outputs,
+    check_range,
+    check_rates,
+    check_streams,
+    frame_mask,
+    stream_widths,
+)
+from emojax.ops.masking import zero_where_padded
+from emojax.specs import TASKS
+from emojax.types import Array
+
+NAME = "ExpTrm"
+
+# How the prediction of a continuous task ends. Eq. 12 as printed is "relu", which can give no
+# negative valence.
+HEAD_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "none": lambda y: y,
+    "tanh": jnp.tanh,
+    "relu": nn.relu,
+}
+
+
+def activate_heads(predictions: Mapping[str, Array], activation: str) -> dict[str, Array]:
+    """Ends continuous tasks in a key of ``HEAD_ACTIVATIONS``; other tasks stay logits."""
+    act = HEAD_ACTIVATIONS[activation]
+    return {
+        task: act(y_BTC) if task not in TASKS or TASKS[task].kind == "continuous" else y_BTC
+        for task, y_BTC in predictions.items()
+    }
+
+
+def stack_context(x_BSD: Array, mask_BS: Array, rows: int, width: int = 0) -> Array:
+    """Each row with the rows around it, one after another (section 4.4).
+
+    Args:
+        x_BSD: (B, T + 2 rows, D), features; padded rows may hold anything.
+        mask_BS: bool, False on padding, which counts as zeros.
+        rows: n, rows before and after each.
+        width: zeros are appended up to this width; 0 appends none.
+
+    Returns:
+        (B, T, max(width, (2 rows + 1) D)); frame t holds rows t - n .. t + n, the earliest first.
+    """
+    x_BSD = zero_where_padded(x_BSD, mask_BS.astype(bool))
+    steps = x_BSD.shape[1] - 2 * rows
+    parts = [x_BSD[:, i : i + steps] for i in range(2 * rows + 1)]
+    stacked_BTD = jnp.concatenate(parts, axis=-1)
+    missing = max(0, width - stacked_BTD.shape[-1])
+    return jnp.pad(stacked_BTD, ((0, 0), (0, 0), (0, missing))) if missing else stacked_BTD
+
+
+class ExpTrm(nn.Module):
+    """One encoder a stream, attention between streams, a dense layer for each frame.
+
+    For two streams a and v, with encoders' outputs H,
+
+        F = alpha * Attention(Q of H_a, K and V of H_v) + beta * Attention(Q of H_v, K and V of H_a)
+
+    (eq. 7-11). A single stream is unimodal ExpTrm: F = H. More than two are our generalisation:
+    the weighted sum over all ordered pairs of streams. As in the equations there is no residual
+    around the cross-modal attention; its output projection is W^O of eq. 3 and 16.
+
+    Parameters: "projection_<stream>", "encoder_<stream>", and for each ordered pair
+    "cross_<query>_<source>" and the scalar "weight_<query>_<source>" (alpha and beta), then
+    "head_<task>".
+
+    Attributes:
+        outputs: task -> C, columns to predict.
+        streams: the streams used; their order changes nothing.
+        window: the longest window in frames.
+        context: stream -> n, for a stream that comes with n rows more at either end and is
+            stacked inside the model. It needs no parameters: a copy of the model without it
+            takes the stream already stacked (``stack_context``).
+        stacked_width: stacked streams are filled up with zeros to this width; 0: they are not.
+        width: d_model.
+        layers: self-attention layers of each encoder.
+        attention_heads: h, of every attention; divides ``width``.
+        hidden: width of the encoders' feed-forward blocks.
+        activation: of the feed-forward blocks, "relu" or "gelu".
+        norm: "post" or "pre", place of the encoders' layer normalisation.
+        dropout: rate after the positions, in the encoders and on cross-modal weights.
+        heads: "joint" has one dense layer a task (eq. 12), "per_target" one for each label.
+        head_activation: a key of ``HEAD_ACTIVATIONS``, the end of continuous tasks.
+        dtype: of the computation, as a name ("float32", "bfloat16") or a dtype; parameters,
+            softmax, statistics and outputs are float32.
+    """
+
+    outputs: Mapping[str, int]
+    streams: tuple[str, ...] = ("vggface", "compare_lld")
+    window: int = 100
+    context: Mapping[str, int] = flax.core.freeze({})
+    stacked_width: int = 0
+    width: int = 512
+    layers: int = 2
+    attention_heads: int = 8
+    hidden: int = 2048
+    activation: str = "relu"
+    norm: str = "post"
+    dropout: float = 0.1
+    heads: str = "joint"
+    head_activation: str = "none"
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        streams: Mapping[str, Array],
+        masks: Mapping[str, Array],
+        *,
+        valid: Mapping[str, Array] | None = None,
+        train: bool,
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Predict every frame of every window.
+
+        Args:
+            streams: stream -> (B, T + 2n, D_s), normalised features, one row per video frame
+                and n of ``context``; exactly the streams of the field ``streams``.
+            masks: stream -> (B, T + 2n) bool, False on padding. A frame is real if every
+                stream says so; real frames do not depend on what padded rows hold.
+            valid: not used: missing faces and silence are zeros, as in section 5.3, and their
+                frames count.
+            train: whether dropout acts (needs a "dropout" key).
+
+        Returns:
+            task -> (B, T, C) float32, and ``{"losses": {}}``.
+
+        Raises:
+            InputError: while tracing, for bad fields or streams that do not fit them.
+        """
+        del valid
+        self._check_fields()
+        framed, mask_BT = self._frames(streams, masks)
+        encoded: dict[str, Array] = {}
+        for name in self.streams:
+            with stream_widths({name: framed[name]}):
+                encoded[name] = self._encode(name, framed[name], mask_BT, train=train)
+        fused_BTD = self._fuse(encoded, mask_BT, train=train)
+        predictions = task_heads(
+            fused_BTD,
+            mask_BT,
+            self.outputs,
+            heads=self.heads,
+            hidden=0,
+            dtype=jnp.dtype(self.dtype),
+            train=train,
+        )
+        return activate_heads(predictions, self.head_activation), {"losses": {}}
+
+    def _frames(
+        self, streams: Mapping[str, Array], masks: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], Array]:
+        """Streams as one row per frame of the window, (B, T, D), and its real frames, (B, T)."""
+        check_streams(NAME, self.streams, streams, masks)
+        framed: dict[str, Array] = {}
+        centre: dict[str, Array] = {}
+        for name in self.streams:
+            rows, length = self.context.get(name, 0), streams[name].shape[1]
+            expected = f"fewer than half of the {length} rows given"
+            check_range(NAME, f"context.{name}", rows, length > 2 * rows, expected)
+            x_BSD = streams[name].astype(jnp.dtype(self.dtype))
+            width = self.stacked_width if rows else 0
+            framed[name] = stack_context(x_BSD, masks[name], rows, width)
+            centre[name] = masks[name][:, rows : length - rows]
+        mask_BT = frame_mask(NAME, self.streams, framed, centre, self.window)
+        return {name: zero_where_padded(x, mask_BT) for name, x in framed.items()}, mask_BT
+
+    def _encode(self, name: str, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
+        """Projection, positions and self-attention layers of one stream."""
+        dtype = jnp.dtype(self.dtype)
+        x_BTD = nn.Dense(self.width, dtype=dtype, name=f"projection_{name}")(x_BTD)
+        position_TD = jnp.asarray(sinusoidal_positions(x_BTD.shape[1], self.width), dtype)
+        x_BTD = Dropout(self.dropout)(x_BTD + position_TD[None], train=train)
+        return TransformerEncoder(
+            self.layers,
+            self.attention_heads,
+            self.hidden,
+            self.dropout,
+            self.activation,
+            self.norm,
+            dtype,
+            final_norm=self.norm == "pre",
+            name=f"encoder_{name}",
+        )(x_BTD, mask_BT, train=train)
+
+    def _fuse(self, encoded: Mapping[str, Array], mask_BT: Array, *, train: bool) -> Array:
+        """Equations 7 to 11, (B, T, width)."""
+        # Sorted, so that sums are bit for bit the same whatever the order of the streams.
+        pairs = list(itertools.permutations(sorted(encoded), 2))
+        if not pairs:
+            return encoded[self.streams[0]]
+        dtype = jnp.dtype(self.dtype)
+        # Ours: the fused features start as the mean over pairs.
+        start = nn.initializers.constant(1 / len(pairs))
+        parts = []
+        for query, source in pairs:
+            attended_BTD = MultiHeadAttention(
+                self.attention_heads,
+                dropout=self.dropout,
+                dtype=dtype,
+                name=f"cross_{query}_{source}",
+            )(encoded[query], encoded[source], mask_BT, train=train)
+            weight = self.param(f"weight_{query}_{source}", start, ())
+            parts.append(weight.astype(dtype) * attended_BTD)
+        return sum(parts[1:], parts[0])
+
+    def _check_fields(self) -> None:
+        check_outputs(NAME, self.streams, self.outputs)
+        check_choice(NAME, "activation", self.activation, ACTIVATIONS)
+        check_choice(NAME, "norm", self.norm, NORMS)
+        check_choice(NAME, "heads", self.heads, HEADS)
+        check_choice(NAME, "head_activation", self.head_activation, HEAD_ACTIVATIONS)
+        check_rates(NAME, dropout=self.dropout)
+        for field in ("window", "width", "layers", "attention_heads", "hidden"):
+            value = getattr(self, field)
+            check_range(NAME, field, value, value >= 1, "at least 1")
+        divides = self.width % self.attention_heads == 0
+        expected = f"a divisor of the width, {self.width}"
+        check_range(NAME, "attention_heads", self.attention_heads, divides, expected)
+        check_range(NAME, "stacked_width", self.stacked_width, self.stacked_width >= 0, "0 or more")
+        for name, rows in self.context.items():
+            check_choice(NAME, "context", name, self.streams)
+            check_range(NAME, f"context.{name}", rows, rows >= 0, "0 or more")

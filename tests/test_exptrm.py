@@ -1,0 +1,389 @@
+"""ExpTrm as the engine sees it: streams in, predictions out, nothing from padding."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from configs import exptrm as configs
+from emojax.engine.session import build_session
+from emojax.errors import InputError
+from emojax.models import build_model
+from emojax.models.exptrm import stack_context
+from emojax.specs import STREAMS
+from tests.compiling import unoptimised  # noqa: F401
+
+KEY = jax.random.key(0)
+WIDTHS = {"vggface": 6, "compare_lld": 3, "eda": 2}
+NAMES = ("vggface", "compare_lld")
+ROWS = {"compare_lld": 2}
+WINDOW, BATCH = 10, 3
+Variables = Any
+
+
+def build(**fields: Any) -> nn.Module:
+    """A small model of two streams, without dropout unless asked for."""
+    small: dict[str, Any] = {
+        "streams": NAMES, "window": WINDOW, "stacked_width": 16, "width": 8, "layers": 1,
+        "attention_heads": 2, "hidden": 6, "dropout": 0.0,
+    }  # fmt: skip
+    fields = small | fields
+    fields.setdefault("context", {n: r for n, r in ROWS.items() if n in fields["streams"]})
+    return build_model("exptrm", fields.pop("outputs", {"va": 2}), **fields)
+
+
+def data(
+    names: tuple[str, ...] = NAMES, steps: int = WINDOW, seed: int = 0
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    shape = {n: (BATCH, steps + 2 * ROWS.get(n, 0)) for n in names}
+    streams = {n: rng.normal(size=(*shape[n], WIDTHS[n])).astype(np.float32) for n in names}
+    return streams, {n: np.ones(shape[n], bool) for n in names}
+
+
+def masks_of(mask_BT: np.ndarray, names: tuple[str, ...] = NAMES) -> dict[str, np.ndarray]:
+    """The same frames real in every stream, and no real row in the context."""
+    return {n: np.pad(mask_BT, ((0, 0), (ROWS.get(n, 0),) * 2)) for n in names}
+
+
+def randomised(model: nn.Module, streams: Any, masks: Any, seed: int = 1) -> Variables:
+    """Variables of the right shapes that are not the initialiser's."""
+    shapes = jax.eval_shape(lambda key: model.init(key, streams, masks, train=False), KEY)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda s: 0.4 * rng.normal(size=s.shape).astype(np.float32), shapes)
+
+
+def run(model: nn.Module, variables: Variables, streams: Any, masks: Any, **options: Any) -> Any:
+    """Predictions of every task."""
+    outputs, aux = model.apply(variables, streams, masks, **({"train": False} | options))
+    assert aux == {"losses": {}}
+    return outputs
+
+
+# ---- streams ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("vggface",), ("compare_lld",), NAMES, tuple(WIDTHS)])
+def test_any_streams_in_any_order(names: tuple[str, ...]) -> None:
+    """Neither the order of the batch nor that of the model's field changes a bit."""
+    streams, masks = data(names)
+    variables = randomised(build(streams=names), streams, masks)
+    assert set(variables["params"]) == {
+        "head_va",
+        *(f"{part}_{name}" for name in names for part in ("projection", "encoder")),
+        *(f"cross_{a}_{b}" for a in names for b in names if a != b),
+        *(f"weight_{a}_{b}" for a in names for b in names if a != b),
+    }
+    outputs = run(build(streams=names), variables, streams, masks)["va"]
+    assert outputs.shape == (BATCH, WINDOW, 2)
+    assert outputs.dtype == jnp.float32
+    reverse = {name: streams[name] for name in reversed(names)}
+    other = run(build(streams=names[::-1]), variables, reverse, masks)["va"]
+    np.testing.assert_array_equal(other, outputs)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(0, 0), (2, 0), (3, 30), (1, 4)])
+def test_stacking_is_a_loop_over_frames(rows: int, width: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 6 + 2 * rows, 3)).astype(np.float32)
+    mask = rng.uniform(size=x.shape[:2]) < 0.7
+    poisoned = np.where(mask[..., None], x, np.nan)
+    stacked = np.asarray(stack_context(poisoned, mask, rows, width))
+    assert stacked.shape == (2, 6, max(width, (2 * rows + 1) * 3))
+    for b in range(2):
+        for t in range(6):
+            parts = [x[b, t + i] * mask[b, t + i] for i in range(2 * rows + 1)]
+            expected = np.zeros(stacked.shape[-1])
+            expected[: (2 * rows + 1) * 3] = np.concatenate(parts)
+            np.testing.assert_array_equal(stacked[b, t], expected)
+
+
+def test_a_model_without_context_takes_streams_already_stacked() -> None:
+    """A study can so remove stacked frames at the model's input."""
+    streams, masks = data()
+    model = build()
+    variables = randomised(model, streams, masks)
+    rows = ROWS["compare_lld"]
+    stacked = stack_context(streams["compare_lld"], masks["compare_lld"], rows, 16)
+    bare = model.clone(context={})
+    outputs = run(
+        bare,
+        variables,
+        streams | {"compare_lld": stacked},
+        masks | {"compare_lld": masks["compare_lld"][:, rows:-rows]},
+    )
+    np.testing.assert_array_equal(outputs["va"], run(model, variables, streams, masks)["va"])
+
+
+def test_the_two_weights_scale_the_two_attentions_and_are_learned() -> None:
+    """F = alpha A + beta V: squared error is quadratic in them, so one Newton step fits them."""
+    streams, masks = data()
+    model = build()
+    variables = randomised(model, streams, masks)
+    names = ("weight_compare_lld_vggface", "weight_vggface_compare_lld")
+
+    @jax.jit
+    def predict(weights_2: jax.Array) -> jax.Array:
+        scalars = dict(zip(names, weights_2, strict=True))
+        return run(model, {"params": variables["params"] | scalars}, streams, masks)["va"]
+
+    target = predict(jnp.array([1.3, -0.4]))
+    bias = variables["params"]["head_va"]["output"]["bias"]
+    np.testing.assert_allclose(
+        predict(jnp.zeros(2)), np.broadcast_to(bias, target.shape), rtol=1e-6
+    )
+    error = lambda w: jnp.mean((predict(w) - target) ** 2)  # noqa: E731
+    start = jnp.full(2, 0.5)
+    gradient, hessian = jax.grad(error)(start), jax.hessian(error)(start)
+    assert np.all(gradient != 0)
+    fitted = start - jnp.linalg.solve(hessian, gradient)
+    np.testing.assert_allclose(fitted, [1.3, -0.4], atol=1e-3)
+    fresh = jax.jit(functools.partial(model.init, train=False))(KEY, streams, masks)["params"]
+    assert [float(fresh[name]) for name in names] == [0.5, 0.5]
+
+
+def test_audio_queries_attend_to_the_visual_stream() -> None:
+    """Alpha's attention alone: its values are visual, so it is constant if they are."""
+    streams, masks = data()
+    model = build(width=4, attention_heads=1)
+    variables = randomised(model, streams, masks)
+    params = variables["params"] | {"weight_vggface_compare_lld": np.float32(0)}
+    for stream, constant in (("vggface", True), ("compare_lld", False)):
+        # The last normalisation of that encoder outputs its bias only.
+        encoder = dict(params[f"encoder_{stream}"])
+        layer = dict(encoder["layer_0"])
+        layer["feed_norm"] = layer["feed_norm"] | {"scale": np.zeros(4, np.float32)}
+        changed = params | {f"encoder_{stream}": encoder | {"layer_0": layer}}
+        outputs = np.asarray(run(model, {"params": changed}, streams, masks)["va"])
+        spread = np.ptp(outputs, axis=1).max()
+        # Constant queries too attend alike in every frame, so the window has to be changed.
+        other = np.asarray(run(model, {"params": changed}, data(seed=9)[0], masks)["va"])
+        assert bool(np.abs(outputs - other).max() < 1e-5) is constant
+        assert spread < 1e-5
+
+
+# ---- padding ------------------------------------------------------------------------------
+
+
+@functools.cache
+def gradients_and_outputs(norm: str, train: bool) -> tuple[Any, Any]:
+    """A compiled (params, streams, masks) -> (gradients, outputs), and parameters for it."""
+    model = build(norm=norm, dropout=0.3 if train else 0.0)
+    streams, masks = data()
+    variables = randomised(model, streams, masks)
+    weights = np.random.default_rng(2).normal(size=(BATCH, WINDOW, 2)).astype(np.float32)
+    options: dict[str, Any] = {"train": train, "rngs": {"dropout": KEY}}
+
+    def scalar(params: Any, streams: Any, masks: Any) -> Any:
+        outputs = run(model, {"params": params}, streams, masks, **options)["va"]
+        real_BT1 = masks["vggface"][..., None]
+        return jnp.sum(jnp.where(real_BT1, outputs * weights, 0.0)), outputs
+
+    return jax.jit(jax.grad(scalar, argnums=(0, 1), has_aux=True)), variables["params"]
+
+
+MASKS = st.lists(
+    st.lists(st.booleans(), min_size=WINDOW, max_size=WINDOW), min_size=BATCH, max_size=BATCH
+)
+
+
+@pytest.mark.parametrize(("norm", "train"), [("post", False), ("pre", True)])
+@settings(max_examples=12)
+@example(mask=[[True] * WINDOW, [False] * WINDOW, [True] * 5 + [False] * 5], poison=np.nan)
+@example(mask=[[False] * WINDOW] * BATCH, poison=np.nan)
+@given(mask=MASKS, poison=st.sampled_from([1e3, -1e30, np.nan, np.inf]))
+def test_padding_changes_no_real_frame(
+    norm: str, train: bool, mask: list[list[bool]], poison: float
+) -> None:
+    """Masks of any form, also all padding; any content of padded rows, also NaN."""
+    call, params = gradients_and_outputs(norm, train)
+    streams, _ = data()
+    masks = masks_of(np.array(mask))
+    poisoned = {n: np.where(masks[n][..., None], x, np.float32(poison)) for n, x in streams.items()}
+    clean_gradients, clean_outputs = call(params, streams, masks)
+    gradients, outputs = call(params, poisoned, masks)
+    np.testing.assert_array_equal(outputs, clean_outputs)
+    jax.tree.map(np.testing.assert_array_equal, gradients, clean_gradients)
+    for leaf in jax.tree.leaves((gradients, outputs)):
+        assert np.all(np.isfinite(leaf))
+    for name, gradient_BTD in gradients[1].items():
+        np.testing.assert_array_equal(np.asarray(gradient_BTD)[~masks[name]], 0.0)
+
+
+def test_a_shorter_window_equals_a_padded_one() -> None:
+    """Also the context after the last frame is there in one and padding in the other."""
+    model, steps = build(), WINDOW - 4
+    streams, masks = data()
+    variables = randomised(model, streams, masks)
+    mask_BT = np.broadcast_to(np.arange(WINDOW) < steps, (BATCH, WINDOW))
+    padded = run(model, variables, streams, masks_of(mask_BT))
+    cut = {n: x[:, : steps + 2 * ROWS.get(n, 0)] for n, x in streams.items()}
+    short = run(model, variables, cut, masks_of(np.ones((BATCH, steps), bool)))["va"]
+    np.testing.assert_allclose(padded["va"][:, :steps], short, rtol=1e-5, atol=1e-5)
+
+
+def test_a_frame_is_real_if_every_stream_says_so_and_missing_rows_count() -> None:
+    model = build()
+    streams, masks = data()
+    variables = randomised(model, streams, masks)
+    call = jax.jit(functools.partial(run, model))
+    visual = masks["vggface"].copy()
+    visual[:, 7:] = False
+    one = call(variables, streams, masks | {"vggface": visual})["va"]
+    audio = masks["compare_lld"].copy()
+    audio[:, 9:] = False
+    # Audio behind the last real frame is still its context.
+    context = masks["compare_lld"].copy()
+    context[:, 11:] = False
+    both = call(variables, streams, {"vggface": visual, "compare_lld": context})["va"]
+    np.testing.assert_array_equal(one[:, :7], both[:, :7])
+    nothing = call(variables, streams, {"vggface": visual, "compare_lld": audio})["va"]
+    assert not np.allclose(one[:, :7], nothing[:, :7])
+
+    valid = {n: np.zeros_like(m) for n, m in masks.items()}
+    ignored = model.apply(variables, streams, masks, valid=valid, train=False)[0]["va"]
+    np.testing.assert_allclose(ignored, call(variables, streams, masks)["va"], rtol=1e-5, atol=1e-6)
+
+
+# ---- transformations ----------------------------------------------------------------------
+
+
+def test_jit_is_eager_and_vmap_is_separate_and_one_trace() -> None:
+    model = build(dropout=0.3)
+    streams, masks = data()
+    replicas = [randomised(model, streams, masks, seed) for seed in (1, 2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *replicas)
+    traces = 0
+
+    def call(variables: Variables, key: jax.Array, streams: Any, masks: Any) -> jax.Array:
+        nonlocal traces
+        traces += 1
+        return run(model, variables, streams, masks, train=True, rngs={"dropout": key})["va"]
+
+    keys = jax.random.split(KEY, 2)
+    jitted = jax.jit(call)
+    separate = [jitted(v, key, streams, masks) for v, key in zip(replicas, keys, strict=True)]
+    jitted(replicas[0], KEY, *data(seed=5))
+    assert traces == 1
+    np.testing.assert_allclose(
+        call(replicas[0], keys[0], streams, masks), separate[0], rtol=1e-4, atol=1e-5
+    )
+    together = jax.jit(jax.vmap(call, in_axes=(0, 0, None, None)))(stacked, keys, streams, masks)
+    np.testing.assert_allclose(together, jnp.stack(separate), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(jitted(replicas[0], keys[1], streams, masks), separate[0])
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters() -> None:
+    streams, masks = data()
+    variables, outputs = randomised(build(), streams, masks), {}
+    for dtype in ("float32", "bfloat16"):
+        model = build(dtype=dtype)
+        init = functools.partial(model.init, train=False)
+        for leaf in jax.tree.leaves(jax.eval_shape(init, KEY, streams, masks)):
+            assert leaf.dtype == jnp.float32
+        outputs[dtype] = jax.jit(functools.partial(run, model))(variables, streams, masks)["va"]
+        assert outputs[dtype].dtype == jnp.float32
+    assert not np.array_equal(outputs["bfloat16"], outputs["float32"])
+    np.testing.assert_allclose(outputs["bfloat16"], outputs["float32"], rtol=0.1, atol=0.1)
+
+
+# ---- heads and configurations -------------------------------------------------------------
+
+
+def test_head_activation_is_for_continuous_tasks() -> None:
+    streams, masks = data()
+    outputs = {"va": 2, "expr": 8, "au": 12}
+    plain = build(outputs=outputs)
+    variables = randomised(plain, streams, masks)
+    variables["params"]["head_va"]["output"]["kernel"] *= 5
+    expected = run(plain, variables, streams, masks)
+    assert {task: y.shape[-1] for task, y in expected.items()} == outputs
+    assert np.any(expected["va"] < 0)
+    for name, act in (("tanh", np.tanh), ("relu", lambda y: np.maximum(y, 0))):
+        got = run(build(outputs=outputs, head_activation=name), variables, streams, masks)
+        np.testing.assert_allclose(got["va"], act(expected["va"]), rtol=1e-5, atol=1e-6)
+        for task in ("expr", "au"):
+            np.testing.assert_array_equal(got[task], expected[task])
+    per_target = randomised(build(heads="per_target", outputs=outputs), streams, masks)
+    assert {"head_va_valence", "head_va_arousal", "head_expr", "head_au_AU1"} <= set(
+        per_target["params"]
+    )
+
+
+@pytest.mark.parametrize("variant", configs.VARIANTS)
+def test_every_variant_is_a_session(variant: str) -> None:
+    session = build_session(configs.get_config(variant), STREAMS, jax.devices()[:1])
+    lengths = session.window_spec.lengths
+    streams = {
+        n: jax.ShapeDtypeStruct((2, lengths[n], spec.width), jnp.float32)
+        for n, spec in session.streams.items()
+    }
+    masks = {n: jax.ShapeDtypeStruct(x.shape[:2], jnp.bool_) for n, x in streams.items()}
+    init = functools.partial(session.model.init, train=True)
+    params = jax.eval_shape(init, {"params": KEY, "dropout": KEY}, streams, masks)["params"]
+    if variant != "simulated":
+        for name in session.streams:
+            # Both encoders see 4096 numbers a frame (section 4.4).
+            assert params[f"projection_{name}"]["kernel"].shape == (4096, 512)
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(InputError, match=r"exptrm\.py") as caught:
+        configs.get_config("simulate")
+    assert "did you mean simulated?" in str(caught.value)
+
+
+# ---- refusals -----------------------------------------------------------------------------
+
+
+def refusal(model: nn.Module, streams: Any, masks: Any) -> str:
+    """The error met while tracing; nothing is computed."""
+    with pytest.raises(InputError) as caught:
+        jax.eval_shape(lambda: model.init(KEY, streams, masks, train=False))
+    return str(caught.value)
+
+
+def test_streams_that_do_not_fit_are_refused() -> None:
+    streams, masks = data()
+    assert "K = 10" in refusal(build(), *data(steps=WINDOW + 3))
+    assert "field:    compare_lld" in refusal(
+        build(), {"vggface": streams["vggface"]}, {"vggface": masks["vggface"]}
+    )
+    # A stream whose context was not asked of the data.
+    assert "same frames" in refusal(build(context={}), streams, masks)
+    assert "model.context.compare_lld" in refusal(build(context={"compare_lld": 7}), streams, masks)
+    variables = randomised(build(), streams, masks)
+    narrow = streams | {"vggface": streams["vggface"][..., :-1]}
+    with pytest.raises(InputError, match="widths") as caught:
+        jax.eval_shape(lambda: run(build(), variables, narrow, masks))
+    assert "vggface of width 5" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"head_activation": "tahn"}, ["model.head_activation", "did you mean tanh?"]),
+        ({"norm": "none"}, ["model.norm", "post, pre"]),
+        ({"activation": "tanh"}, ["model.activation"]),
+        ({"heads": "shared"}, ["model.heads"]),
+        ({"dropout": 1.0}, ["model.dropout", "1.0"]),
+        ({"layers": 0}, ["model.layers", "at least 1"]),
+        ({"attention_heads": 3}, ["model.attention_heads", "divisor of the width, 8"]),
+        ({"context": {"compare_ldl": 2}}, ["model.context", "did you mean compare_lld?"]),
+        ({"context": {"compare_lld": -1}}, ["model.context.compare_lld"]),
+        ({"streams": ()}, ["model.streams"]),
+        ({"outputs": {}}, ["model.outputs"]),
+    ],
+)
+def test_bad_fields_are_refused(fields: dict[str, Any], words: list[str]) -> None:
+    text = refusal(build(**fields), *data())
+    for word in words:
+        assert word in text
