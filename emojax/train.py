@@ -16,14 +16,10 @@ from rich.console import Console
 
 from emojax import cli
 from emojax.datasets.source import Store
-from emojax.engine.evaluation import (
-    evaluate_folds,
-    partition_videos,
-    print_scores,
-    write_results,
-)
+from emojax.engine.evaluation import evaluate_folds, partition_videos, print_scores
 from emojax.engine.loop import Trainer
 from emojax.engine.restore import open_run
+from emojax.engine.results import write_results
 from emojax.engine.runtime import use_compilation_cache
 from emojax.engine.session import build_session
 from emojax.errors import InputError
@@ -51,7 +47,7 @@ def main() -> None:
     store = Store(config.data.store)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
-    trainer = Trainer(session, store, workdir)
+    trainer = Trainer(session, store, workdir, fresh=_OVERWRITE.value)
     # An old run is discarded only when nothing is wrong with the new one.
     if _OVERWRITE.value and workdir.exists():
         _discard(workdir)

@@ -24,7 +24,6 @@ from emojax.engine.schedule import ScheduleState
 from emojax.engine.session import fold_normalisation
 from emojax.engine.state import TrainState
 from emojax.engine.step import Hyper, Shared, make_train_step
-from emojax.errors import InputError
 from tests.small_store import build_small_store
 from tests.training_runs import (
     assert_same_bits,
@@ -313,7 +312,7 @@ def test_a_finished_replica_is_frozen_while_the_other_goes_on(
 
 
 def test_a_lost_replica_does_not_touch_the_other_and_is_reported(
-    store: Store, tmp_path: Path
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One replica's rate is absurd, so that its weights overflow within the first steps."""
 
@@ -323,11 +322,11 @@ def test_a_lost_replica_does_not_touch_the_other_and_is_reported(
 
     sound, recorder = train(store, tmp_path / "sound", config(2e-3))
     assert sound.schedule.active.all()
-    with pytest.raises(InputError, match="diverged") as caught:
-        train(store, tmp_path / "lost", config(1e38))
-    assert "1e+38" in caught.value.details["found"]
-    assert "0.003" not in caught.value.details["found"]
-    assert "learning_rate" in caught.value.details["remedy"]
+    train(store, tmp_path / "lost", config(1e38))
+    warning = capsys.readouterr().err.splitlines()[-1]
+    assert warning.startswith("warning: training of valence rate 1e+38 diverged")
+    assert "0.003" not in warning
+    assert "learning_rate" in warning
     abstract = {
         "train": recorder.session.abstract_state(),
         "normalisation": recorder._normalisation,

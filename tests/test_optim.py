@@ -83,6 +83,42 @@ def test_a_gradient_below_the_norm_is_left_alone() -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_frozen_parameters_stand_still_and_count_for_nothing(name: str) -> None:
+    """Against PyTorch with requires_grad off, and a new optimiser once all are released."""
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    params, grads = problem()
+    optimizer, clip_norm, released = Optimizer(name, 0.5), 0.5, STEPS // 2
+    update = jax.jit(optimizer.update)
+    ours = jax.tree.map(jnp.asarray, params)
+    state = optimizer.init(ours)
+    tensors = {key: torch.nn.Parameter(torch.tensor(value)) for key, value in params.items()}
+    kind: Any = {"adam_l2": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    for step, (grad, rate) in enumerate(zip(grads, RATES, strict=True)):
+        if step in (0, released):
+            trained = ["b"] if step == 0 else ["w", "b"]
+            chosen = [tensors[key] for key in trained]
+            theirs = kind(chosen, lr=1.0, weight_decay=0.3)
+            state = optimizer.init(ours)
+        trainable = {key: jnp.asarray(key in trained) for key in params}
+        before = ours["w"]
+        ours, state = update(
+            grad, state, ours, jnp.float32(rate), jnp.float32(0.3), trainable=trainable
+        )
+        if step < released:
+            np.testing.assert_array_equal(ours["w"], before)
+            assert not np.any(state.mu["w"])
+            assert not np.any(state.nu["w"])
+        for key in trained:
+            tensors[key].grad = torch.tensor(grad[key])
+        torch.nn.utils.clip_grad_norm_(chosen, clip_norm)
+        theirs.param_groups[0]["lr"] = float(rate)
+        theirs.step()
+    for key, tensor in tensors.items():
+        np.testing.assert_allclose(ours[key], tensor.detach().numpy(), rtol=0, atol=2e-5)
+        assert np.abs(ours[key] - params[key]).max() > 1e-3
+
+
 def test_an_unknown_optimiser_is_refused() -> None:
     with pytest.raises(InputError) as caught:
         Optimizer("sgd")

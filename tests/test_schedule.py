@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,10 +13,14 @@ from hypothesis import strategies as st
 from emojax.engine.schedule import (
     ScheduleConfig,
     ScheduleState,
+    final_objective,
     initial_state,
     learning_rates,
+    lost,
     observe,
+    saved_state,
 )
+from emojax.engine.stages import Stage
 
 ONE = np.array([1e-2])
 FIELDS = [field.name for field in dataclasses.fields(ScheduleState)]
@@ -84,6 +89,58 @@ def test_rates_are_float32_of_each_replica() -> None:
     np.testing.assert_allclose(found, base_R, rtol=1e-6)
 
 
+# -- cosine ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 2])
+def test_the_cosine_is_optaxs(warmup_epochs: int) -> None:
+    schedule = config(
+        warmup="linear", warmup_epochs=warmup_epochs, decay="cosine", epochs=7, minimum_rate=1e-4
+    )
+    warm, total = 4 * warmup_epochs, 28
+    theirs = optax.warmup_cosine_decay_schedule(0.0, 1e-2, warm, total, end_value=1e-4)
+    found = rates(schedule, total + 5)
+    expected = np.array([theirs(step) for step in range(total + 5)])
+    np.testing.assert_allclose(found[warm:], expected[warm:], rtol=1e-5)
+    # Optax's first step has rate 0 and so does nothing; ours has what its second step has.
+    np.testing.assert_allclose(found[:warm], expected[1 : warm + 1], rtol=1e-5)
+    assert found.max() == pytest.approx(1e-2)
+    assert found[-1] == pytest.approx(1e-4)
+
+
+def test_the_cosine_is_multiplied_by_the_plateaus_scale() -> None:
+    schedule = config(decay="cosine", epochs=8, plateau_patience=0, plateau_factor=0.5)
+    plain = rates(schedule, 32)
+    log = run([0.5, 0.4, 0.3], schedule)
+    np.testing.assert_allclose(log[0][2], plain[4], rtol=1e-6)
+    np.testing.assert_allclose(log[1][2], plain[8] / 2, rtol=1e-6)
+    np.testing.assert_allclose(log[2][2], plain[12] / 4, rtol=1e-6)
+
+
+def test_the_cosine_starts_over_at_a_release_over_what_is_left() -> None:
+    schedule = config(decay="cosine", epochs=10, releases=1, minimum_rate=0.0)
+    state = dataclasses.replace(
+        initial_state(2), stage=np.array([0, 1]), stage_start=np.array([0, 24])
+    )
+    found = np.stack([learning_rates(state, schedule, ONE, step) for step in range(24, 41)])
+    theirs = [optax.cosine_decay_schedule(1e-2, steps) for steps in (40, 16)]
+    np.testing.assert_allclose(found[:, 0], [theirs[0](s) for s in range(24, 41)], atol=1e-8)
+    np.testing.assert_allclose(found[:, 1], [theirs[1](s) for s in range(17)], atol=1e-8)
+
+
+def test_the_cosine_of_a_stage_takes_that_stages_epochs() -> None:
+    stages = (Stage(epochs=3), Stage(epochs=2), Stage())
+    schedule = config(decay="cosine", epochs=10, stages=stages, minimum_rate=0.0)
+    state = dataclasses.replace(
+        initial_state(3), stage=np.array([0, 1, 2]), stage_start=np.array([0, 12, 20])
+    )
+    for r, (start, steps) in enumerate(((0, 12), (12, 8), (20, 20))):
+        theirs = optax.cosine_decay_schedule(1e-2, steps)
+        for step in range(start, start + steps):
+            found = learning_rates(state, schedule, ONE, step)[r]
+            assert found == pytest.approx(float(theirs(step - start)), abs=1e-8)
+
+
 # -- plateau ---------------------------------------------------------------------------------
 
 
@@ -114,6 +171,24 @@ def test_plateau_is_pytorchs(scores: list[float], patience: int, factor: float) 
         assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
         assert state.stage_bad[0] == theirs.num_bad_epochs
         assert state.active[0]
+
+
+def test_emma_nets_rate_is_halved_after_more_than_two_epochs_without_progress() -> None:
+    """EMMA-Net, section 4: rate 0.02, halved when validation F1 stagnates for more than 2."""
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    scores = [0.20, 0.25, 0.25, 0.24, 0.25, 0.26, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.27]
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.02)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=0.5, patience=2, threshold=0.0
+    )
+    log = run(scores, config(plateau_factor=0.5, plateau_patience=2), 0.02)
+    expected = []
+    for score in scores:
+        theirs.step(score)
+        expected.append(optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose([rate for _, _, rate in log], expected, rtol=1e-6)
+    np.testing.assert_allclose(expected, [0.02] * 4 + [0.01] * 4 + [0.005] * 3 + [0.0025] * 2)
 
 
 def test_the_rate_drops_after_patience_plus_one_bad_epochs() -> None:
@@ -205,24 +280,100 @@ def test_early_stopping_counts_epochs_since_the_best_score_of_all() -> None:
     assert not log[-1][1]
 
 
+# -- stages ----------------------------------------------------------------------------------
+
+BRANCHES_FIRST = (Stage("branches", 2), Stage("outputs", 3))
+
+
+def test_a_stage_ends_after_its_epochs_and_its_scores_do_not_compare() -> None:
+    log = run([0.9, 0.8, 0.1, 0.3, 0.2, 0.9], config(stages=BRANCHES_FIRST))
+    states = [state for state, _, _ in log]
+    assert [int(state.stage[0]) for state in states] == [0, 1, 1, 1, 1, 1]
+    assert [better for _, better, _ in log] == [True, False, True, True, False, False]
+    assert [bool(state.active[0]) for state in states] == [True] * 4 + [False] * 2
+    assert states[1].best[0] == -np.inf
+    assert states[-1].best[0] == 0.3
+    assert [int(state.best_stage[0]) for state in states] == [0, 0, 1, 1, 1, 1]
+    assert [bool(final_objective(state, BRANCHES_FIRST)[0]) for state in states[:3]] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_scores_of_stages_with_one_objective_compare() -> None:
+    """Progressive release: only what is frozen changes."""
+    stages = (Stage(epochs=2, frozen=("a",)), Stage(epochs=2))
+    log = run([0.9, 0.8, 0.1, 0.3], config(stages=stages))
+    assert [better for _, better, _ in log] == [True, False, False, False]
+    assert log[-1][0].best[0] == 0.9
+    assert log[-1][0].stage[0] == 1
+    assert not log[-1][0].active[0]
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        {"plateau_patience": 0, "minimum_rate": 1e-3, "plateau_factor": 0.01},
+        {"plateau_patience": 99, "stop_patience": 1},
+    ],
+    ids=["plateau", "early stopping"],
+)
+@pytest.mark.parametrize("epochs", [0, 5])
+def test_plateau_and_early_stopping_end_a_stage_and_in_the_last_one_the_training(
+    why: dict, epochs: int
+) -> None:
+    stages = (Stage("branches", epochs), Stage("outputs", epochs))
+    log = run([0.5, 0.4, 0.2, 0.3, 0.1], config(stages=stages, **why))
+    assert [int(state.stage[0]) for state, _, _ in log] == [0, 1, 1, 1, 1]
+    assert [bool(state.active[0]) for state, _, _ in log] == [True] * 4 + [False]
+    assert log[1][0].stage_start[0] == 8
+    assert log[1][0].bad[0] == 0
+    assert log[-1][0].best[0] == 0.3
+
+
+def test_a_replica_without_a_finite_score_in_a_last_stage_of_its_own_objective_is_lost() -> None:
+    nan = float("nan")
+    schedule = config(stages=BRANCHES_FIRST, stop_patience=2)
+    never, late, sound = ([nan] * 5, [0.5, 0.4, nan, nan, nan], [nan, nan, 0.1, nan, nan])
+    for scores, expected in ((never, True), (late, True), (sound, False)):
+        state = run(scores, schedule)[-1][0]
+        assert not state.active[0]
+        assert bool(lost(state, BRANCHES_FIRST)[0]) == expected
+    # While it trains it may still come to something.
+    assert not lost(run(late[:3], schedule)[-1][0], BRANCHES_FIRST)[0]
+
+
+def test_a_state_saved_by_an_older_version_is_read() -> None:
+    state = run([0.5, 0.4, 0.3, 0.2], config(releases=2, plateau_patience=0))[-1][0]
+    fields = {name: getattr(state, name).tolist() for name in FIELDS}
+    assert saved_state(fields) == state
+    del fields["best_stage"]
+    assert lost(saved_state(fields), ()).tolist() == [False]
+    fields["best"] = [-np.inf]
+    assert lost(saved_state(fields), ()).tolist() == [True]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.lists(
         st.tuples(*[st.sampled_from([0.1, 0.2, 0.3, float("nan")])] * 3), min_size=1, max_size=40
     ),
     warmup=st.sampled_from(["none", "linear", "repetitive"]),
-    releases=st.integers(0, 2),
+    releases=st.sampled_from([0, 1, 2, BRANCHES_FIRST, (Stage(), Stage("branches"), Stage())]),
 )
 def test_replicas_do_not_touch_each_other_and_finished_ones_stand_still(
-    data: list[tuple[float, float, float]], warmup: str, releases: int
+    data: list[tuple[float, float, float]], warmup: str, releases: int | tuple[Stage, ...]
 ) -> None:
+    stages = releases if isinstance(releases, tuple) else ()
     schedule = config(
         plateau_patience=1,
         minimum_rate=1e-4,
         stop_patience=7,
         warmup=warmup,
         warmup_epochs=2,
-        releases=releases,
+        releases=0 if stages else releases,
+        stages=stages,
     )
     base_R = np.array([1e-2, 1e-3, 1e-2])
     together, alone = initial_state(3), [initial_state(1) for _ in range(3)]

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import orbax.checkpoint as ocp
@@ -88,7 +88,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict[str, Any], score: float) -> None:
         """Saves in the background; a checkpoint appears whole or not at all."""
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+            state=ocp.args.StandardSave(_without_none(state)), meta=ocp.args.JsonSave(meta)
         )
         self._manager.save(step, args=arguments, metrics={"score": score}, force=True)
 
@@ -114,7 +114,13 @@ class Checkpoints:
         """
         step, meta = self.meta(step)
         self._check_same_model(abstract, meta, step)
-        state = self._read(step, "state", ocp.args.StandardRestore(abstract))
+        found = self._read(step, "state", ocp.args.StandardRestore(_without_none(abstract)))
+        state = {
+            name: dataclasses.replace(cast(Any, value), **found[name])
+            if dataclasses.is_dataclass(value)
+            else found[name]
+            for name, value in abstract.items()
+        }
         return Checkpoint(step=step, state=state, meta=meta)
 
     def _read(self, step: int, item: str, how: Any) -> Any:
@@ -171,6 +177,30 @@ class Checkpoints:
     ) -> None:
         """Waits for saves under way. A manager that is never closed loses its checkpoint."""
         self._manager.close()
+
+
+def _without_none(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Dataclasses as mappings of the fields that are used.
+
+    Orbax writes None down as an entry of its own, so that a field that is off could not be
+    added to the state without making older checkpoints unreadable.
+    """
+    plain = {}
+    for name, value in state.items():
+        if dataclasses.is_dataclass(value):
+            fields = [field.name for field in dataclasses.fields(value)]
+            plain[name] = {f: getattr(value, f) for f in fields if getattr(value, f) is not None}
+        else:
+            plain[name] = value
+    return plain
+
+
+def saved_steps(workdir: str | Path) -> list[int]:
+    """Steps of a run that can be restored, ascending; none if there is no run."""
+    folder = Path(workdir) / FOLDER
+    found = folder.iterdir() if folder.is_dir() else ()
+    # Orbax writes a checkpoint under another name and renames it when it is whole.
+    return sorted(int(path.name) for path in found if path.name.isdigit())
 
 
 def _score(metrics: Mapping[str, float]) -> float:

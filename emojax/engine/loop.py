@@ -15,22 +15,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emojax import __version__
 from emojax.datasets.pipeline import fingerprint, stack, training_feeds, window_list
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import Checkpoints, describe
+from emojax.engine.checkpoint import Checkpoints, describe, saved_steps
+from emojax.engine.class_weights import fold_class_weights
 from emojax.engine.evaluator import Annotations, Predictor, read_annotations, replica_scores
+from emojax.engine.initialise import Initialisation, initialise, open_source
 from emojax.engine.progress import TrainingProgress
+from emojax.engine.resume import check_same_run, check_trained, run_meta
 from emojax.engine.schedule import (
     ScheduleConfig,
     ScheduleState,
+    final_objective,
     initial_state,
     learning_rates,
+    lost,
     observe,
+    saved_state,
 )
 from emojax.engine.session import Session, abstract_normalisation, fold_normalisation
+from emojax.engine.stages import on_branches, trainable
 from emojax.engine.state import TrainState
-from emojax.engine.step import Hyper, keep_best, make_train_step, reload_best
+from emojax.engine.step import (
+    Hyper,
+    keep_best,
+    make_train_step,
+    reload_best,
+    restart_optimizer,
+)
 from emojax.engine.writers import RunWriter
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
@@ -80,6 +92,9 @@ def schedule_config(session: Session, store: Store) -> ScheduleConfig:
         minimum_rate=train["minimum_rate"],
         releases=train["releases"],
         stop_patience=train["stop_patience"],
+        decay=train["decay"],
+        epochs=train["epochs"],
+        stages=session.stages,
     )
 
 
@@ -92,26 +107,42 @@ class Trainer:
         workdir: where checkpoints and metrics go; a run found there is continued.
         stop_after: stop (with a checkpoint) after this many epochs of this call; for tests
             and for machines that are taken away.
+        fresh: whether a run found in ``workdir`` will be deleted before ``run`` is called.
 
     Raises:
-        InputError: the run in ``workdir`` has another configuration or data, or a replica
-            never gave a finite score.
+        InputError: the run in ``workdir`` has another configuration or data, the stages or
+            the run to start from do not fit the model, or no replica gave a finite score.
     """
 
     def __init__(
-        self, session: Session, store: Store, workdir: str | Path, *, stop_after: int | None = None
+        self,
+        session: Session,
+        store: Store,
+        workdir: str | Path,
+        *,
+        stop_after: int | None = None,
+        fresh: bool = False,
     ) -> None:
         self.session = session
         self.store = store
         self.workdir = Path(workdir)
         self._stop_after = stop_after
+        session.check_stages()
         self._schedule_config = schedule_config(session, store)
         self._total_steps = session.config["train"]["epochs"] * self._schedule_config.epoch_steps
         self._base_R = np.array([replica.learning_rate for replica in session.replicas])
         self._decay_R = np.array([r.weight_decay for r in session.replicas], np.float32)
         self._normalisation = fold_normalisation(session, store)
         self._step_fn = make_train_step(
-            session.model, session.optimizer, session.losses, session.shared(session.samplers)
+            session.model,
+            session.optimizer,
+            session.losses,
+            session.shared(session.samplers),
+            modality_dropout=session.modality_dropout,
+            ema=session.ema,
+        )
+        self._class_weights = fold_class_weights(
+            store, session.folds, session.tasks, session.config["train"]["class_weights"]
         )
         self._predictor = Predictor(session, store)
         self._validation = [list(store.fold(name).validation) for name in session.folds.keys]
@@ -119,6 +150,11 @@ class Trainer:
             {task: self._annotations(name, task) for task in session.tasks}
             for name in session.folds.keys
         ]
+        init_from = session.config["train"]["init_from"]
+        # A run that is resumed does not need its source any more.
+        begins = fresh or not saved_steps(self.workdir)
+        self._source = open_source(init_from, workdir) if init_from and begins else None
+        self.initialisation: Initialisation | None = None
         self._identity = fingerprint(store, session.window_spec, session.batch_size)
 
     def run(self) -> _Run:
@@ -133,6 +169,8 @@ class Trainer:
                 RunWriter(self.workdir, resume_step=resumed_at) as writer,
                 TrainingProgress(self._total_steps, start_step=run.step) as progress,
             ):
+                for line in self.initialisation.lines() if self.initialisation else ():
+                    progress.note(line)
                 normalisation = self.session.layout.everywhere(self._normalisation)
                 epochs = 0
                 while run.step < self._total_steps and run.schedule.active.any():
@@ -144,23 +182,18 @@ class Trainer:
                     self._validate(run, normalisation, means, seconds, writer, progress)
                     self._save(checkpoints, run, feeds)
                     epochs += 1
-        self._check_trained(run)
+                for warning in self._check_trained(run):
+                    progress.note(warning)
         return run
 
-    def _check_trained(self, run: _Run) -> None:
-        """Refuses to pass off initial weights as trained ones."""
-        never = run.schedule.best == -np.inf
-        if run.step and never.any():
-            names = [name for name, lost in zip(self.session.names, never, strict=True) if lost]
-            raise InputError(
-                "Training diverged: no validation of these replicas gave a finite score.",
-                file=self.workdir,
-                field="replicas",
-                found=", ".join(names),
-                expected="finite losses and predictions",
-                remedy="lower config.train.learning_rate or set config.train.clip_norm, and use "
-                "--overwrite or a new --workdir",
-            )
+    def _check_trained(self, run: _Run) -> list[str]:
+        """Warnings about replicas without a result; an error if there is none at all."""
+        stages, schedule = self.session.stages, run.schedule
+        over = run.step >= self._total_steps
+        late_R = over & schedule.active & ~final_objective(schedule, stages)
+        if not run.step:
+            return []
+        return check_trained(self.session, lost(schedule, stages), late_R, self.workdir)
 
     # -- start -----------------------------------------------------------------------------
 
@@ -171,9 +204,12 @@ class Trainer:
         )
         count = len(session.replicas)
         if not checkpoints.steps():
-            return _Run(0, session.init_state(), initial_state(count), []), feeds
+            state = session.init_state()
+            if self._source is not None:
+                state, self.initialisation = initialise(session, state, self._source)
+            return _Run(0, state, initial_state(count), []), feeds
         _, meta = checkpoints.meta()
-        self._check_same_run(meta)
+        check_same_run(meta, session, self._identity, self.workdir)
         abstract = {
             "train": session.abstract_state(),
             "normalisation": abstract_normalisation(session),
@@ -181,34 +217,8 @@ class Trainer:
         restored = checkpoints.restore(abstract)
         for feed, saved in zip(feeds, meta["iterators"], strict=True):
             feed.set_state(saved)
-        schedule = ScheduleState(
-            **{name: np.array(values) for name, values in meta["schedule"].items()}
-        )
+        schedule = saved_state(meta["schedule"])
         return _Run(restored.step, restored.state["train"], schedule, meta["history"]), feeds
-
-    def _check_same_run(self, meta: dict[str, Any]) -> None:
-        saved, current = flatten(meta["config"]), flatten(self.session.config)
-        # Where the store lies and how long to train may change; everything else may not.
-        free = {"data.store", "train.epochs"}
-        for key in sorted((saved.keys() | current.keys()) - free):
-            if saved.get(key) != current.get(key):
-                raise InputError(
-                    "The run in this workdir was trained with another configuration.",
-                    file=self.workdir,
-                    field=f"config.{key}",
-                    found=f"{saved.get(key)} in the checkpoint",
-                    expected=f"{current.get(key)}, as in this call",
-                    remedy="use a new --workdir, or --overwrite to discard the old run",
-                )
-        if meta["fingerprint"] != self._identity:
-            raise InputError(
-                "The run in this workdir was trained on other data.",
-                file=self.workdir,
-                field="data pipeline fingerprint",
-                found=meta["fingerprint"],
-                expected=self._identity,
-                remedy="use the store it was trained on, or a new --workdir",
-            )
 
     def _annotations(self, fold: str, task: str) -> Annotations:
         return read_annotations(
@@ -226,9 +236,7 @@ class Trainer:
     ) -> dict[str, np.ndarray]:
         """Steps up to the next validation; returns the mean of each (R,) training metric."""
         session, config = self.session, self._schedule_config
-        weights = session.layout.replicas(session.weights)
-        active_R = session.layout.replicas(jnp.asarray(run.schedule.active))
-        decay_R = session.layout.replicas(self._decay_R)
+        hyper = session.layout.replicas(self._hyper(run))
         windows = int(run.schedule.active.sum()) * session.batch_size
         seen: list[dict[str, np.ndarray]] = []
         late: dict[str, jax.Array] | None = None
@@ -240,12 +248,7 @@ class Trainer:
         stop = min(self._total_steps, (run.step // config.epoch_steps + 1) * config.epoch_steps)
         while run.step < stop:
             rates_R = learning_rates(run.schedule, config, self._base_R, run.step)
-            hyper = Hyper(
-                learning_rate=session.layout.replicas(rates_R),
-                weight_decay=decay_R,
-                target_weights=weights,
-                active=active_R,
-            )
+            hyper = dataclasses.replace(hyper, learning_rate=session.layout.replicas(rates_R))
             batches = [next(feed) for feed in feeds]
             grouped = len(batches) > 1
             batch = session.layout.batch(stack(batches) if grouped else batches[0], grouped=grouped)
@@ -259,6 +262,19 @@ class Trainer:
             fetch(run.step, late)
         return {name: np.mean([metrics[name] for metrics in seen], axis=0) for name in seen[0]}
 
+    def _hyper(self, run: _Run) -> Hyper:
+        """What holds for a whole epoch; the learning rates change with every step."""
+        stages, stage_R = self.session.stages, run.schedule.stage
+        return Hyper(
+            learning_rate=self._base_R.astype(np.float32),
+            weight_decay=self._decay_R,
+            target_weights=self.session.weights,
+            active=run.schedule.active,
+            branches=on_branches(stages, stage_R),
+            trainable=trainable(stages, run.state.params, stage_R),
+            class_weights=self._class_weights,
+        )
+
     def _validate(
         self,
         run: _Run,
@@ -269,41 +285,59 @@ class Trainer:
         progress: TrainingProgress,
     ) -> None:
         session, config = self.session, self._schedule_config
-        trained = run.schedule.active.copy()
-        rates_R = learning_rates(run.schedule, config, self._base_R, run.step - 1)
-        current = {"params": run.state.params, "model_state": run.state.model_state}
-        predictions = self._predictor(current, normalisation, self._validation)
+        before = run.schedule
+        trained = before.active.copy()
+        rates_R = learning_rates(before, config, self._base_R, run.step - 1)
+        weights = run.state.evaluated
+        branches_R = on_branches(session.stages, before.stage)
+        if branches_R is not None:
+            weights |= {"branches": session.layout.replicas(branches_R)}
+        predictions = self._predictor(weights, normalisation, self._validation)
         scores_R, named = replica_scores(session, predictions, self._truths)
-        stage = run.schedule.stage
-        run.schedule, improved = observe(run.schedule, config, self._base_R, scores_R, run.step)
+        run.schedule, improved = observe(before, config, self._base_R, scores_R, run.step)
         # Adam's moments never lose a NaN, so a replica that met one is finished.
         sound = np.isfinite(means["loss"])
         run.schedule = dataclasses.replace(run.schedule, active=run.schedule.active & sound)
         run.state = keep_best(run.state, jnp.asarray(improved))
+        released = run.schedule.stage > before.stage
         # A release starts from the best weights, whether or not every epoch does.
-        reload = (run.schedule.stage > stage) | bool(session.config["train"]["reload_best"])
-        run.state = reload_best(run.state, jnp.asarray(trained & ~improved & reload))
+        reload = released | (bool(session.config["train"]["reload_best"]) & ~improved)
+        run.state = reload_best(run.state, jnp.asarray(trained & reload))
+        if session.stages and released.any():
+            run.state = restart_optimizer(run.state, jnp.asarray(released))
+        # A release may have reset it.
+        best_R = np.where(improved, scores_R, before.best)
         row: dict[str, float] = {}
         for r, name in enumerate(session.names):
             if trained[r]:
                 row |= {f"{name}/{metric}": float(mean_R[r]) for metric, mean_R in means.items()}
                 row[f"{name}/learning_rate"] = float(rates_R[r])
-                row[f"{name}/best"] = float(run.schedule.best[r])
+                row[f"{name}/best"] = float(best_R[r])
+                if session.stages:
+                    row[f"{name}/stage"] = int(before.stage[r])
                 row |= {f"{name}/{score}": value for score, value in named[r].items()}
         row["seconds_training"] = seconds
         writer.scalars(run.step, row)
         run.history.append({"step": run.step, "score": [float(score) for score in scores_R]})
-        progress.note(self._summary(run, means["loss"], scores_R, progress))
+        progress.note(self._summary(run, means["loss"], scores_R, best_R, progress))
+        for name, enters, stage in zip(session.names, released, run.schedule.stage, strict=True):
+            if session.stages and enters:
+                progress.note(f"{name} enters stage {stage + 1} of {len(session.stages)}")
 
     def _summary(
-        self, run: _Run, losses_R: np.ndarray, scores_R: np.ndarray, progress: TrainingProgress
+        self,
+        run: _Run,
+        losses_R: np.ndarray,
+        scores_R: np.ndarray,
+        best_R: np.ndarray,
+        progress: TrainingProgress,
     ) -> str:
         task = self.session.tasks[0]
         selection = self.session.config["evaluation"]["selection"][task]
         # Selection turns the sign of errors; people read them as they are.
         sign = -1 if selection in TASK_OPS[task].errors else 1
-        scores_R, best_R = sign * scores_R, sign * run.schedule.best
-        progress.update(run.step, 0, **{selection: float(scores_R.mean())})
+        scores_R, best_R = sign * scores_R, sign * best_R
+        progress.update(run.step, 0, **{selection: _finite_mean(scores_R)})
         parts = [
             f"{name} {scores_R[r]:.3f} (best {best_R[r]:.3f})"
             for r, name in enumerate(self.session.names)
@@ -311,47 +345,27 @@ class Trainer:
         if len(parts) > 4:
             done = int((~run.schedule.active).sum())
             parts = [
-                f"{len(parts)} replicas, {done} finished: mean {selection} {scores_R.mean():.3f}, "
-                f"mean best {best_R.mean():.3f}"
+                f"{len(parts)} replicas, {done} finished: "
+                f"mean {selection} {_finite_mean(scores_R):.3f}, mean best "
+                f"{_finite_mean(best_R):.3f}"
             ]
         step = f"step {run.step}/{self._total_steps}"
-        return f"{step}  loss {losses_R.mean():.3f}  validation " + "  ".join(parts)
+        return f"{step}  loss {_finite_mean(losses_R):.3f}  validation " + "  ".join(parts)
 
     def _save(
         self, checkpoints: Checkpoints, run: _Run, feeds: Sequence[grain.DatasetIterator]
     ) -> None:
-        session = self.session
-        meta = {
-            "code_version": __version__,
-            "config": session.config,
-            "streams": {name: dataclasses.asdict(s) for name, s in session.streams.items()},
-            "tasks": list(session.tasks),
-            "replicas": [dataclasses.asdict(replica) for replica in session.replicas],
-            "store": {
-                "name": self.store.name,
-                "path": str(self.store.path),
-                "checksum": self.store.metadata["checksum"],
-            },
-            "fingerprint": self._identity,
-            "schedule": {
-                field.name: getattr(run.schedule, field.name).tolist()
-                for field in dataclasses.fields(run.schedule)
-            },
-            "iterators": [feed.get_state() for feed in feeds],
-            "history": run.history,
-        }
+        iterators = [feed.get_state() for feed in feeds]
+        meta = run_meta(
+            self.session, self.store, self._identity, run.schedule, iterators, run.history
+        )
         state = {"train": run.state, "normalisation": self._normalisation}
         meta["parameters"] = describe(state)
-        score = float(np.mean(run.history[-1]["score"]))
+        score = _finite_mean(run.history[-1]["score"])
         checkpoints.save(run.step, state, meta, score=score if np.isfinite(score) else -1e30)
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested configuration -> dotted key -> value."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+def _finite_mean(values_R: Any) -> float:
+    """Mean over the replicas that did not diverge; NaN if all did."""
+    finite = np.isfinite(values_R)
+    return float(np.mean(np.asarray(values_R)[finite])) if finite.any() else math.nan

@@ -10,19 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from emojax.errors import InputError
+from emojax.types import Array
 
 # (gradients, parameters, weight decay) -> gradients; before or after Adam's moments.
-Decay = Callable[[Any, Any, jax.Array], Any]
+Decay = Callable[[Any, Any, Array], Any]
 
 
-def _add_decay(updates: Any, params: Any, weight_decay: jax.Array) -> Any:
+def _add_decay(updates: Any, params: Any, weight_decay: Array) -> Any:
     return jax.tree.map(lambda u, p: u + weight_decay * p, updates, params)
 
 
-def _no_decay(updates: Any, params: Any, weight_decay: jax.Array) -> Any:
+def _no_decay(updates: Any, params: Any, weight_decay: Array) -> Any:
     return updates
 
 
@@ -66,13 +68,50 @@ class Optimizer:
         grads: Any,
         opt_state: Any,
         params: Any,
-        learning_rate: jax.Array,
-        weight_decay: jax.Array,
+        learning_rate: Array,
+        weight_decay: Array,
+        trainable: Any | None = None,
     ) -> tuple[Any, Any]:
-        """One step of one replica: returns (new parameters, new optimiser state)."""
+        """One step of one replica.
+
+        Args:
+            grads: gradients.
+            opt_state: moments.
+            params: parameters.
+            learning_rate: a scalar.
+            weight_decay: a scalar.
+            trainable: a tree of scalar bools like ``params``; where False, parameters and
+                moments stay as they are, to the bit, and the gradient does not count towards
+                the norm for clipping. None trains everything.
+
+        Returns:
+            New parameters and new optimiser state.
+        """
+        old_params, old_state = params, opt_state
+        grads = trained_only(grads, trainable)
         grads, _ = self._clip.update(grads, self._clip.init(params))
         grads = self._decay_gradient(grads, params, weight_decay)
         updates, opt_state = self._adam.update(grads, opt_state, params)
         updates = self._decay_update(updates, params, weight_decay)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
+        if trainable is not None:
+            params = jax.tree.map(_keep, trainable, params, old_params)
+            moments = {
+                name: jax.tree.map(
+                    _keep, trainable, getattr(opt_state, name), getattr(old_state, name)
+                )
+                for name in ("mu", "nu")
+            }
+            opt_state = opt_state._replace(**moments)
         return params, opt_state
+
+
+def trained_only(grads: Any, trainable: Any | None) -> Any:
+    """Gradients with zeros where ``trainable``, a tree of scalar bools, is False."""
+    if trainable is None:
+        return grads
+    return jax.tree.map(_keep, trainable, grads, jax.tree.map(jnp.zeros_like, grads))
+
+
+def _keep(trainable: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.where(trainable, new, old)

@@ -6,11 +6,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints
 from emojax.engine.evaluator import Predictions, Predictor
+from emojax.engine.schedule import lost, saved_state
 from emojax.engine.session import Session, abstract_normalisation, build_session
+from emojax.engine.stages import on_branches
 from emojax.errors import InputError
 from emojax.specs import StreamSpec
 
@@ -27,6 +32,9 @@ class TrainedRun:
         normalisation: of the training folds.
         store_path: where the training store was.
         store_checksum: of the training store.
+        lost_R: (R,) bool, replicas whose training diverged; they predict nothing.
+        branches_R: (R,) bool, whose best weights are those of temporary heads, because of the
+            stage they are from; None if no stage trains such heads.
     """
 
     workdir: Path
@@ -36,6 +44,8 @@ class TrainedRun:
     normalisation: Any
     store_path: str
     store_checksum: str
+    lost_R: np.ndarray
+    branches_R: np.ndarray | None
 
     def open_store(self, path: str = "", *, labelled: bool = True) -> Store:
         """Opens the training store, or another one that offers the same streams.
@@ -47,6 +57,15 @@ class TrainedRun:
         Raises:
             InputError: the store is not there, or its streams are not those of the model.
         """
+        if not (path or self.store_path):
+            raise InputError(
+                "The run does not say where a store is, because its weights were imported.",
+                file=self.workdir,
+                field="--store",
+                found="nothing",
+                expected="the folder of a store",
+                remedy="name one: --store=STORE",
+            )
         store = Store(path or self.store_path)
         self.session.window_spec.check(store, labelled=labelled)
         for name, spec in self.session.streams.items():
@@ -77,10 +96,32 @@ class TrainedRun:
         return [Fold(name, **parts) for name in self.session.folds.keys]
 
     def predict(self, store: Store, videos: list[list[str]]) -> list[Predictions]:
-        """Predictions of each replica's best weights; videos are given fold by fold."""
+        """Predictions of each replica's best weights; videos are given fold by fold.
+
+        Replicas that diverged predict NaN.
+
+        Raises:
+            InputError: all replicas diverged.
+        """
+        if self.lost_R.all():
+            raise InputError(
+                "The run has no trained weights, because its training diverged.",
+                file=self.workdir,
+                field="replicas",
+                found=", ".join(self.session.names),
+                expected="at least one with a finite validation score",
+                remedy="train again with a lower config.train.learning_rate",
+            )
         layout = self.session.layout
+        weights = dict(self.best)
+        if self.branches_R is not None:
+            weights["branches"] = layout.replicas(self.branches_R)
         predictor = Predictor(self.session, store)
-        return predictor(self.best, layout.everywhere(self.normalisation), videos)
+        predictions = predictor(weights, layout.everywhere(self.normalisation), videos)
+        return [
+            jax.tree.map(lambda x: np.full_like(x, np.nan), of_replica) if is_lost else of_replica
+            for of_replica, is_lost in zip(predictions, self.lost_R, strict=True)
+        ]
 
 
 def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
@@ -107,6 +148,7 @@ def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
             "normalisation": abstract_normalisation(session),
         }
         restored = checkpoints.restore(abstract, step)
+    lost_R, best_stage_R = _results(meta, session)
     return TrainedRun(
         workdir=workdir,
         session=session,
@@ -115,4 +157,15 @@ def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
         normalisation=restored.state["normalisation"],
         store_path=meta["store"]["path"],
         store_checksum=meta["store"]["checksum"],
+        lost_R=lost_R,
+        branches_R=on_branches(session.stages, best_stage_R),
     )
+
+
+def _results(meta: dict[str, Any], session: Session) -> tuple[np.ndarray, np.ndarray]:
+    """(R,) bool, which replicas diverged, and (R,) the stage their best weights are from."""
+    count = len(session.replicas)
+    if "schedule" not in meta:  # imported weights, which are the result of their training
+        return np.zeros(count, bool), np.full(count, len(session.stages) - 1)
+    schedule = saved_state(meta["schedule"])
+    return lost(schedule, session.stages), schedule.best_stage

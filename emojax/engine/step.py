@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -11,10 +12,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from emojax.engine.optim import Optimizer
+from emojax.engine.modality_dropout import ModalityDropout
+from emojax.engine.optim import Optimizer, trained_only
 from emojax.engine.state import TrainState
 from emojax.ops.tasks import TASK_OPS
-from emojax.types import Batch
+from emojax.types import Array, Batch
 
 
 @flax.struct.dataclass
@@ -26,12 +28,20 @@ class Hyper:
         weight_decay: (R,).
         target_weights: task -> (R, targets).
         active: (R,) bool; the update of a finished replica is masked out.
+        branches: (R,) bool, whose loss is that of the model's temporary heads; None when no
+            stage of the training has that objective.
+        trainable: a tree of (R,) bool like the parameters, False where they are frozen; None
+            when no stage freezes any.
+        class_weights: task -> (R, C), see ``class_weights``; None for losses without.
     """
 
-    learning_rate: jax.Array
-    weight_decay: jax.Array
-    target_weights: dict[str, jax.Array]
-    active: jax.Array
+    learning_rate: Array
+    weight_decay: Array
+    target_weights: Mapping[str, Array]
+    active: Array
+    branches: Array | None = None
+    trainable: Any | None = None
+    class_weights: Mapping[str, Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +85,7 @@ def forward(
     *,
     train: bool,
     dropout_key: jax.Array | None = None,
+    modality_dropout: ModalityDropout | None = None,
 ) -> tuple[dict[str, jax.Array], dict[str, Any], Any]:
     """The only way a model is ever applied.
 
@@ -86,6 +97,7 @@ def forward(
         normalisation: see ``prepare``.
         train: whether dropout is on and running statistics move.
         dropout_key: needed when ``train``.
+        modality_dropout: rows and streams that go missing when ``train``.
 
     Returns:
         outputs task -> (B, T, C), the model's ``aux``, and the new model_state.
@@ -96,6 +108,8 @@ def forward(
     if not train:
         outputs, aux = cast(Any, model.apply(variables, streams, batch.stream_mask, **call))
         return outputs, aux, model_state
+    if modality_dropout and dropout_key is not None:
+        streams = modality_dropout(streams, dropout_key)
     (outputs, aux), updated = model.apply(
         variables,
         streams,
@@ -120,17 +134,44 @@ def total_loss(
     aux: Mapping[str, Any],
     batch: Batch,
     losses: LossTable,
-    target_weights: Mapping[str, jax.Array],
+    target_weights: Mapping[str, Array],
+    *,
+    branches: Array | None = None,
+    class_weights: Mapping[str, Array] | None = None,
 ) -> jax.Array:
-    """Weighted sum over tasks and targets plus the model's auxiliary losses; a scalar."""
-    total = sum(aux["losses"].values(), jnp.zeros((), jnp.float32))
-    for task, loss in losses.items():
-        mask_BTK = batch.label_mask[task] & batch.example_mask[:, None, None]
-        per_target = loss(outputs[task], batch.labels[task], mask_BTK)
-        # A target of weight zero must not leak a NaN or a gradient into the others.
-        weights = target_weights[task]
-        total = total + jnp.sum(jnp.where(weights > 0, weights * per_target, 0.0))
-    return total
+    """Weighted sum over tasks and targets plus the model's auxiliary losses; a scalar.
+
+    Args:
+        outputs: task -> (B, T, C).
+        aux: the model's; its ``losses`` count whatever the objective is.
+        batch: with the labels.
+        losses: task -> loss.
+        target_weights: task -> (targets,).
+        branches: scalar bool; True for the sum over ``aux["branches"]`` of the losses of each
+            branch's own outputs, in place of the loss of ``outputs``.
+        class_weights: task -> (C,), given to the losses of these tasks.
+    """
+    auxiliary = sum(aux["losses"].values(), jnp.zeros((), jnp.float32))
+
+    def add(total: jax.Array, predicted: Mapping[str, jax.Array]) -> jax.Array:
+        for task, x_BTC in predicted.items():
+            mask_BTK = batch.label_mask[task] & batch.example_mask[:, None, None]
+            options = {}
+            if class_weights is not None and task in class_weights:
+                options["class_weights_C"] = class_weights[task]
+            per_target = losses[task](x_BTC, batch.labels[task], mask_BTK, **options)
+            # A target of weight zero must not leak a NaN or a gradient into the others.
+            weights = target_weights[task]
+            total = total + jnp.sum(jnp.where(weights > 0, weights * per_target, 0.0))
+        return total
+
+    total = add(auxiliary, {task: outputs[task] for task in losses})
+    if branches is None:
+        return total
+    over_branches = auxiliary
+    for predicted in aux["branches"].values():
+        over_branches = add(over_branches, predicted)
+    return jnp.where(branches, over_branches, total)
 
 
 def _take(tree: Any, members: tuple[int, ...] | None) -> Any:
@@ -146,11 +187,22 @@ def make_train_step(
     optimizer: Optimizer,
     losses: LossTable,
     shared: Shared,
+    *,
+    modality_dropout: ModalityDropout | None = None,
+    ema: float = 0.0,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Builds ``step(state, batch, normalisation, hyper) -> (state, metrics)``.
 
     The state's buffers are donated. Metrics are (R,) arrays: ``loss`` before the update and
-    ``gradient_norm``.
+    ``gradient_norm`` (over the parameters that are trained).
+
+    Args:
+        model: the module.
+        optimizer: without the learning rate.
+        losses: task -> loss.
+        shared: how replicas find their data.
+        modality_dropout: see ``forward``.
+        ema: decay of the averaged parameters, for a state that has them.
     """
 
     def one(
@@ -167,19 +219,33 @@ def make_train_step(
                 normalisation,
                 train=True,
                 dropout_key=dropout_key,
+                modality_dropout=modality_dropout,
             )
-            return total_loss(outputs, aux, batch, losses, hyper.target_weights), model_state
+            loss = total_loss(
+                outputs,
+                aux,
+                batch,
+                losses,
+                hyper.target_weights,
+                branches=hyper.branches,
+                class_weights=hyper.class_weights,
+            )
+            return loss, model_state
 
         (loss, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        frozen = {} if hyper.trainable is None else {"trainable": hyper.trainable}
         params, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, hyper.learning_rate, hyper.weight_decay
+            grads, state.opt_state, state.params, hyper.learning_rate, hyper.weight_decay, **frozen
         )
         new = dataclasses.replace(
             state, params=params, model_state=model_state, opt_state=opt_state, step=state.step + 1
         )
+        if state.ema is not None:
+            new = dataclasses.replace(new, ema=average(state.ema, params, ema, new.step))
         # Selecting the whole state freezes a finished replica bit for bit and keeps a NaN in.
         new = jax.tree.map(lambda a, b: jnp.where(hyper.active, a, b), new, state)
-        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
+        trained = trained_only(grads, hyper.trainable)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(trained)))
         return new, {"loss": loss, "gradient_norm": norm}
 
     axes = (0, _axis(shared.members), _axis(shared.fold_members), 0)
@@ -195,20 +261,50 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
+def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
+    """Exponential moving average of parameters, with Adam's correction for its start.
+
+    After n steps the weight of step i is proportional to ``decay ** (n - i)`` and the weights
+    sum to 1, so that the initial weights play no part; this is ``optax.ema`` with debias.
+
+    Args:
+        ema: average so far.
+        params: parameters after this step.
+        decay: in (0, 1).
+        step: how many steps that makes, from 1.
+    """
+    # expm1, because 1 - 0.9999 in float32 has only four digits.
+    share = (1 - decay) / -jnp.expm1(step.astype(jnp.float32) * math.log(decay))
+    return jax.tree.map(lambda a, p: a + share.astype(p.dtype) * (p - a), ema, params)
+
+
 def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[str, jax.Array]]:
     """Builds ``predict(weights, batch, normalisation) -> task -> (R, B, T, C)``, decoded.
 
     ``weights`` is {"params", "model_state"} with leading R. Outputs are decoded (softmax,
-    sigmoid) so that overlapping windows can be averaged; decisions come afterwards.
+    sigmoid) so that overlapping windows can be averaged; decisions come afterwards. Where
+    ``weights`` also has "branches", (R,) bool, the replicas that are True predict the mean of
+    what their temporary heads, ``aux["branches"]``, decode to.
     """
 
-    def one(weights: Any, batch: Batch, normalisation: Any) -> dict[str, Any]:
-        outputs, _, _ = forward(
-            model, weights["params"], weights["model_state"], batch, normalisation, train=False
-        )
+    def decode(outputs: Mapping[str, jax.Array]) -> dict[str, Any]:
         return {
             task: TASK_OPS[task].decode(x_BTC.astype(jnp.float32))
             for task, x_BTC in outputs.items()
+        }
+
+    def one(weights: Any, batch: Batch, normalisation: Any) -> dict[str, Any]:
+        outputs, aux, _ = forward(
+            model, weights["params"], weights["model_state"], batch, normalisation, train=False
+        )
+        decoded = decode(outputs)
+        if "branches" not in weights:
+            return decoded
+        each = [decode(branch) for branch in aux["branches"].values()]
+        mean = {task: sum(d[task] for d in each) / len(each) for task in decoded}
+        return {
+            task: jnp.where(weights["branches"], mean[task], x_BTC)
+            for task, x_BTC in decoded.items()
         }
 
     axes = (0, _axis(shared.members), _axis(shared.fold_members))
@@ -224,16 +320,32 @@ def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[st
 
 @jax.jit
 def keep_best(state: TrainState, improved_R: jax.Array) -> TrainState:
-    """Replaces the best weights of the replicas that improved."""
-    current = {"params": state.params, "model_state": state.model_state}
-    return dataclasses.replace(state, best=_select(improved_R, current, state.best))
+    """Replaces the best weights of the replicas that improved by those evaluated."""
+    return dataclasses.replace(state, best=_select(improved_R, state.evaluated, state.best))
 
 
 @jax.jit
 def reload_best(state: TrainState, reload_R: jax.Array) -> TrainState:
-    """Puts the best weights back in use, with the optimiser's moments left as they are."""
+    """Puts the best weights back in use, with the optimiser's moments left as they are.
+
+    Where parameters are averaged, both the parameters and their average become the best
+    average.
+    """
     current = {"params": state.params, "model_state": state.model_state}
-    return dataclasses.replace(state, **_select(reload_R, state.best, current))
+    state = dataclasses.replace(state, **_select(reload_R, state.best, current))
+    if state.ema is None:
+        return state
+    return dataclasses.replace(state, ema=_select(reload_R, state.best["params"], state.ema))
+
+
+@jax.jit
+def restart_optimizer(state: TrainState, restart_R: jax.Array) -> TrainState:
+    """Sets the optimiser's moments back to zero, as a new optimiser has them.
+
+    A parameter that a stage releases then gets the bias correction of its own first steps.
+    """
+    zeros = jax.tree.map(jnp.zeros_like, state.opt_state)
+    return dataclasses.replace(state, opt_state=_select(restart_R, zeros, state.opt_state))
 
 
 def _select(choose_R: jax.Array, if_true: Any, if_false: Any) -> Any:
