@@ -12,12 +12,13 @@ import optax
 import pytest
 from flax import linen as nn
 
+from emojax.errors import InputError
 from emojax.layers.dropout import Dropout
 from emojax.layers.fusion import JointCrossAttention, UpstreamCrossAttention
 from emojax.layers.heads import MLPHead
 from emojax.layers.normalisation import MaskedBatchNorm
 from emojax.layers.recurrent import LSTM, StackedLSTM
-from emojax.layers.tcn import TemporalConvNet, WeightNormConv
+from emojax.layers.tcn import ACTIVATIONS, TemporalConvNet, WeightNormConv
 
 KEY = jax.random.key(0)
 
@@ -89,6 +90,42 @@ def test_tcn_sees_exactly_its_receptive_field(causal: bool) -> None:
     first, last = np.flatnonzero(seen)[[0, -1]]
     expected = (at - reach, at) if causal else (at - reach // 2, at + reach // 2)
     assert (first, last) == expected
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_tcn_activations_are_their_equations(activation: str) -> None:
+    tcn = TemporalConvNet((3,), kernel_size=1, dropout=0.0, activation=activation)
+    x_BTD, mask_BT = draw(0, 2, 5, 3), jnp.ones((2, 5), bool)
+    variables = randomised(tcn, x_BTD, mask_BT, train=False)
+    y_BTD = tcn.apply(variables, x_BTD, mask_BT, train=False)
+
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"]["block_0"])
+    # PReLU has a slope of its own in each of the three places; the others have no parameters.
+    slopes = {name: p["slope"] for name, p in params.items() if "slope" in p}
+    places = ("activation_0", "activation_1", "activation_sum")
+    assert sorted(slopes) == (list(places) if activation == "prelu" else [])
+
+    def act(place: str, x: np.ndarray) -> np.ndarray:
+        if activation == "gelu":
+            return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+        slope = {"leaky_relu": 0.01, "relu": 0.0, "prelu": slopes.get(place)}[activation]
+        return np.where(x > 0, x, slope * x)
+
+    h = np.asarray(x_BTD, np.float64)
+    for i in range(2):
+        conv = params[f"conv_{i}"]
+        norm = np.sqrt((conv["direction"][0] ** 2).sum(0))
+        h = act(places[i], h @ (conv["direction"][0] / norm * conv["scale"]) + conv["bias"])
+    np.testing.assert_allclose(y_BTD, act(places[2], x_BTD + h), rtol=1e-5, atol=1e-6)
+
+
+def test_prelu_starts_at_a_quarter_and_unknown_activations_are_refused() -> None:
+    x_BTD, mask_BT = draw(0, 2, 5, 3), jnp.ones((2, 5), bool)
+    params = TemporalConvNet((3,), activation="prelu").init(KEY, x_BTD, mask_BT, train=False)
+    slopes = [p["slope"] for p in params["params"]["block_0"].values() if "slope" in p]
+    np.testing.assert_array_equal(slopes, [0.25] * 3)
+    with pytest.raises(InputError, match="did you mean prelu"):
+        TemporalConvNet((3,), activation="prelo").init(KEY, x_BTD, mask_BT, train=False)
 
 
 @pytest.mark.parametrize("causal", [True, False])
