@@ -225,6 +225,22 @@ def test_the_total_loss_gives_each_task_its_own_weights() -> None:
     assert float(found) == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_auxiliary_losses_of_a_target_count_as_the_target_does() -> None:
+    """Also their gradients: a replica of arousal must not be smoothed as one of expressions."""
+
+    def total(x: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
+        aux = {
+            "losses": {"all": x[0]},
+            "target_losses": {"smoothness": {"expr": x[1:2], "va": x[2:4]}},
+        }
+        return total_loss({}, aux, batch=None, losses={}, target_weights=weights)  # type: ignore[arg-type]
+
+    weights = {"expr": jnp.zeros(1), "va": jnp.array([0.0, 0.5])}
+    value, gradient = jax.value_and_grad(total)(jnp.array([1.0, jnp.nan, jnp.inf, 4.0]), weights)
+    assert float(value) == 3
+    np.testing.assert_array_equal(gradient, [1, 0, 0, 0.5])
+
+
 # -- refused -----------------------------------------------------------------------------------
 
 

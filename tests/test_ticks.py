@@ -293,6 +293,10 @@ def test_ties_do_not_hang_on_rounding(
     # Exactly: frame i is nearest to tick floor(i clock / fps + 1/2).
     expected = (2 * np.arange(frames) * int(clock) + int(fps)) // (2 * int(fps))
     np.testing.assert_array_equal(spec.frame_ticks(pts_N, ticks), expected)
+    # For models that do not look ahead, the last tick that is not later than the frame.
+    causal = windows_of(clock=clock, scored="last")
+    passed = np.arange(frames) * int(clock) // int(fps)
+    np.testing.assert_array_equal(causal.frame_ticks(pts_N, ticks), passed)
 
 
 def test_without_a_clock_frames_are_ticks() -> None:

@@ -82,11 +82,16 @@ class WindowSpec:
         return pts_N[0] + ticks / self.clock if self.clock else pts_N[ticks]
 
     def frame_ticks(self, pts_N: np.ndarray, num_ticks: int) -> np.ndarray:
-        """The tick nearest to each frame, (N,) int64; the later one of two equally near."""
+        """The tick whose prediction each frame takes, (N,) int64.
+
+        The nearest one, the later of two equally near. With ``scored="last"``, which is for
+        models that do not look ahead, the last one that has passed.
+        """
         if not self.clock:
             return np.arange(len(pts_N))
-        nearest_N = np.floor((pts_N - pts_N[0]) * self.clock + (0.5 + _TIE)).astype(np.int64)
-        return np.minimum(nearest_N, num_ticks - 1)
+        ahead = 0.0 if self.scored == "last" else 0.5
+        held_N = np.floor((pts_N - pts_N[0]) * self.clock + (ahead + _TIE)).astype(np.int64)
+        return np.minimum(held_N, num_ticks - 1)
 
     def starts(self, num_ticks: int, *, evaluation: bool = False) -> np.ndarray:
         """First ticks of the windows that cover a video, see ``ops.windows.window_starts``."""

@@ -143,7 +143,8 @@ def total_loss(
 
     Args:
         outputs: task -> (B, T, C).
-        aux: the model's; its ``losses`` count whatever the objective is.
+        aux: the model's; its ``losses`` count whatever the objective is, and so do its
+            ``target_losses`` (name -> task -> (targets,)), as their targets weigh.
         batch: with the labels.
         losses: task -> loss.
         target_weights: task -> (targets,).
@@ -152,6 +153,10 @@ def total_loss(
         class_weights: task -> (C,), given to the losses of these tasks.
     """
     auxiliary = sum(aux["losses"].values(), jnp.zeros((), jnp.float32))
+    for by_task in aux.get("target_losses", {}).values():
+        for task, per_target in by_task.items():
+            weights = target_weights[task]
+            auxiliary += jnp.sum(jnp.where(weights > 0, weights * per_target, 0.0))
 
     def add(total: jax.Array, predicted: Mapping[str, jax.Array]) -> jax.Array:
         for task, x_BTC in predicted.items():

@@ -69,7 +69,6 @@ class MultiHeadAttention(nn.Module):
         source_BSD: Array,
         source_mask_BS: Array,
         *,
-        allowed_TS: Array | None = None,
         train: bool,
     ) -> Array:
         """Attend from every query to the real rows of the source.
@@ -78,7 +77,6 @@ class MultiHeadAttention(nn.Module):
             query_BTD: finite features; padded queries may hold any finite number.
             source_BSD: (B, S, D_source), features; padded rows may hold anything.
             source_mask_BS: bool, False on padding, which gets a weight of exactly zero.
-            allowed_TS: bool, whether query t may see row s at all; None allows everything.
             train: whether dropout acts (needs a "dropout" key).
 
         Returns:
@@ -105,11 +103,8 @@ class MultiHeadAttention(nn.Module):
         scores_BHTS = jnp.einsum(
             "bthk,bshk->bhts", query_BTHK, key_BSHK, preferred_element_type=jnp.float32
         )
-        allowed_BHTS = source_mask_BS[:, None, None, :]
-        if allowed_TS is not None:
-            allowed_BHTS = allowed_BHTS & allowed_TS.astype(bool)[None, None]
         weight_BHTS = attention_weights(
-            scores_BHTS / math.sqrt(features // self.heads), allowed_BHTS
+            scores_BHTS / math.sqrt(features // self.heads), source_mask_BS[:, None, None, :]
         )
         weight_BHTS = Dropout(self.dropout)(weight_BHTS.astype(self.dtype), train=train)
 

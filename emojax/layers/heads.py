@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from emojax.layers.activations import NEGATIVE_SLOPE
 from emojax.layers.dropout import Dropout
 from emojax.layers.normalisation import MaskedBatchNorm
-from emojax.layers.tcn import NEGATIVE_SLOPE
 from emojax.specs import TASKS
 from emojax.types import Array
 
 HEADS = ("per_target", "joint")
 OUTPUTS = ("linear", "tanh")
+# How the prediction of a continuous task may end after its head, see ``activate_heads``.
+HEAD_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "none": lambda y: y,
+    "tanh": jnp.tanh,
+    "relu": nn.relu,
+}
 
 
 class MLPHead(nn.Module):
@@ -122,3 +128,17 @@ def task_heads(
         ]
         predictions[task] = jnp.concatenate(parts, axis=-1)
     return predictions
+
+
+def activate_heads(predictions: Mapping[str, Array], activation: str) -> dict[str, Array]:
+    """Ends continuous tasks in a key of ``HEAD_ACTIVATIONS``; other tasks stay logits.
+
+    Args:
+        predictions: task -> (B, T, C).
+        activation: the key.
+    """
+    act = HEAD_ACTIVATIONS[activation]
+    return {
+        task: act(y_BTC) if task not in TASKS or TASKS[task].kind == "continuous" else y_BTC
+        for task, y_BTC in predictions.items()
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,19 @@ def lstm_scan(
     return zero_where_padded(jnp.swapaxes(h_TBH, 0, 1), mask_BT)
 
 
+def orthogonal_gates(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    """Draw (H, gates H) recurrent weights, an orthogonal (H, H) matrix for each gate.
+
+    One draw of the whole shape would have orthonormal rows across gates, so that each gate
+    alone would shrink the state.
+    """
+    hidden, width = shape
+    gates = width // hidden
+    draw = nn.initializers.orthogonal()
+    keys = jax.random.split(key, gates)
+    return jnp.concatenate([draw(keys[g], (hidden, hidden), dtype) for g in range(gates)], axis=1)
+
+
 class LSTM(nn.Module):
     """One LSTM layer, forward in time or in both directions.
 
@@ -74,9 +87,7 @@ class LSTM(nn.Module):
         outputs = []
         for direction in ("forward",) if self.causal else ("forward", "backward"):
             gates_BTG = nn.Dense(4 * hidden, dtype=self.dtype, name=f"{direction}_input")(x_BTD)
-            kernel_HG = self.param(
-                f"{direction}_recurrent", nn.initializers.orthogonal(), (hidden, 4 * hidden)
-            )
+            kernel_HG = self.param(f"{direction}_recurrent", orthogonal_gates, (hidden, 4 * hidden))
             outputs.append(
                 lstm_scan(
                     gates_BTG,
@@ -86,37 +97,6 @@ class LSTM(nn.Module):
                 )
             )
         return jnp.concatenate(outputs, axis=-1)
-
-
-class StackedLSTM(nn.Module):
-    """LSTM layers one after another with dropout between them.
-
-    Attributes:
-        channels: output width of each layer; even numbers if not causal.
-        dropout: rate between layers.
-        causal, dtype: as in ``LSTM``.
-    """
-
-    channels: tuple[int, ...]
-    dropout: float = 0.1
-    causal: bool = True
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """Encode (B, T, D) as (B, T, channels[-1]).
-
-        Args:
-            x_BTD: features; padded frames may hold anything.
-            mask_BT: bool, False on padding. The output is zero there, and real frames do
-                not depend on what padded frames hold.
-            train: whether dropout acts (needs a "dropout" key).
-        """
-        for i, features in enumerate(self.channels):
-            if i > 0:
-                x_BTD = Dropout(self.dropout)(x_BTD, train=train)
-            x_BTD = LSTM(features, self.causal, self.dtype, name=f"lstm_{i}")(x_BTD, mask_BT)
-        return x_BTD
 
 
 def gru_scan(
@@ -163,19 +143,6 @@ def gru_scan(
     return zero_where_padded(jnp.swapaxes(h_TBH, 0, 1), mask_BT)
 
 
-def orthogonal_gates(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-    """Draw (H, gates H) recurrent weights, an orthogonal (H, H) matrix for each gate.
-
-    One draw of the whole shape would have orthonormal rows across gates, so that each gate
-    alone would shrink the state.
-    """
-    hidden, width = shape
-    gates = width // hidden
-    draw = nn.initializers.orthogonal()
-    keys = jax.random.split(key, gates)
-    return jnp.concatenate([draw(keys[g], (hidden, hidden), dtype) for g in range(gates)], axis=1)
-
-
 class GRU(nn.Module):
     """One GRU layer, forward in time or in both directions.
 
@@ -215,19 +182,16 @@ class GRU(nn.Module):
         return jnp.concatenate(outputs, axis=-1)
 
 
-class StackedGRU(nn.Module):
-    """GRU layers one after another with dropout between them.
-
-    Attributes:
-        channels: output width of each layer; even numbers if not causal.
-        dropout: rate between layers.
-        causal, dtype: as in ``GRU``.
-    """
+class _Stacked(nn.Module):
+    """Recurrent layers ``<kind>_0``, ``<kind>_1``, ... with dropout between them."""
 
     channels: tuple[int, ...]
     dropout: float = 0.1
     causal: bool = True
     dtype: Any = jnp.float32
+
+    layer: ClassVar[type[LSTM] | type[GRU]]
+    kind: ClassVar[str]
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
@@ -242,5 +206,32 @@ class StackedGRU(nn.Module):
         for i, features in enumerate(self.channels):
             if i > 0:
                 x_BTD = Dropout(self.dropout)(x_BTD, train=train)
-            x_BTD = GRU(features, self.causal, self.dtype, name=f"gru_{i}")(x_BTD, mask_BT)
+            layer = self.layer(features, self.causal, self.dtype, name=f"{self.kind}_{i}")
+            x_BTD = layer(x_BTD, mask_BT)
         return x_BTD
+
+
+class StackedLSTM(_Stacked):
+    """LSTM layers one after another with dropout between them.
+
+    Attributes:
+        channels: output width of each layer; even numbers if not causal.
+        dropout: rate between layers.
+        causal, dtype: as in ``LSTM``.
+    """
+
+    layer = LSTM
+    kind = "lstm"
+
+
+class StackedGRU(_Stacked):
+    """GRU layers one after another with dropout between them.
+
+    Attributes:
+        channels: output width of each layer; even numbers if not causal.
+        dropout: rate between layers.
+        causal, dtype: as in ``GRU``.
+    """
+
+    layer = GRU
+    kind = "gru"

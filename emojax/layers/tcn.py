@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,35 +9,12 @@ from flax import linen as nn
 from jax import lax
 
 from emojax.errors import InputError, closest
+from emojax.layers.activations import ACTIVATIONS
 from emojax.layers.dropout import Dropout
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
-NEGATIVE_SLOPE = 0.01
 _EPSILON = 1e-12
-
-
-class PReLU(nn.Module):
-    """x where x > 0, else slope * x, one learned slope for all channels (He et al. 2015, eq. 1).
-
-    The slope starts at 0.25, as in ``torch.nn.PReLU``.
-    """
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Apply to an array of any shape; the slope is float32, the output of x's dtype."""
-        slope = self.param("slope", nn.initializers.constant(0.25), ())
-        return jnp.where(x > 0, x, slope.astype(x.dtype) * x)
-
-
-# Name -> function of a layer's name. Only PReLU has parameters to keep under that name.
-ACTIVATIONS: dict[str, Callable[[str], Callable[[Array], Array]]] = {
-    "leaky_relu": lambda _: functools.partial(nn.leaky_relu, negative_slope=NEGATIVE_SLOPE),
-    "prelu": lambda name: PReLU(name=name),
-    "relu": lambda _: nn.relu,
-    # The exact form, as PyTorch's default; Flax's default approximates it by tanh.
-    "gelu": lambda _: functools.partial(nn.gelu, approximate=False),
-}
 
 
 class WeightNormConv(nn.Module):

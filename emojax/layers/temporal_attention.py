@@ -238,7 +238,11 @@ class AnchorOnly(nn.Module):
 
 
 class SequenceOnly(nn.Module):
-    """z = [H_1; ...; H_M] at the anchor, without f_c (Table 2, "only video")."""
+    """z = [H_1; ...; H_M] at the anchor, without f_c (Table 2, "only video").
+
+    Section 4.4 calls it "only video without face". That H may be of the face stream, and only the
+    current face f_c is left out, is our reading.
+    """
 
     dtype: Any = jnp.float32
 

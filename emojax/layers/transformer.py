@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,16 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from emojax.errors import InputError, closest
+from emojax.layers.activations import ACTIVATIONS
 from emojax.layers.attention import MultiHeadAttention
 from emojax.layers.dropout import Dropout
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": nn.relu,
-    # The exact form, as PyTorch's default; Flax's default approximates it by tanh.
-    "gelu": functools.partial(nn.gelu, approximate=False),
-}
 NORMS = ("post", "pre")
 
 
@@ -110,7 +105,8 @@ class EncoderLayer(nn.Module):
 
     def _feed(self, x_BTD: Array, mask_BT: Array, train: bool) -> Array:
         h_BTH = nn.Dense(self.hidden, dtype=self.dtype, name="feed_hidden")(x_BTD)
-        h_BTH = Dropout(self.dropout)(ACTIVATIONS[self.activation](h_BTH), train=train)
+        activation = ACTIVATIONS[self.activation]("feed_activation")
+        h_BTH = Dropout(self.dropout)(activation(h_BTH), train=train)
         return nn.Dense(x_BTD.shape[-1], dtype=self.dtype, name="feed_output")(h_BTH)
 
 

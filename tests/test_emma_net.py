@@ -1,0 +1,290 @@
+"""EMMA-Net: rates, causality, padding, dropout, dtypes, refusals."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from emojax.errors import InputError
+from emojax.layers.temporal_attention import Sequence
+from emojax.models.emma_net import FUSIONS
+from tests.emma_nets import (
+    BATCH,
+    KEY,
+    NAMES,
+    TICKS,
+    WIDTHS,
+    WINDOW,
+    apply,
+    build,
+    data,
+    jit,
+    losses_of,
+    randomised,
+)
+
+# ---- streams and rates --------------------------------------------------------------------
+
+
+@functools.cache
+def gradients_and_outputs(fusion: str, causal: bool) -> tuple[Any, Any]:
+    """A compiled (params, streams, masks) -> (gradients, outputs), and parameters for it."""
+    model = build(fusion=fusion, causal=causal)
+    streams, masks = data(model)
+    variables = randomised(model, streams, masks)
+    weights = np.random.default_rng(2).normal(size=(BATCH, WINDOW, 8)).astype(np.float32)
+
+    def scalar(params: Any, streams: Any, masks: Any) -> Any:
+        outputs, aux = model.apply({"params": params}, streams, masks, train=True)
+        seen = jnp.where(masks["fan"][..., None], outputs["expr"] * weights, 0.0)
+        losses = losses_of(aux)
+        return jnp.sum(seen) + sum(losses.values()), (outputs["expr"], losses)
+
+    return jit(jax.grad(scalar, argnums=(0, 1), has_aux=True)), variables["params"]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_fusion_reads_its_streams_in_any_order(fusion: str) -> None:
+    run, params = gradients_and_outputs(fusion, causal=False)
+    streams, masks = data(build())
+    gradients, (output_BTC, losses) = run(params, streams, masks)
+    assert output_BTC.shape == (BATCH, WINDOW, 8)
+    turned = [{name: x[name] for name in reversed(x)} for x in (streams, masks)]
+    jax.tree.map(np.testing.assert_array_equal, run(params, *turned)[1], (output_BTC, losses))
+    # Every parameter is reached, and exactly the streams that the fusion reads.
+    for path, leaf in jax.tree_util.tree_flatten_with_path(gradients[0])[0]:
+        assert np.any(leaf != 0), path
+    reads = set(streams) if FUSIONS[fusion].reads == "all" else {"fan"}
+    assert {name for name in streams if np.any(gradients[1][name] != 0)} == reads
+
+
+@pytest.mark.parametrize("names", [("bert",), ("fan", "bert"), (*NAMES, "bert")])
+def test_any_number_of_streams_and_any_anchor(names: tuple[str, ...]) -> None:
+    model = build(streams=names, anchor="bert", ticks={"openpose": 2})
+    streams, masks = data(model)
+    shapes = jax.eval_shape(lambda: model.init_with_output(KEY, streams, masks, train=False))
+    (outputs, _), variables = shapes
+    assert outputs["expr"].shape == (BATCH, WINDOW, 8)
+    encoders = {name for name in variables["params"] if name.startswith("encoder")}
+    assert encoders == {f"encoder_{name}" for name in names}
+    # The anchor's encoder, and no other, runs in both directions.
+    for name in names:
+        backward = "backward_recurrent" in variables["params"][f"encoder_{name}"]["gru_0"]
+        assert backward == (name == "bert")
+
+
+def test_rows_stand_at_their_ticks() -> None:
+    rows_BSH = np.arange(1.0, 5.0)[None, :, None]
+    mask_BS = np.array([[True, True, True, False]])
+    centred = Sequence(rows_BSH, mask_BS, ticks=3, causal=False)
+    assert centred.at_anchors()[0, :, 0].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert centred.real_at_anchors()[0].tolist() == [True] * 9 + [False] * 3
+    assert centred.visible().shape == (12, 4)
+    assert centred.visible().all()
+    assert centred.distance()[4].tolist() == [3, 0, 3, 6]
+
+    # A row of the ticks 0, 1, 2 is known at tick 2.
+    causal = Sequence(rows_BSH, mask_BS, ticks=3, causal=True)
+    assert causal.at_anchors()[0, :, 0].tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
+    assert causal.real_at_anchors()[0].tolist() == [False] * 2 + [True] * 9 + [False]
+    assert causal.visible().sum(axis=1).tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4]
+
+    # On the window's own clock every anchor has its row.
+    for is_causal in (False, True):
+        own = Sequence(rows_BSH, mask_BS, ticks=1, causal=is_causal)
+        assert own.at_anchors()[0, :, 0].tolist() == [1, 2, 3, 4]
+        expected = np.tril(np.ones((4, 4), bool)) if is_causal else np.ones((4, 4), bool)
+        np.testing.assert_array_equal(own.visible(), expected)
+
+
+def test_a_shorter_window_equals_a_padded_one() -> None:
+    model = build()
+    streams, masks = data(model)
+    variables = randomised(model, streams, masks)
+    short = {name: x[:, : 6 // TICKS[name]] for name, x in streams.items()}
+    short_masks = {name: m[:, : 6 // TICKS[name]] for name, m in masks.items()}
+    cut = {name: np.arange(m.shape[1]) < 6 // TICKS[name] for name, m in masks.items()}
+    padded_masks = {name: masks[name] & cut[name][None] for name in masks}
+    padded = apply(model, variables, streams, padded_masks)
+    expected = apply(model, variables, short, short_masks)
+    np.testing.assert_allclose(
+        padded[0]["expr"][:, :6], expected[0]["expr"], rtol=1e-5, atol=1e-5
+    )  # fmt: skip
+    padded_losses = losses_of(padded[1])
+    for name, loss in losses_of(expected[1]).items():
+        np.testing.assert_allclose(padded_losses[name], loss, rtol=1e-5)
+
+
+# ---- causality ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fusion", "causal"), [("attention", True), ("gating", True), ("attention", False)]
+)
+def test_a_causal_model_never_sees_the_future(fusion: str, causal: bool) -> None:
+    model = build(fusion=fusion, causal=causal)
+    streams, masks = data(model)
+    variables = randomised(model, streams, masks)
+    run = jit(functools.partial(model.apply, train=False))
+    before = np.asarray(run(variables, streams, masks)[0]["expr"])
+    rng = np.random.default_rng(3)
+    for tick in (0, 4, 7) if causal else (7,):
+        later = {}
+        for name, x_BSD in streams.items():
+            # Rows with a tick after this one may not be known yet.
+            last_S = (np.arange(x_BSD.shape[1]) + 1) * TICKS[name] - 1
+            noise_BSD = rng.normal(size=x_BSD.shape).astype(np.float32)
+            later[name] = np.where((last_S > tick)[None, :, None], noise_BSD, x_BSD)
+        after = np.asarray(run(variables, later, masks)[0]["expr"])
+        unchanged = bool(np.array_equal(before[:, : tick + 1], after[:, : tick + 1]))
+        assert unchanged == causal
+        assert np.all(np.any(before[:, tick + 1 :] != after[:, tick + 1 :], axis=-1))
+
+
+# ---- padding ------------------------------------------------------------------------------
+
+
+def masks_of(rows: int) -> Any:
+    row = st.lists(st.booleans(), min_size=rows, max_size=rows)
+    return st.lists(row, min_size=BATCH, max_size=BATCH)
+
+
+NOTHING = [[False] * WINDOW] * BATCH
+GAPS = [[True] * WINDOW, [False] * WINDOW, [False] * 3 + [True] * 2 + [False] * 3 + [True] * 4]
+
+
+@pytest.mark.parametrize(
+    ("fusion", "causal"), [("attention", False), ("bilinear", True), ("gating", False)]
+)
+@settings(max_examples=6, deadline=None, derandomize=True)
+@example(fan=NOTHING, audio=[row[:4] for row in NOTHING], poison=np.nan)
+@example(fan=GAPS, audio=[row[:4] for row in NOTHING], poison=np.nan)
+@example(fan=GAPS, audio=[row[8:] for row in GAPS], poison=np.inf)
+@given(
+    fan=masks_of(WINDOW), audio=masks_of(WINDOW // 3),
+    poison=st.sampled_from([1e3, -1e30, np.nan, np.inf]),
+)  # fmt: skip
+def test_padding_changes_no_real_tick(
+    fusion: str, causal: bool, fan: list, audio: list, poison: float
+) -> None:
+    """Masks of any form in each stream, also all padding; any content of padded rows."""
+    run, params = gradients_and_outputs(fusion, causal)
+    streams, _ = data(build())
+    masks = {"fan": np.array(fan), "deepspectrum": np.array(audio)}
+    poisoned = {
+        name: np.where(masks[name][..., None], x, np.float32(poison)) for name, x in streams.items()
+    }
+    clean_gradients, clean = run(params, streams, masks)
+    gradients, seen = run(params, poisoned, masks)
+    jax.tree.map(np.testing.assert_array_equal, seen, clean)
+    jax.tree.map(np.testing.assert_array_equal, gradients, clean_gradients)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((gradients, seen)))
+    for name, gradient_BSD in gradients[1].items():
+        np.testing.assert_array_equal(np.asarray(gradient_BSD)[~masks[name]], 0.0)
+
+
+# ---- training behaviour and dtypes --------------------------------------------------------
+
+
+def test_dropout_acts_in_the_encoders_and_the_head_in_training_only() -> None:
+    for fields in ({"dropout": 0.5}, {"temporal_dropout": 0.5, "layers": 2}):
+        model = build(**fields, fusion="video_only", streams=("fan",))
+        streams, masks = data(model)
+        variables = randomised(model, streams, masks)
+
+        @functools.partial(jit, static_argnames="train")
+        def run(key: jax.Array, train: bool, model: Any = model, args: Any = None) -> Any:
+            return model.apply(*args, train=train, rngs={"dropout": key})[0]["expr"]
+
+        args = (variables, streams, masks)
+        first = run(KEY, True, args=args)
+        np.testing.assert_array_equal(first, run(KEY, True, args=args))
+        other = jax.random.key(1)
+        assert not np.array_equal(first, run(other, True, args=args))
+        np.testing.assert_array_equal(run(KEY, False, args=args), run(other, False, args=args))
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters() -> None:
+    outputs = {}
+    for dtype in ("float32", "bfloat16"):
+        model = build(dtype=dtype)
+        streams, masks = data(model)
+        variables = randomised(model, streams, masks)
+        result, aux, _ = apply(model, variables, streams, masks)
+        outputs[dtype] = result["expr"]
+        leaves = (result, aux, variables)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(leaves))
+    np.testing.assert_allclose(outputs["bfloat16"], outputs["float32"], rtol=0.1, atol=0.15)
+
+
+# ---- refusals -----------------------------------------------------------------------------
+
+
+def refusal(model: nn.Module, streams: Any, masks: Any) -> str:
+    """The error met while tracing; nothing is computed."""
+    with pytest.raises(InputError) as caught:
+        jax.eval_shape(lambda: model.init(KEY, streams, masks, train=False))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"fusion": "atention"}, ["model.fusion", "attention"]),
+        ({"anchor": "fann"}, ["model.anchor", "fan, deepspectrum"]),
+        ({"heads": "shared"}, ["model.heads"]),
+        ({"output": "relu"}, ["model.output"]),
+        ({"dropout": 1.0}, ["model.dropout"]),
+        ({"temporal_dropout": -0.1}, ["model.temporal_dropout"]),
+        ({"layers": 0}, ["model.layers", "at least 1"]),
+        ({"window": 0}, ["model.window"]),
+        ({"attention_width": 0}, ["model.attention_width"]),
+        ({"width": 0}, ["model.width"]),
+        ({"width": 5}, ["model.width", "even"]),
+        ({"widths": {"fan": 5}}, ["model.widths.fan", "even"]),
+        ({"context_bidirectional": True, "widths": {"deepspectrum": 5}}, ["deepspectrum", "even"]),
+        ({"context_bidirectional": True, "causal": True}, ["model.context_bidirectional"]),
+        ({"head_width": -1}, ["model.head_width"]),
+        ({"reconstruction_weight": -1.0}, ["model.reconstruction_weight"]),
+        ({"smoothness_weight": float("nan")}, ["model.smoothness_weight"]),
+        ({"ticks": {"deepspectrum": 0}}, ["model.ticks.deepspectrum"]),
+        ({"fusion": "bilinear", "widths": {"fan": 8}}, ["model.widths", "one width"]),
+        ({"fusion": "additive", "widths": {"deepspectrum": 8}}, ["model.widths", "adds"]),
+        ({"outputs": {}}, ["model.outputs"]),
+    ],
+)
+def test_bad_fields_are_refused(fields: dict[str, Any], words: list[str]) -> None:
+    text = refusal(build(**fields), *data(build()))
+    for word in words:
+        assert word in text
+
+
+def test_streams_that_do_not_span_the_window_are_refused() -> None:
+    model = build()
+    streams, masks = data(model)
+    text = refusal(
+        model,
+        streams | {"deepspectrum": streams["deepspectrum"][:, :3]},
+        masks | {"deepspectrum": masks["deepspectrum"][:, :3]},
+    )
+    assert "field:    deepspectrum" in text
+    assert "3 rows, 3 ticks each" in text
+    assert "12 ticks, as fan" in text
+    assert "openpose" in refusal(build(streams=NAMES), streams, masks)
+    slow = build(ticks={"fan": 2})
+    assert "config.data.clock" in refusal(slow, streams, masks)
+
+    variables = randomised(model, streams, masks)
+    for name in streams:
+        other = streams | {name: streams[name][..., :-1]}
+        with pytest.raises(InputError, match="widths") as caught:
+            jax.eval_shape(functools.partial(model.apply, train=False), variables, other, masks)
+        assert f"{name} of width {WIDTHS[name] - 1}" in str(caught.value)
