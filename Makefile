@@ -78,7 +78,7 @@ check: lint test
 DEMO_STORE := stores/demo
 DEMO_RUN := runs/demo
 DEMO_OPTIONS := --preset=plain --size=demo
-SIMULATOR := $(filter-out data/epic%,$(wildcard data/*.py))
+SIMULATOR := $(filter-out data/epic% data/meld.py data/npz.py,$(wildcard data/*.py))
 
 demo: $(DEMO_RUN)/.trained
 	@$(PY) -m emojax.evaluate --checkpoint=$(DEMO_RUN) --partition=test

@@ -10,8 +10,9 @@ Variants, after a colon:
 ``bilinear`` (eq. 11), ``concat``, ``additive``, ``gating``, ``current_face``, ``video_only`` (Table
 2 and section 4.5; published .318 concat, .348 additive, .352 gating, .337 current face, .295 only
 video, which is "only video without face" in section 4.4 and, in our reading, the GRU over the face
-stream without f_c); ``causal`` (no look at the future, the window's last tick is scored); ``t6``, ``t9``,
-``t15``, ``t18`` (context rows T; 12 is the paper's); ``table1`` (current face on six splits);
+stream without f_c); ``causal`` (no look at the future, the window's last tick is scored); ``t6``,
+``t9``, ``t15``, ``t18`` (context rows T; 12 is the paper's); ``table1`` (current face on six
+splits);
 ``egemaps``, ``compare_lld`` (the other audio features of section 3.1); ``va``, ``au``, ``all``
 (other tasks, ours); ``meld`` (text and speech of MELD, real data, ours); ``simulated`` and
 ``simulated_va``, ``simulated_au`` (small and fast, for a store of
@@ -110,9 +111,9 @@ def table1() -> ConfigDict:
     """Table 1: the current face alone on six splits, the official one and five rotations.
 
     The paper cuts the official training set at random into five parts of similar class shares,
-    each of which validates once (section 4.1). Folds 1 to 5 here are the store's: by source video,
-    whatever the classes, and with the official validation videos among those that they share
-    out. The papers' own folds come with the Aff-Wild2 builder.
+    each of which validates once (section 4.1). Folds 1 to 5 here are the store's: dealt by source
+    video, whatever the classes, and the official validation videos join those that train. The
+    papers' own folds come with the Aff-Wild2 builder.
     """
     config = fusion("current_face")
     config.replicas.folds = ("0", "1", "2", "3", "4", "5")
@@ -133,7 +134,12 @@ def meld() -> ConfigDict:
     """Emotion of utterances from text (the anchor) and speech, dialogues as sequences; ours.
 
     For the store of ``python -m data.meld``: one row an utterance, so no clock and no rates. Five
-    folds by dialogue, as replicas.
+    folds by dialogue and three seeds, as replicas. The epoch is chosen on dialogues that are not
+    scored: ``python -m emojax.evaluate --partition=test`` scores every utterance once. One choice
+    of numbers for all folds, by the cross-entropy of those other dialogues, and
+    the dialogues of one fold are scored in another, so a little optimistic. All
+    utterances: accuracy .633 and macro F1 .415 of the three seeds' mean prediction, .624 and .417
+    of one seed (.616 to .635), beside .632 and .395 of ridge regression with smoothing.
     """
     config = paper()
     config.data.store = "stores/meld"
@@ -147,31 +153,48 @@ def meld() -> ConfigDict:
     config.data.evaluation_stride = 0
     config.data.batch_size = 8
     config.model.anchor = "roberta"
-    config.model.width = 32
+    config.model.width = 128
     config.model.attention_width = 32
-    config.model.head_width = 64
+    config.model.head_width = 128
     config.model.dropout = 0.5
-    config.model.temporal_dropout = 0.3
+    config.model.layers = 1
+    config.model.reconstruction_weight = 0.0
+    config.model.smoothness_weight = 0.0
     config.loss = ConfigDict({"ekman": "cross_entropy"})
-    config.evaluation.selection = ConfigDict({"ekman": "f1"})
-    config.replicas.folds = ("0", "1", "2", "3", "4")
-    config.train.epochs = 20
-    config.train.learning_rate = 1e-3
+    config.evaluation.selection = ConfigDict({"ekman": "cross_entropy"})
+    config.replicas.folds = tuple(f"nested_{i}" for i in range(5))
+    config.replicas.seeds = (0, 1, 2)
+    config.train.epochs = 30
+    config.train.learning_rate = 3e-4
+    config.train.weight_decay = 10.0  # times the rate, so 0.003 a step
     return config
 
 
 def simulated() -> ConfigDict:
-    """Small and fast, for simulated data on 2 cores; ours."""
+    """Small and fast, for simulated data on 2 cores; ours.
+
+    Two parts are not the paper's: context encoders in both directions and attention that may
+    prefer near rows. On a plain store of medium size, fan and deepspectrum 128 wide, macro F1 on
+    validation was .673 (82 % of the optimum), after about 90 seconds; .551 without the two parts
+    and with T = 12, a rate of 2e-3 and less dropout. The best of a dozen tries by that very
+    score, one seed each, so this is an optimistic figure.
+    """
     config = paper()
+    config.data.window = 54  # T = 18
+    config.data.stride = 27
     config.data.random_offset = True
     config.data.batch_size = 16
-    config.data.evaluation_stride = 12
+    config.data.evaluation_stride = 18
     config.model.width = 64
+    config.model.context_bidirectional = True
     config.model.attention_width = 64
+    config.model.attention_locality = True
     config.model.head_width = 64
-    config.train.epochs = 12
+    config.model.dropout = 0.5
+    config.model.temporal_dropout = 0.4
+    config.train.epochs = 10
     config.train.epoch_steps = 100
-    config.train.learning_rate = 2e-3
+    config.train.learning_rate = 1e-2
     config.train.warmup = "linear"
     config.train.warmup_epochs = 1
     config.train.decay = "cosine"

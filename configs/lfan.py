@@ -16,12 +16,11 @@ ours: ``expr``, ``au``, ``all`` (one model of all three); ``simulated`` (narrow 
 store of ``data.synthetic``).
 """
 
-import functools
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from emojax.configuration import base_config, choose
+from emojax.configuration import base_config, choose, other_tasks, some_streams
 
 
 def paper() -> ConfigDict:
@@ -99,18 +98,7 @@ def abaw3() -> ConfigDict:
 
 def audio_visual() -> ConfigDict:
     """Without text."""
-    config = paper()
-    config.data.streams = ("ir50", "vggish")
-    del config.model.channels.bert, config.data.resampling.bert
-    return config
-
-
-def other_tasks(*tasks: str) -> ConfigDict:
-    """One model of these tasks, with their default losses; ours."""
-    config = paper()
-    config.data.tasks = tasks
-    config.replicas.targets = ("all",)
-    return config
+    return some_streams(paper(), "ir50", "vggish")
 
 
 def simulated() -> ConfigDict:
@@ -140,9 +128,9 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "window_loss": window_loss,
     "abaw3": abaw3,
     "audio_visual": audio_visual,
-    "expr": functools.partial(other_tasks, "expr"),
-    "au": functools.partial(other_tasks, "au"),
-    "all": functools.partial(other_tasks, "va", "expr", "au"),
+    "expr": lambda: other_tasks(paper(), "expr"),
+    "au": lambda: other_tasks(paper(), "au"),
+    "all": lambda: other_tasks(paper(), "va", "expr", "au"),
     "simulated": simulated,
 }
 

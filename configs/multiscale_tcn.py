@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from emojax.configuration import base_config, choose
+from emojax.configuration import base_config, choose, other_tasks, some_streams
 
 
 def paper() -> ConfigDict:
@@ -90,21 +90,10 @@ def end_to_end() -> ConfigDict:
     return config
 
 
-def some_streams(*streams: str) -> ConfigDict:
+def led_by_first(*streams: str) -> ConfigDict:
     """Some of the paper's streams, the first of which leads; ours."""
-    config = paper()
-    config.data.streams = streams
+    config = some_streams(paper(), *streams)
     config.model.leader = streams[0]
-    for name in set(config.model.channels) - set(streams):
-        del config.model.channels[name], config.data.resampling[name]
-    return config
-
-
-def other_tasks(*tasks: str) -> ConfigDict:
-    """One model of these tasks, with their default losses; ours."""
-    config = paper()
-    config.data.tasks = tasks
-    config.replicas.targets = ("all",)
     return config
 
 
@@ -130,13 +119,13 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "": paper,
     "folds": folds,
     "end_to_end": end_to_end,
-    "visual": functools.partial(some_streams, "ir50"),
-    "audio": functools.partial(some_streams, "vggish", "logmel"),
-    "visual_vggish": functools.partial(some_streams, "ir50", "vggish"),
-    "visual_logmel": functools.partial(some_streams, "ir50", "logmel"),
-    "expr": functools.partial(other_tasks, "expr"),
-    "au": functools.partial(other_tasks, "au"),
-    "all": functools.partial(other_tasks, "va", "expr", "au"),
+    "visual": functools.partial(led_by_first, "ir50"),
+    "audio": functools.partial(led_by_first, "vggish", "logmel"),
+    "visual_vggish": functools.partial(led_by_first, "ir50", "vggish"),
+    "visual_logmel": functools.partial(led_by_first, "ir50", "logmel"),
+    "expr": lambda: other_tasks(paper(), "expr"),
+    "au": lambda: other_tasks(paper(), "au"),
+    "all": lambda: other_tasks(paper(), "va", "expr", "au"),
     "simulated": simulated,
 }
 

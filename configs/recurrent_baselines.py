@@ -13,9 +13,10 @@ colon, and their CCC of valence / arousal in Table 1, which does not name its pa
     vggface_rnn_v            .379 / .481   as affwildnet_dynamic, trained on Aff-Wild2
     vggface_rnn_av           .344 / .506   both of these concatenated, two more GRUs; the default
 
-The published AffWildNet models were trained on Aff-Wild, the predecessor of Aff-Wild2. Rows of a
-table trained without it are other models, and are labelled so; ``affwildnet_dynamic`` starts from
-a run on Aff-Wild, if there is one. The published NISL and M3T are systems of other papers.
+The published AffWildNet models were trained on Aff-Wild, the predecessor of Aff-Wild2; trained
+without it these variants are other models than the published ones. ``affwildnet_dynamic`` is to
+start from a run on Aff-Wild, ``--config.train.init_from=RUN``; without that it is the same network
+and the same training as ``vggface_rnn_v``. The published NISL and M3T are systems of other papers.
 
 Also ``expr``, ``au`` and ``all`` (the default's network on the other tasks, and on all three at
 once; ours) and ``simulated`` (small and fast, for the store of ``configs/exptrm.py:simulated``;
@@ -26,7 +27,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from emojax.configuration import base_config, choose
+from emojax.configuration import base_config, choose, other_tasks, some_streams
 
 
 def vggface_rnn_av() -> ConfigDict:
@@ -70,12 +71,7 @@ def vggface_rnn_av() -> ConfigDict:
 
 def unimodal(stream: str) -> ConfigDict:
     """One branch of the default, with a head of its own."""
-    config = vggface_rnn_av()
-    for section in (config.data.resampling, config.model.hidden, config.model.recurrent):
-        for name in config.data.streams:
-            if name != stream and name in section:
-                del section[name]
-    config.data.streams = (stream,)
+    config = some_streams(vggface_rnn_av(), stream)
     config.model.fused = ()
     return config
 
@@ -89,24 +85,12 @@ def static(width: int) -> ConfigDict:
 
 
 def affwildnet_dynamic() -> ConfigDict:
-    """AffWildNet dynamic (V): the network of VGGFace-RNN (V), first trained on Aff-Wild."""
+    """AffWildNet dynamic (V): the network of VGGFace-RNN (V), first trained on Aff-Wild.
+
+    Without ``--config.train.init_from=RUN``, a run on Aff-Wild, it is VGGFace-RNN (V) itself.
+    """
     config = unimodal("vggface")
     config.train.init_from = ""  # give the workdir of a run on Aff-Wild; "" starts from nothing
-    return config
-
-
-def tasks(*names: str) -> ConfigDict:
-    """The default's network on other tasks; ours."""
-    config = vggface_rnn_av()
-    config.data.tasks = names
-    if "va" not in names:
-        del config.loss.va, config.evaluation.selection.va
-    if "expr" in names:
-        config.loss.expr = "cross_entropy"
-        config.evaluation.selection.expr = "f1"
-    if "au" in names:
-        config.loss.au = "binary_cross_entropy"
-        config.evaluation.selection.au = "f1"
     return config
 
 
@@ -141,9 +125,9 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "rnn_a": lambda: unimodal("compare_lld"),
     "vggface_rnn_v": lambda: unimodal("vggface"),
     "vggface_rnn_av": vggface_rnn_av,
-    "expr": lambda: tasks("expr"),
-    "au": lambda: tasks("au"),
-    "all": lambda: tasks("va", "expr", "au"),
+    "expr": lambda: other_tasks(vggface_rnn_av(), "expr"),
+    "au": lambda: other_tasks(vggface_rnn_av(), "au"),
+    "all": lambda: other_tasks(vggface_rnn_av(), "va", "expr", "au"),
     "simulated": simulated,
 }
 

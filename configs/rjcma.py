@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from emojax.configuration import base_config, choose
+from emojax.configuration import base_config, choose, other_tasks, some_streams
 
 
 def paper() -> ConfigDict:
@@ -120,18 +120,9 @@ def folds() -> ConfigDict:
     return config
 
 
-def some_streams(*streams: str) -> ConfigDict:
-    """Some of the paper's streams."""
-    config = paper()
-    config.data.streams = streams
-    for name in set(config.model.channels) - set(streams):
-        del config.model.channels[name], config.data.resampling[name]
-    return config
-
-
 def rjca_tcn() -> ConfigDict:
     """Table 2, RJCA*: the same fusion with TCNs over audio and visual streams only."""
-    return some_streams("ir50", "vggish")
+    return some_streams(paper(), "ir50", "vggish")
 
 
 def recursions(count: int) -> ConfigDict:
@@ -165,14 +156,6 @@ def joint() -> ConfigDict:
     config = paper()
     config.model.heads = "joint"
     config.replicas.targets = ("va",)
-    return config
-
-
-def other_tasks(*tasks: str) -> ConfigDict:
-    """One model of these tasks, with their default losses; ours."""
-    config = joint()
-    config.data.tasks = tasks
-    config.replicas.targets = ("all",)
     return config
 
 
@@ -220,12 +203,12 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "jca": jca,
     **{f"l{count}": functools.partial(recursions, count) for count in (1, 2, 3, 4)},
     "audio_visual": rjca_tcn,
-    "visual_text": functools.partial(some_streams, "ir50", "bert"),
-    "audio_text": functools.partial(some_streams, "vggish", "bert"),
+    "visual_text": lambda: some_streams(paper(), "ir50", "bert"),
+    "audio_text": lambda: some_streams(paper(), "vggish", "bert"),
     "joint": joint,
-    "expr": functools.partial(other_tasks, "expr"),
-    "au": functools.partial(other_tasks, "au"),
-    "all": functools.partial(other_tasks, "va", "expr", "au"),
+    "expr": lambda: other_tasks(joint(), "expr"),
+    "au": lambda: other_tasks(joint(), "au"),
+    "all": lambda: other_tasks(joint(), "va", "expr", "au"),
     "epic2023": epic2023,
 }
 

@@ -172,31 +172,42 @@ def folds(task: str) -> ConfigDict:
 
 
 def simulated(config: ConfigDict) -> ConfigDict:
-    """A small model for simulated data, about five minutes on 2 cores; every number is ours."""
+    """A small model for simulated data on 2 cores; every number is ours.
+
+    It reads the mean of every sixth of a second, which is five times cheaper than every frame.
+    """
     config.data.random_offset = True
+    config.data.clock = 6.0
+    config.data.window = 60
+    config.data.stride = 40
+    config.data.evaluation_stride = 20
+    config.data.batch_size = 16
     for name in config.data.streams:
+        config.data.resampling[name] = "mean"
         config.model.channels[name] = (32, 32, 32)
     config.model.causal = False  # the optimum looks both ways
-    config.model.width = 64
+    config.model.width = 96
     config.model.layers = 2
     config.model.feed_forward = 128
     config.model.norm = "pre"  # bears a higher rate
     config.model.dropout = 0.1
     config.model.head_width = 64
-    config.data.batch_size = 16
-    config.train.epochs = 6
-    config.train.epoch_steps = 50
-    config.train.learning_rate = 1e-3
+    config.train.epochs = 10
+    config.train.epoch_steps = 200
+    config.train.learning_rate = 2e-3
     return config
 
 
 def meld() -> ConfigDict:
     """Emotion of utterances from text and speech, dialogues as sequences; every number is ours.
 
-    For about 890 utterances of training: narrow, and more regularised than the paper's. Five
-    folds by dialogue, as replicas. All folds together: accuracy .624 and macro F1 .465, beside
-    .631 and .445 of ridge regression with smoothing on the same streams. The scored folds choose
-    the epoch, and this is the best of a few tries, so both are optimistic.
+    For about 740 utterances of training: narrow, and more regularised than the paper's. Five
+    folds by dialogue and three seeds, as replicas. The epoch is chosen on dialogues that are not
+    scored: ``python -m emojax.evaluate --partition=test`` scores every utterance once. One choice
+    of numbers for all folds, by the cross-entropy of those other dialogues, and
+    the dialogues of one fold are scored in another, so a little optimistic. All
+    utterances: accuracy .638 and macro F1 .416 of the three seeds' mean prediction, .620 and .400
+    of one seed (.606 to .631), beside .632 and .395 of ridge regression with smoothing.
     """
     config = paper("va", ("roberta", "wav2vec2"))
     config.data.store = "stores/meld"
@@ -210,17 +221,17 @@ def meld() -> ConfigDict:
     config.model.causal = False
     config.model.layers = 1
     config.model.feed_forward = 64
-    config.model.dropout = 0.4
+    config.model.dropout = 0.5
     config.model.head_width = 32
     config.loss = ConfigDict({"ekman": "cross_entropy"})
     config.replicas.targets = ("ekman",)
-    config.replicas.folds = ("0", "1", "2", "3", "4")
-    config.train.epochs = 5
-    config.train.epoch_steps = 40
-    config.train.learning_rate = 2e-3
-    config.train.weight_decay = 0.1
-    config.train.class_weights = "sqrt_inverse"  # fear and disgust are 6 % together
-    config.evaluation.selection = ConfigDict({"ekman": "f1"})
+    config.replicas.folds = tuple(f"nested_{i}" for i in range(5))
+    config.replicas.seeds = (0, 1, 2)
+    config.train.epochs = 20
+    config.train.epoch_steps = 10
+    config.train.learning_rate = 1e-3
+    config.train.weight_decay = 0.3
+    config.evaluation.selection = ConfigDict({"ekman": "cross_entropy"})
     return config
 
 

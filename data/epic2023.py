@@ -16,10 +16,6 @@ Sharma et al. 2019, Sci Data 6:196 (the recordings); Coles et al. 2025, R. Soc. 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from data.epic_features import COLUMNS, SOURCE_WIDTHS, person_features
+from data.npz import NpzArrays
 from emojax import cli
 from emojax.datasets.folds import Fold
 from emojax.datasets.record import StreamRows, VideoRecord
@@ -101,7 +98,7 @@ def read_export(source: str | Path) -> Export:
             expected=FILE,
             remedy="give the folder that holds it as --source",
         )
-    arrays = _Arrays(path)
+    arrays = NpzArrays(path, "EPiC-2023 export")
     person_V = arrays.integers("subject", least=0, axes=1)
     count = len(person_V)
     people, recordings = np.unique(person_V, return_counts=True)
@@ -245,81 +242,7 @@ def build(
     )
 
 
-class _Arrays:
-    """The arrays of an npz file, checked one by one."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._arrays: dict[str, np.ndarray] = {}
-        key = "npz archive"
-        try:
-            content = path.read_bytes()
-            # From memory, because numpy leaves a file open that turns out to be damaged.
-            archive = np.load(io.BytesIO(content), allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            for key in archive.files:
-                self._arrays[key] = archive[key]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(
-                "The EPiC-2023 export cannot be read.",
-                file=path,
-                field=key,
-                found=error,
-                expected="a numpy .npz archive of plain arrays",
-                remedy="copy the file again",
-            ) from error
-        self.sha256 = hashlib.sha256(content).hexdigest()
-
-    def error(self, name: str, found: object, expected: object) -> InputError:
-        return InputError(
-            "An array of the EPiC-2023 export is not what it should be.",
-            file=self._path,
-            field=name,
-            found=found,
-            expected=expected,
-            remedy="compare the file with the README beside it",
-        )
-
-    def floats(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        """A real array of this shape, None standing for any length."""
-        array = self._get(name)
-        fits = len(shape) == array.ndim and all(
-            want is None or want == have for want, have in zip(shape, array.shape, strict=True)
-        )
-        if array.dtype.kind != "f" or not fits:
-            wanted = ", ".join("any" if length is None else str(length) for length in shape)
-            raise self.error(name, f"{array.dtype} {array.shape}", f"real numbers ({wanted})")
-        return array
-
-    def finite(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        array = self.floats(name, shape)
-        if not np.isfinite(array).all():
-            where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            raise self.error(name, f"NaN or infinity at {where}", "finite numbers")
-        return array
-
-    def integers(self, name: str, *, least: int, axes: int) -> np.ndarray:
-        array = self._get(name)
-        if array.dtype.kind not in "iu" or array.ndim != axes:
-            raise self.error(name, f"{array.dtype} {array.shape}", f"integers, {axes} axis")
-        if array.size and array.min() < least:
-            raise self.error(name, array.min(), f"at least {least}")
-        return array.astype(np.int64)
-
-    def booleans(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        array = self._get(name)
-        if array.dtype != np.bool_ or array.shape != shape:
-            raise self.error(name, f"{array.dtype} {array.shape}", f"bool {shape}")
-        return array
-
-    def _get(self, name: str) -> np.ndarray:
-        if name not in self._arrays:
-            raise self.error(name, ", ".join(sorted(self._arrays)), f"an array named {name!r}")
-        return self._arrays[name]
-
-
-def _checked_labels(arrays: _Arrays, count: int, frames: int) -> np.ndarray:
+def _checked_labels(arrays: NpzArrays, count: int, frames: int) -> np.ndarray:
     labels_VN2 = arrays.floats("va", (count, frames, 2))
     mask_VN = arrays.booleans("label_mask", (count, frames))
     known_VN2 = ~np.isnan(labels_VN2)
@@ -337,7 +260,7 @@ def _checked_labels(arrays: _Arrays, count: int, frames: int) -> np.ndarray:
     return labels_VN2
 
 
-def _checked_folds(arrays: _Arrays, name: str, person_V: np.ndarray, scenario: str) -> np.ndarray:
+def _checked_folds(arrays: NpzArrays, name: str, person_V: np.ndarray, scenario: str) -> np.ndarray:
     fold_V = arrays.integers(name, least=0, axes=1)
     if fold_V.shape != person_V.shape:
         raise arrays.error(name, fold_V.shape, person_V.shape)
@@ -353,7 +276,7 @@ def _checked_folds(arrays: _Arrays, name: str, person_V: np.ndarray, scenario: s
     return fold_V
 
 
-def _checked_window(arrays: _Arrays, name: str, labels_VN2: np.ndarray) -> tuple[int, int]:
+def _checked_window(arrays: NpzArrays, name: str, labels_VN2: np.ndarray) -> tuple[int, int]:
     bounds = arrays.integers(name, least=0, axes=1)
     frames = labels_VN2.shape[1]
     if bounds.shape != (2,) or not bounds[0] < bounds[1] <= frames:

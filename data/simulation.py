@@ -393,3 +393,5 @@ def _au_codes(
 
 
 _TASK_CODES = {"va": _va_codes, "expr": _expr_codes, "au": _au_codes}
+
+SIMULATED: tuple[str, ...] = tuple(_TASK_CODES)  # the tasks that can be simulated

@@ -30,7 +30,7 @@ from absl import flags
 from data.optimum import posteriors
 from data.presets import PRESETS
 from data.sensors import Sensor, embed, make_sensor
-from data.simulation import Video, draw_clock, generator, simulate
+from data.simulation import SIMULATED, Video, draw_clock, generator, simulate
 from emojax import cli
 from emojax.datasets.checks import check_known
 from emojax.datasets.folds import official_and_blocks
@@ -61,7 +61,7 @@ class Options:
         videos: partition -> number of videos.
         seconds: shortest and longest video; lengths are log-uniform between.
         streams: specifications, keys of ``STREAMS`` perhaps with another width.
-        tasks: keys of ``TASKS``.
+        tasks: some of ``SIMULATED``.
         seed: non-negative.
         folds: None for 6, or 1 where there are too few training sources.
         dtype: of stored features.
@@ -105,7 +105,7 @@ def make_options(
     min_seconds: float | None = None,
     max_seconds: float | None = None,
     streams: Sequence[str] = ("ir50", "vggish", "bert"),
-    tasks: Sequence[str] = tuple(TASKS),
+    tasks: Sequence[str] = SIMULATED,
     widths: Sequence[str] = (),
     seed: int = 0,
     folds: int | None = None,
@@ -127,7 +127,7 @@ def make_options(
     check_known([preset], PRESETS, "preset", "--preset")
     check_known([size], SIZES, "size", "--size")
     check_known(streams, STREAMS, "stream", "--streams")
-    check_known(tasks, TASKS, "task", "--tasks")
+    check_known(tasks, SIMULATED, "task", "--tasks")
     _require(len(streams) > 0, "--streams", "nothing", "at least one stream")
     _require(len(tasks) > 0, "--tasks", "nothing", "at least one task")
     _require(0 <= seed < 2**32, "--seed", seed, "0 to 2**32 - 1")
@@ -153,7 +153,7 @@ def make_options(
     )
     modalities = {spec.modality for spec in specs}
     _require(len(modalities) <= 5, "--streams", ", ".join(sorted(modalities)), "5 modalities")
-    ordered = tuple(task for task in TASKS if task in tasks)
+    ordered = tuple(task for task in SIMULATED if task in tasks)
     return Options(preset, counts, (shortest, longest), specs, ordered, seed, folds, dtype)
 
 
@@ -345,7 +345,7 @@ def _define_flags() -> None:
     flags.DEFINE_float("min_seconds", None, "Shortest video, instead of --size's.")
     flags.DEFINE_float("max_seconds", None, "Longest video, instead of --size's.")
     flags.DEFINE_list("streams", ["ir50", "vggish", "bert"], "Streams to simulate.")
-    flags.DEFINE_list("tasks", list(TASKS), "Tasks to label.")
+    flags.DEFINE_list("tasks", list(SIMULATED), "Tasks to label.")
     flags.DEFINE_multi_string("width", [], "STREAM=D, a width other than the papers'")
     flags.DEFINE_integer("seed", 0, "Every number in the store follows from it.")
     flags.DEFINE_integer("folds", None, "Folds; by default 6, or 1 if sources are too few.")

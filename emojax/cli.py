@@ -11,12 +11,16 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+from rich.console import Console
 
 from emojax.errors import InputError
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[..., None], *, arguments: bool = False) -> None:
     """Parses absl flags and calls ``main``.
+
+    With ``arguments`` the words that are no flags are passed to ``main``; without, they are
+    refused.
 
     ``InputError`` is printed on stderr without a traceback and ends the program with
     status 2, and so is a ``--config.key`` that the configuration does not have; unknown
@@ -29,7 +33,7 @@ def run(main: Callable[[], None]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)
         try:
-            if len(argv) > 1:
+            if len(argv) > 1 and not arguments:
                 raise InputError(
                     "This command takes only --flags.",
                     field="arguments",
@@ -37,7 +41,7 @@ def run(main: Callable[[], None]) -> None:
                     expected="--name=value",
                     remedy="run it with --help for the list of flags",
                 )
-            main()
+            main(*argv[1:] if arguments else ())
         except InputError as error:
             _stop(error)
         except KeyboardInterrupt:
@@ -52,6 +56,12 @@ def run(main: Callable[[], None]) -> None:
             os._exit(130)
 
     app.run(checked, flags_parser=_parse_flags)
+
+
+def console() -> Console:
+    """For tables: as wide as the terminal; a file or a pipe gets lines that need no folding."""
+    plain = Console()
+    return plain if plain.is_terminal or os.environ.get("COLUMNS") else Console(width=200)
 
 
 def folder(flag: str, value: str) -> Path:

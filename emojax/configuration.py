@@ -74,6 +74,45 @@ def base_config() -> ConfigDict:
     return config
 
 
+def other_tasks(config: ConfigDict, *tasks: str) -> ConfigDict:
+    """The same system on these tasks, as one model of all their targets.
+
+    Args:
+        config: changed in place. A task that it knows keeps its loss and selection; one that it
+            does not gets the default ones of its kind.
+        tasks: to train, in the order of ``config.data.tasks``.
+
+    Returns:
+        ``config``.
+    """
+    config.data.tasks = tasks
+    for section in (config.loss, config.evaluation.selection):
+        for task in set(section) - set(tasks):
+            del section[task]
+    config.replicas.targets = ("all",)
+    return config
+
+
+def some_streams(config: ConfigDict, *streams: str) -> ConfigDict:
+    """The same system on some of its streams.
+
+    Args:
+        config: changed in place. What it says of other streams in ``data`` (such as
+            ``resampling``) and in ``model`` (such as ``channels``) is taken out.
+        streams: some of ``config.data.streams``, in the order that then holds.
+
+    Returns:
+        ``config``.
+    """
+    gone = set(config.data.streams) - set(streams)
+    for section in (*config.data.values(), *config.model.values()):
+        if isinstance(section, ConfigDict):
+            for name in gone & set(section):
+                del section[name]
+    config.data.streams = streams
+    return config
+
+
 def choose(variants: Mapping[str, Callable[[], ConfigDict]], variant: str, file: str) -> ConfigDict:
     """The configuration of a variant: the body of every ``get_config``.
 

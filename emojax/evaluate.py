@@ -1,6 +1,8 @@
 """Evaluates a trained run: ``python -m emojax.evaluate --checkpoint=RUN [--partition=test]``.
 
-Everything but the data comes from the checkpoint: model, streams, normalisation, weights.
+Everything but the data comes from the checkpoint: model, streams, normalisation, weights. With
+``--decision=tuned`` classes and units are also decided as suits F1 best on the training videos,
+beside the papers' argmax and 0.5; those videos have to be predicted for it.
 """
 
 from __future__ import annotations
@@ -11,14 +13,13 @@ from absl import flags
 from rich.console import Console
 
 from emojax import cli
-from emojax.engine.evaluation import (
-    evaluate_folds,
-    partition_videos,
-    print_scores,
-    write_results,
-)
-from emojax.engine.restore import open_run
+from emojax.engine.evaluation import Tuning, evaluate_folds, partition_videos, print_scores
+from emojax.engine.restore import TrainedRun, open_run
+from emojax.engine.results import write_results
 from emojax.engine.runtime import use_compilation_cache
+from emojax.errors import InputError
+from emojax.ops.decisions import DECISION_RULES
+from emojax.specs import TASKS
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The --workdir of a training run.", required=True
@@ -27,6 +28,13 @@ _STEP = flags.DEFINE_integer("step", None, "Which saved step; the latest by defa
 _STORE = flags.DEFINE_string("store", "", "Store to evaluate on; the training store by default.")
 _PARTITION = flags.DEFINE_enum(
     "partition", "validation", ["train", "validation", "test"], "Which videos of the fold(s)."
+)
+_DECISION = flags.DEFINE_enum(
+    "decision",
+    "paper",
+    ["paper", "tuned"],
+    "How classes and units are decided: by argmax and at 0.5, or also with offsets and "
+    "thresholds tuned for F1 on the training videos.",
 )
 _OUT = flags.DEFINE_string(
     "out", "", "Folder for the report; RUN/PARTITION, or RUN/PARTITION-on-NAME for another store."
@@ -51,11 +59,31 @@ def main() -> None:
         folds,
         partition,
         baseline=run.trained_on(store),
+        tuning=_tuning(run) if _DECISION.value == "tuned" else None,
     )
     console = Console()
     print_scores(results, f"{store.name}, {partition}, step {run.step}", console)
     write_results(folder, run.session, store, results, partition)
     console.print(f"report: {folder / 'report.html'}", highlight=False)
+
+
+def _tuning(run: TrainedRun) -> Tuning:
+    """Predictions of the training videos, in whichever store is evaluated.
+
+    Raises:
+        InputError: no task of the run decides anything.
+    """
+    if not any(TASKS[task].kind in DECISION_RULES for task in run.session.tasks):
+        raise InputError(
+            "There is no decision to tune.",
+            field="--decision",
+            found="tuned, for " + ", ".join(run.session.tasks),
+            expected="a run with classes or units",
+            remedy="leave the flag out",
+        )
+    store = run.open_store()
+    folds = run.folds(store)
+    return Tuning(store, folds, run.predict(store, [list(fold.train) for fold in folds]))
 
 
 if __name__ == "__main__":

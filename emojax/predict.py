@@ -10,9 +10,9 @@ from absl import flags
 from rich.console import Console
 
 from emojax import cli
-from emojax.engine.evaluation import write_predictions
 from emojax.engine.evaluator import ensemble
 from emojax.engine.restore import open_run
+from emojax.engine.results import write_predictions
 from emojax.engine.runtime import use_compilation_cache
 from emojax.errors import InputError
 

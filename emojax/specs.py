@@ -1,8 +1,8 @@
 """Vocabulary: the streams that feature extractors produce and the tasks that annotators label.
 
 A new stream is a row of the first table below, or an entry in a store's ``dataset.json``. A
-new task is a row of the second, and one of ``emojax.ops.tasks.TASK_OPS``, which says how it is
-trained and scored.
+new task is a row of the second: its kind says how it is trained and scored, see
+``emojax.ops.tasks``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class TaskSpec:
         name: short name used in configs, batches and files.
         kind: "continuous" (one real number per label), "categorical" (one class index)
             or "binary" (one 0/1 per label).
-        labels: names of the dimensions, classes or units in Aff-Wild2's column order.
+        labels: names of the dimensions, classes or units, in the order of the data set's columns
+            or class indices.
         ignore: value that marks "not annotated" in label arrays and annotation files.
     """
 
@@ -108,6 +109,13 @@ _TASK_ROWS = (
             "AU1", "AU2", "AU4", "AU6", "AU7", "AU10",
             "AU12", "AU15", "AU23", "AU24", "AU25", "AU26",
         ),
+        -1.0,
+    ),
+    # Ekman's six and neutral, as MELD's class indices 0 to 6 (Poria et al. 2019).
+    TaskSpec(
+        "ekman",
+        "categorical",
+        ("Neutral", "Surprise", "Fear", "Sadness", "Joy", "Disgust", "Anger"),
         -1.0,
     ),
 )  # fmt: skip

@@ -36,8 +36,8 @@ class Batch:
         label_mask: task name -> (B, T, columns) bool.
         example_mask: (B,) bool, False on windows that only fill up the batch.
         video_ids: (B,) int32, index of the video in its store.
-        frame_ids: (B, T) int32, frame of the video, or tick of the clock (``config.data.clock``) that
-            windows count; -1 on padding.
+        frame_ids: (B, T) int32, frame of the video, or tick of the clock (``config.data.clock``)
+            that windows count; -1 on padding.
     """
 
     streams: Mapping[str, Array]

@@ -250,6 +250,7 @@ def refusal(model: nn.Module, streams: Any, masks: Any) -> str:
         ({"width": 0}, ["model.width"]),
         ({"width": 5}, ["model.width", "even"]),
         ({"widths": {"fan": 5}}, ["model.widths.fan", "even"]),
+        ({"widths": {"fann": 4}}, ["model.widths.fann", "did you mean fan?"]),
         ({"context_bidirectional": True, "widths": {"deepspectrum": 5}}, ["deepspectrum", "even"]),
         ({"context_bidirectional": True, "causal": True}, ["model.context_bidirectional"]),
         ({"head_width": -1}, ["model.head_width"]),

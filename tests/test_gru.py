@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from emojax.layers.recurrent import GRU, StackedGRU, gru_scan, orthogonal_gates
+from emojax.layers.recurrent import GRU, LSTM, StackedGRU, gru_scan, orthogonal_gates
 
 KEY = jax.random.key(0)
 WIDTH, STEPS, CHANNELS = 5, 9, (6, 4)
@@ -185,6 +185,15 @@ def test_each_gate_starts_orthogonal() -> None:
         gate_HH = kernel_HG[:, 5 * g : 5 * (g + 1)]
         np.testing.assert_allclose(gate_HH @ gate_HH.T, np.eye(5), atol=1e-5)
     assert not np.allclose(kernel_HG[:, :5], kernel_HG[:, 5:10])
+
+
+def test_each_gate_of_an_lstm_starts_orthogonal() -> None:
+    params = LSTM(4).init(KEY, draw(8, 1, 2, 3), jnp.ones((1, 2), bool))["params"]
+    kernel_HG = np.asarray(params["forward_recurrent"])
+    assert kernel_HG.shape == (4, 16)
+    for g in range(4):
+        gate_HH = kernel_HG[:, 4 * g : 4 * (g + 1)]
+        np.testing.assert_allclose(gate_HH @ gate_HH.T, np.eye(4), atol=1e-5)
 
 
 def test_the_input_is_projected_outside_the_recursion() -> None:

@@ -13,12 +13,13 @@ import pytest
 from flax import linen as nn
 
 from emojax.errors import InputError
+from emojax.layers.activations import ACTIVATIONS
 from emojax.layers.dropout import Dropout
 from emojax.layers.fusion import JointCrossAttention, UpstreamCrossAttention
 from emojax.layers.heads import MLPHead
 from emojax.layers.normalisation import MaskedBatchNorm
 from emojax.layers.recurrent import LSTM, StackedLSTM
-from emojax.layers.tcn import ACTIVATIONS, TemporalConvNet, WeightNormConv
+from emojax.layers.tcn import TemporalConvNet, WeightNormConv
 
 KEY = jax.random.key(0)
 

@@ -278,6 +278,8 @@ def refusal(model: nn.Module, streams: Any, masks: Any) -> str:
         ({"kernel_size": 0}, ["model.kernel_size", "at least 1"]),
         ({"causal": False, "kernel_size": 4}, ["model.kernel_size", "odd"]),
         ({"channels": {"ir50": (4,)}}, ["model.channels.vggish"]),
+        ({"channels": {"ir50": (4,), "vggish": ()}}, ["model.channels.vggish", "at least 1"]),
+        ({"channels": {"ir50": (0, 4), "vggish": (4,)}}, ["model.channels.ir50", "at least 1"]),
         ({"streams": ()}, ["model.streams"]),
         ({"outputs": {}}, ["model.outputs"]),
     ],

@@ -302,6 +302,8 @@ def refusal(model: nn.Module, streams: Any, masks: Any) -> str:
         ({"kernel_sizes": (3, 3)}, ["model.kernel_sizes", "different"]),
         ({"causal": False, "kernel_sizes": (3, 4)}, ["model.kernel_sizes", "odd"]),
         ({"channels": {"ir50": (4,)}}, ["model.channels.vggish"]),
+        ({"channels": {"ir50": (4,), "vggish": ()}}, ["model.channels.vggish", "at least 1"]),
+        ({"channels": {"ir50": (0, 4), "vggish": (4,)}}, ["model.channels.ir50", "at least 1"]),
         ({"channels": {"ir50": (4,), "vggish": (4, 5)}}, ["model.channels.vggish", "eq. 8"]),
         ({"streams": ()}, ["model.streams"]),
         ({"outputs": {}}, ["model.outputs"]),

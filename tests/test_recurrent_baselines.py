@@ -355,12 +355,14 @@ def test_shipped_baselines_are_those_of_section_4_5() -> None:
     ("fields", "words"),
     [
         ({"hidden": {"vggface": -1}}, ["model.hidden.vggface"]),
+        ({"hidden": {"vgface": 4}}, ["model.hidden.vgface", "did you mean vggface?"]),
+        ({"recurrent": {"bert": (4,)}}, ["model.recurrent.bert", "vggface, compare_lld"]),
         ({"fused": (4, 0)}, ["model.fused", "at least 1"]),
         ({"recurrent": {"vggface": (3,)}, "causal": False}, ["model.recurrent.vggface", "even"]),
         ({"head_activation": "sigmoid"}, ["model.head_activation"]),
         ({"heads": "both"}, ["model.heads"]),
         ({"dropout": -0.1}, ["model.dropout"]),
-        ({"streams": ("vggface",)}, ["compare_lld"]),
+        ({"streams": ("vggface",), "recurrent": {}}, ["field:    compare_lld"]),
         ({"outputs": {}}, ["model.outputs"]),
     ],
 )

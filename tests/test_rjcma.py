@@ -345,6 +345,9 @@ def test_streams_of_another_width_are_refused(temporal: str) -> None:
         ({"recursions": 0}, ["model.recursions", "at least 1"]),
         ({"window": 0}, ["model.window", "at least 1"]),
         ({"channels": {"ir50": (4,)}}, ["model.channels.vggish"]),
+        ({"channels": dict.fromkeys(WIDTHS, ())}, ["model.channels.ir50", "at least 1"]),
+        ({"channels": dict.fromkeys(WIDTHS, (4, 0))}, ["model.channels.ir50", "at least 1"]),
+        ({"kernel_size": 0}, ["model.kernel_size", "at least 1"]),
         ({"causal": False, "kernel_size": 4}, ["model.kernel_size", "odd"]),
         (
             {"causal": False, "temporal": "lstm", "channels": dict.fromkeys(WIDTHS, (5,))},

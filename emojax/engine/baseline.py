@@ -49,7 +49,7 @@ class RidgeBaseline:
 
     Attributes:
         task: name of the task.
-        metric: "ccc" or "rmse", which the last step's scale suits.
+        metric: "ccc" or "rmse", which the last step's scale suits; see ``fit_ridge``.
         statistics: stream -> mean (D,) and standard deviation (D,) of the z-score.
         weights: stream -> (D, C), on z-scored rows.
         intercept_C: prediction where every row is the mean.
@@ -143,16 +143,17 @@ def fit_ridge(
     it by the moments of the cross-validated predictions. For "ccc" it gets the mean and the
     variance of the training labels, because for a given correlation CCC is greatest where both
     variances agree. For "rmse" it gets the scale of least squared error, which is smaller by
-    the correlation. Classes and units are rescaled as for "ccc" too: then a unit passes 0.5
-    about as often as it is active, where least squares would hardly find the rare ones. A
-    column with no positive correlation is predicted by its mean.
+    the correlation. Classes and units have the same two scales: as for "ccc" a unit passes 0.5
+    about as often as it is active, which suits F1; least squares come close to probabilities,
+    which suits accuracy, and hardly find the rare ones. A column with no positive correlation
+    is predicted by its mean.
 
     Args:
         store: where the videos are.
         fold: name of the fold.
         streams: names of the streams to use.
         task: name of the task.
-        metric: "ccc" or "rmse"; only continuous tasks heed it.
+        metric: "ccc" (or F1) or "rmse" (or accuracy): which scale the last step gives.
         max_frames: annotated training frames that enter the normal equations, evenly spaced
             if there are more. Cross-validation always predicts every frame.
 
@@ -181,8 +182,6 @@ def fit_ridge(
     for group in equations[1:]:
         total = total.plus(group)
 
-    if TASKS[task].kind != "continuous":
-        metric = "ccc"
     chosen = _cross_validate(videos, statistics, group_of, mean_C, total, equations, metric)
     columns = columns_of(statistics)
     mean_x_D, mean_y_C = total.means

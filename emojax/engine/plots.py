@@ -44,13 +44,22 @@ _FAMILIES = (
 
 
 def _panels(
-    heights: Sequence[float], *, left: float = 0.75, legend_lines: int = 1
+    heights: Sequence[float], *, left: float = 0.75, legend_lines: int = 1, heading: str = ""
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with one panel below the other; sizes in inches, the time axis shared."""
+    """A figure with one panel below the other; sizes in inches, the time axis shared.
+
+    A heading has a line of its own, above the first panel's legend.
+    """
     bottom = 0.5
-    top = gap = 0.25 + 0.18 * legend_lines
+    gap = 0.25 + 0.18 * legend_lines
+    top = gap + 0.25 * bool(heading)
     total = top + bottom + sum(heights) + gap * (len(heights) - 1)
     figure = Figure(figsize=(_WIDTH_INCHES, total), dpi=_DPI)
+    if heading:
+        figure.text(
+            left / _WIDTH_INCHES, 1.0 - 0.2 / total, heading, fontsize=11, color=_ANNOTATED,
+            fontweight="bold", va="center",
+        )  # fmt: skip
     axes: list[Axes] = []
     upper = total - top
     for height in heights:
@@ -88,7 +97,14 @@ def _legend(axes: Axes, columns: int) -> None:
     )
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def _legend_columns(names: Sequence[str]) -> int:
+    """How many entries as long as these fit beside one another; sizes in inches."""
+    longest = max((len(name) for name in names), default=1)
+    return max(1, min(_LEGEND_COLUMNS, int((_WIDTH_INCHES - 1.0) / (0.45 + 0.07 * longest))))
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Writes a PNG; folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Weak compression: 15 % more bytes for half the time.
@@ -162,7 +178,7 @@ def plot_timeline(
         _legend(panel, columns=2 + len(references))
     _title(axes[0], title)
     _time_axis(axes[-1], seconds_N)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _limit(axes: Axes, drawn: Sequence[np.ndarray]) -> None:
@@ -238,7 +254,7 @@ def plot_probabilities(
         axes.axhline(row - 0.5, color="white", linewidth=1.5)
     _title(axes, title)
     _time_axis(axes, seconds_N)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _strips(active_CT: np.ndarray, mask_CT: np.ndarray) -> np.ndarray:
@@ -304,6 +320,19 @@ def plot_video(
     )
 
 
+_OVERALL = ("/f1_macro", "/f1_mean")
+
+
+def _without_details(names: Sequence[str]) -> list[str]:
+    """Leaves out the F1 of single classes and units where the replica has one over all."""
+    overall = {name.rsplit("/", 1)[0] for name in names if name.endswith(_OVERALL)}
+    return [
+        name
+        for name in names
+        if "/f1_" not in name or name.endswith(_OVERALL) or name.rsplit("/", 1)[0] not in overall
+    ]
+
+
 def _first_named(names: Sequence[str], groups: Sequence[Sequence[str]]) -> list[str]:
     """The metrics that hold a word of the first group that any metric holds a word of."""
     found = ([name for name in names if any(word in name for word in group)] for group in groups)
@@ -333,14 +362,19 @@ def plot_learning_curves(
         InputError: the table is missing or cannot be read.
     """
     rows = read_metrics(metrics_csv)
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    names = _without_details(list(dict.fromkeys(name for row in rows.values() for name in row)))
     panels = [(family, _first_named(names, groups)) for family, groups in _FAMILIES]
     panels = [(family, found) for family, found in panels if found] or [("no metrics yet", [])]
     levels = levels or {}
     # A level's legend entry needs room as well; only the score panel has any.
-    entries = max(len(found) + len(levels) * (family == "score") for family, found in panels)
-    lines = min(-(-entries // _LEGEND_COLUMNS), _MAX_LEGEND_LINES)
-    figure, axes = _panels([1.9] * len(panels), left=0.85, legend_lines=max(lines, 1))
+    entries = [found + list(levels) * (family == "score") for family, found in panels]
+    lines = [-(-len(names) // _legend_columns(names)) for names in entries]
+    figure, axes = _panels(
+        [1.9] * len(panels),
+        left=0.85,
+        legend_lines=max([1, *(n for n in lines if n <= _MAX_LEGEND_LINES)]),
+        heading=title,
+    )
     for panel, (family, found) in zip(axes, panels, strict=True):
         panel.grid(axis="y", color="#eceff2", linewidth=0.8)
         for row, name in enumerate(found):
@@ -360,12 +394,11 @@ def plot_learning_curves(
             panel.yaxis.set_minor_formatter(NullFormatter())
         panel.set_ylabel(family, fontsize=10, color=_ANNOTATED)
         panel.yaxis.set_label_coords(-0.055, 0.5)
-        handles, texts = panel.get_legend_handles_labels()
-        if 0 < len(handles) <= _LEGEND_COLUMNS * _MAX_LEGEND_LINES:
-            _legend(panel, columns=_LEGEND_COLUMNS)
-        elif handles:
+        _, texts = panel.get_legend_handles_labels()
+        columns = _legend_columns(texts)
+        if 0 < len(texts) <= columns * _MAX_LEGEND_LINES:
+            _legend(panel, columns=columns)
+        elif texts:
             _title(panel, f"{len(texts)} curves, named in {METRICS_FILE}")
-    if title:
-        _title(axes[0], title)
     axes[-1].set_xlabel("step", fontsize=10, color=_ANNOTATED)
-    _save(figure, path)
+    save_figure(figure, path)

@@ -52,6 +52,32 @@ def check_rates(model: str, **rates: float | None) -> None:
             check_range(model, field, rate, 0 <= rate < 1, "0 <= rate < 1")
 
 
+def check_channels(
+    model: str,
+    streams: Sequence[str],
+    channels: Mapping[str, Sequence[int]],
+    field: str = "channels",
+    *,
+    least: int = 1,
+) -> None:
+    """Refuses widths that are missing for a stream, or are none.
+
+    Args:
+        model: name of the model, for the message.
+        streams: those that need an entry; ``channels`` may know more.
+        channels: stream -> width of each layer.
+        field: of the model that holds ``channels``.
+        least: layers that a stream needs; 0 allows ().
+
+    Raises:
+        InputError: a stream has no entry, fewer layers, or a width below 1.
+    """
+    for name in streams:
+        widths = channels.get(name)
+        good = widths is not None and len(widths) >= least and all(w >= 1 for w in widths)
+        check_range(model, f"{field}.{name}", widths, good, "a width of at least 1 for each layer")
+
+
 def check_outputs(model: str, streams: Sequence[str], outputs: Mapping[str, int]) -> None:
     """Raises InputError unless there is something to read and something to predict."""
     if not streams or not outputs:

@@ -89,7 +89,8 @@ class EMMANet(nn.Module):
         fusion: a key of ``FUSIONS``. "video_only" ("only video without face" in section 4.4)
             reads the encoder over the anchor stream but not f_c: our reading.
         width: h, width of each stream's encoder.
-        widths: stream -> h where it differs. "bilinear" and "additive" need one width.
+        widths: one of ``streams`` -> h where it differs. "bilinear" and "additive" need one
+            width.
         layers: GRU layers of each encoder.
         temporal_dropout: rate between them.
         causal: the anchor stream's encoder runs forward only and no anchor sees a row that

@@ -9,17 +9,18 @@ them (eq. 11), and a dense layer predicts each frame (eq. 12).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from emojax.layers.activations import ACTIVATIONS
 from emojax.layers.attention import MultiHeadAttention, sinusoidal_positions
 from emojax.layers.dropout import Dropout
-from emojax.layers.heads import HEADS, task_heads
-from emojax.layers.transformer import ACTIVATIONS, NORMS, TransformerEncoder
+from emojax.layers.heads import HEAD_ACTIVATIONS, HEADS, activate_heads, task_heads
+from emojax.layers.transformer import NORMS, TransformerEncoder
 from emojax.models.checks import (
     check_choice,
     check_outputs,
@@ -30,27 +31,9 @@ from emojax.models.checks import (
     stream_widths,
 )
 from emojax.ops.masking import zero_where_padded
-from emojax.specs import TASKS
 from emojax.types import Array
 
 NAME = "ExpTrm"
-
-# How the prediction of a continuous task ends. Eq. 12 as printed is "relu", which can give no
-# negative valence.
-HEAD_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "none": lambda y: y,
-    "tanh": jnp.tanh,
-    "relu": nn.relu,
-}
-
-
-def activate_heads(predictions: Mapping[str, Array], activation: str) -> dict[str, Array]:
-    """Ends continuous tasks in a key of ``HEAD_ACTIVATIONS``; other tasks stay logits."""
-    act = HEAD_ACTIVATIONS[activation]
-    return {
-        task: act(y_BTC) if task not in TASKS or TASKS[task].kind == "continuous" else y_BTC
-        for task, y_BTC in predictions.items()
-    }
 
 
 def stack_context(x_BSD: Array, mask_BS: Array, rows: int, width: int = 0) -> Array:
@@ -100,11 +83,12 @@ class ExpTrm(nn.Module):
         layers: self-attention layers of each encoder.
         attention_heads: h, of every attention; divides ``width``.
         hidden: width of the encoders' feed-forward blocks.
-        activation: of the feed-forward blocks, "relu" or "gelu".
+        activation: of the feed-forward blocks, a key of ``layers.activations.ACTIVATIONS``.
         norm: "post" or "pre", place of the encoders' layer normalisation.
         dropout: rate after the positions, in the encoders and on cross-modal weights.
         heads: "joint" has one dense layer a task (eq. 12), "per_target" one for each label.
-        head_activation: a key of ``HEAD_ACTIVATIONS``, the end of continuous tasks.
+        head_activation: a key of ``layers.heads.HEAD_ACTIVATIONS``, the end of continuous
+            tasks. Eq. 12 as printed is "relu", which can give no negative valence.
         dtype: of the computation, as a name ("float32", "bfloat16") or a dtype; parameters,
             softmax, statistics and outputs are float32.
     """

@@ -21,7 +21,9 @@ from emojax.layers.dropout import Dropout
 from emojax.layers.heads import OUTPUTS, task_heads
 from emojax.layers.normalisation import MaskedBatchNorm
 from emojax.layers.tcn import TemporalConvNet
+from emojax.layers.transformer import layer_norm
 from emojax.models.checks import (
+    check_channels,
     check_choice,
     check_outputs,
     check_range,
@@ -97,8 +99,7 @@ class ModalityAttention(nn.Module):
         y_BTF: Array = attended_BTHSK.reshape(*attended_BTHSK.shape[:2], -1)
         output = nn.Dense(y_BTF.shape[-1], kernel_init=initial, dtype=self.dtype, name="output")
         y_BTF = Dropout(self.dropout)(output(y_BTF), train=train)
-        # PyTorch's epsilon.
-        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(y_BTF)
+        return layer_norm("norm", self.dtype)(y_BTF)
 
 
 class LFAN(nn.Module):
@@ -215,7 +216,4 @@ class LFAN(nn.Module):
         if not self.causal:
             odd = self.kernel_size % 2 == 1
             check_range(NAME, "kernel_size", self.kernel_size, odd, "odd, to be centred")
-        for name in self.streams:
-            widths = tuple(self.channels.get(name, ()))
-            expected = "one width per block of the TCN"
-            check_range(NAME, f"channels.{name}", widths, bool(widths), expected)
+        check_channels(NAME, self.streams, self.channels)

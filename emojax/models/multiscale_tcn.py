@@ -24,7 +24,9 @@ from emojax.layers.attention import attention_weights
 from emojax.layers.dropout import Dropout
 from emojax.layers.heads import HEADS, head_columns
 from emojax.layers.tcn import TemporalConvNet
+from emojax.layers.transformer import layer_norm
 from emojax.models.checks import (
+    check_channels,
     check_choice,
     check_outputs,
     check_range,
@@ -117,8 +119,7 @@ class RegressionLayer(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: Array, *, train: bool) -> Array:
         """Predict (B, T, outputs) from (B, T, D)."""
-        # PyTorch's epsilon.
-        h_BTD = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x_BTD)
+        h_BTD = layer_norm("norm", self.dtype)(x_BTD)
         h_BTD = nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(h_BTD)
         h_BTD = nn.gelu(h_BTD, approximate=False)
         h_BTD = Dropout(self.dropout)(h_BTD, train=train)
@@ -255,11 +256,9 @@ class MultiscaleTCN(nn.Module):
         if not self.causal:
             odd = all(size % 2 == 1 for size in sizes)
             check_range(NAME, "kernel_sizes", sizes, odd, "odd, to be centred")
-        last = None
+        check_channels(NAME, self.streams, self.channels)
+        last = self.channels[self.streams[0]][-1]
+        expected = f"{last} as the last width, the same in every stream (eq. 8)"
         for name in self.streams:
-            widths = tuple(self.channels.get(name, ()))
-            field = f"channels.{name}"
-            check_range(NAME, field, widths, bool(widths), "one width per block of the TCNs")
-            last = last or widths[-1]
-            expected = f"{last} as the last width, the same in every stream (eq. 8)"
-            check_range(NAME, field, widths, widths[-1] == last, expected)
+            widths = tuple(self.channels[name])
+            check_range(NAME, f"channels.{name}", widths, widths[-1] == last, expected)

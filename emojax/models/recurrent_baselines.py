@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from emojax.layers.dropout import Dropout
-from emojax.layers.heads import HEADS, task_heads
+from emojax.layers.heads import HEAD_ACTIVATIONS, HEADS, activate_heads, task_heads
 from emojax.layers.recurrent import StackedGRU
 from emojax.models.checks import (
     check_choice,
@@ -31,7 +31,6 @@ from emojax.models.checks import (
     frame_mask,
     stream_widths,
 )
-from emojax.models.exptrm import HEAD_ACTIVATIONS, activate_heads
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
@@ -48,14 +47,16 @@ class RecurrentBaseline(nn.Module):
         streams: the streams used, in the order of concatenation.
         window: not used: windows may have any length.
         hidden: stream -> width of its fully connected layer with ReLU, acting on each frame
-            alone; a stream that is not here, or has 0, has none.
-        recurrent: stream -> widths of its GRU layers; a stream that is not here has none.
+            alone; a stream that is not here, or has 0, has none. Every key is one of ``streams``.
+        recurrent: stream -> widths of its GRU layers; a stream that is not here has none. Every
+            key is one of ``streams``.
         fused: widths of the GRU layers after concatenation; () for none.
         causal: GRUs see only the past; else they run in both directions, each of half the
             width.
         dropout: rate after the fully connected layers and between layers of GRUs.
         heads: "joint" has one dense layer a task, "per_target" one for each label.
-        head_activation: a key of ``exptrm.HEAD_ACTIVATIONS``, the end of continuous tasks.
+        head_activation: a key of ``layers.heads.HEAD_ACTIVATIONS``, the end of continuous
+            tasks.
         dtype: of the computation, as a name ("float32", "bfloat16") or a dtype; parameters
             and outputs are float32.
     """
@@ -143,7 +144,10 @@ class RecurrentBaseline(nn.Module):
         check_choice(NAME, "head_activation", self.head_activation, HEAD_ACTIVATIONS)
         check_rates(NAME, dropout=self.dropout)
         for name, width in self.hidden.items():
+            check_choice(NAME, f"hidden.{name}", name, self.streams)
             check_range(NAME, f"hidden.{name}", width, width >= 0, "0 or more")
+        for name in self.recurrent:
+            check_choice(NAME, f"recurrent.{name}", name, self.streams)
         layers = {f"recurrent.{name}": widths for name, widths in self.recurrent.items()}
         for field, widths in (layers | {"fused": self.fused}).items():
             good = all(width >= 1 for width in widths)

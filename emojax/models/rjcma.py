@@ -21,6 +21,7 @@ from emojax.layers.normalisation import MaskedBatchNorm
 from emojax.layers.recurrent import StackedLSTM
 from emojax.layers.tcn import TemporalConvNet
 from emojax.models.checks import (
+    check_channels,
     check_choice,
     check_outputs,
     check_range,
@@ -206,15 +207,16 @@ class RJCMA(nn.Module):
         if self.recursions is not None:
             check_range(NAME, "recursions", self.recursions, self.recursions >= 1, "at least 1")
         check_rates(NAME, temporal_dropout=self.temporal_dropout, dropout=self.dropout)
+        check_range(NAME, "kernel_size", self.kernel_size, self.kernel_size >= 1, "at least 1")
         if self.temporal == "tcn" and not self.causal:
             odd = self.kernel_size % 2 == 1
             check_range(NAME, "kernel_size", self.kernel_size, odd, "odd, to be centred")
         if self.temporal != "none":
+            check_channels(NAME, self.streams, self.channels)
+        if self.temporal == "lstm" and not self.causal:
             for name in self.streams:
-                widths = tuple(self.channels.get(name, ()))
-                field = f"channels.{name}"
-                check_range(NAME, field, widths, bool(widths), "one width per encoder layer")
-                if self.temporal == "lstm" and not self.causal:
-                    even = all(width % 2 == 0 for width in widths)
-                    check_range(NAME, field, widths, even, "even, half for each direction")
+                widths = tuple(self.channels[name])
+                even = all(width % 2 == 0 for width in widths)
+                expected = "even, half for each direction"
+                check_range(NAME, f"channels.{name}", widths, even, expected)
         return VARIANTS[self.variant]

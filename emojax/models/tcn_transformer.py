@@ -17,12 +17,14 @@ import flax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from emojax.layers.activations import ACTIVATIONS
 from emojax.layers.attention import sinusoidal_positions
 from emojax.layers.heads import MLPHead, head_columns
 from emojax.layers.normalisation import MaskedBatchNorm
-from emojax.layers.tcn import ACTIVATIONS, TemporalConvNet
+from emojax.layers.tcn import TemporalConvNet
 from emojax.layers.transformer import NORMS, TransformerEncoder
 from emojax.models.checks import (
+    check_channels,
     check_choice,
     check_outputs,
     check_range,
@@ -124,7 +126,7 @@ class TCNTransformer(nn.Module):
         channels: stream -> width of each TCN block; the paper has three blocks. An empty
             entry leaves that stream's TCN out.
         kernel_size: taps of the TCN; 5 in the code.
-        activation: of the TCN, a key of ``layers.tcn.ACTIVATIONS``; PReLU in the code.
+        activation: of the TCN, a key of ``layers.activations.ACTIVATIONS``; PReLU in the code.
         causal: TCNs see only the past, as in the code; else they are centred.
         width: of the Transformer; streams are projected to it. 0 takes the concatenation as
             it is.
@@ -281,8 +283,5 @@ class TCNTransformer(nn.Module):
         if not self.causal:
             odd = self.kernel_size % 2 == 1
             check_range(NAME, "kernel_size", self.kernel_size, odd, "odd, to be centred")
-        for name in self.streams:
-            widths = self.channels.get(name)
-            good = widths is not None and all(width >= 1 for width in widths)
-            check_range(NAME, f"channels.{name}", widths, good, "one width per block of the TCN")
+        check_channels(NAME, self.streams, self.channels, least=0)
         return VARIANTS[self.variant]

@@ -1,4 +1,8 @@
-"""The one table from a task to its losses, metric state, decoding and decisions."""
+"""The one table from a task to its losses, metric state, decoding and decisions.
+
+What is done with a task follows from its kind: a new row of ``emojax.specs.TASKS`` needs nothing
+here. A task that differs from its kind says so in ``_OVERRIDES``.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +21,12 @@ from emojax.ops.losses import (
     mse_loss,
 )
 from emojax.ops.masking import namespace
-from emojax.ops.metrics import (
-    BinaryCounts,
-    ConfusionCounts,
-    Moments,
-    binary_counts,
-    confusion_counts,
-    moments,
-)
-from emojax.specs import TASKS
+from emojax.ops.metrics import Moments, binary_counts, confusion_counts, moments
+from emojax.ops.outcomes import Outcomes, class_log_loss, unit_log_loss
+from emojax.specs import TASKS, TaskSpec
 from emojax.types import Array
 
-LossFn = Callable[[Array, Array, Array], Array]
+LossFn = Callable[..., Array]
 StateFn = Callable[[Array, Array, Array], Any]
 
 
@@ -57,6 +55,9 @@ class TaskOps:
         default_selection: a key of ``selections``.
         primary: the score that stands for the whole task.
         errors: the selections that are errors with their sign turned.
+        details: the scores of single classes or units, which a short table leaves out.
+        confusion: metric state -> (C, C) counts, row the true class; None where there are no
+            classes.
     """
 
     name: str
@@ -71,6 +72,8 @@ class TaskOps:
     default_selection: str
     primary: str
     errors: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    confusion: Callable[[Any], Array] | None = None
 
     def scores(self, prediction_NC: Array, labels_NK: Array, mask_NK: Array) -> dict[str, float]:
         """Scores of decoded predictions over all frames given, as one data set.
@@ -132,92 +135,142 @@ def _at_least_half(probabilities: Array) -> Array:
     return (probabilities >= 0.5).astype(np.int32)
 
 
-def _summarise_dimensions(state: Moments) -> dict[str, float]:
-    concordance = state.concordance()
-    labels = TASKS["va"].labels
-    scores = dict(zip((f"ccc_{label}" for label in labels), concordance, strict=True))
-    scores["ccc_mean"] = concordance.mean()
-    for metric, values in (("rmse", state.rmse()), ("pearson", state.pearson())):
-        scores |= dict(zip((f"{metric}_{label}" for label in labels), values, strict=True))
-    return {name: float(score) for name, score in scores.items()}
+def _count_classes(prediction_NC: Array, labels_N1: Array, mask_N1: Array) -> Outcomes:
+    classes = prediction_NC.shape[-1]
+    return Outcomes(
+        confusion_counts(_argmax(prediction_NC), labels_N1, mask_N1, classes),
+        class_log_loss(prediction_NC, labels_N1, mask_N1),
+    )
 
 
-def _count_classes(prediction_NC: Array, labels_N1: Array, mask_N1: Array) -> ConfusionCounts:
-    predicted_N1 = _argmax(prediction_NC)
-    return confusion_counts(predicted_N1, labels_N1, mask_N1, prediction_NC.shape[-1])
+def _count_units(prediction_NC: Array, labels_NC: Array, mask_NC: Array) -> Outcomes:
+    return Outcomes(
+        binary_counts(_at_least_half(prediction_NC), labels_NC, mask_NC),
+        unit_log_loss(prediction_NC, labels_NC, mask_NC),
+    )
 
 
-def _summarise_classes(state: ConfusionCounts) -> dict[str, float]:
-    names = (f"f1_{label}" for label in TASKS["expr"].labels)
-    scores = dict(zip(names, state.f1(), strict=True))
-    scores |= {"f1_macro": state.macro_f1(), "accuracy": state.accuracy()}
-    return {name: float(score) for name, score in scores.items()}
+def _negative_log_loss(state: Outcomes) -> Array:
+    return -state.log_loss.mean()
 
 
-def _count_units(prediction_NC: Array, labels_NC: Array, mask_NC: Array) -> BinaryCounts:
-    return binary_counts(_at_least_half(prediction_NC), labels_NC, mask_NC)
+def _continuous(spec: TaskSpec) -> TaskOps:
+    """Dimensions: regressed, scored by CCC."""
+
+    def summarise(state: Moments) -> dict[str, float]:
+        concordance = state.concordance()
+        scores = {f"ccc_{label}": concordance[c] for c, label in enumerate(spec.labels)}
+        scores["ccc_mean"] = concordance.mean()
+        for metric, values in (("rmse", state.rmse()), ("pearson", state.pearson())):
+            scores |= {f"{metric}_{label}": values[c] for c, label in enumerate(spec.labels)}
+        return {name: float(score) for name, score in scores.items()}
+
+    return TaskOps(
+        name=spec.name,
+        targets=spec.labels,
+        losses={
+            "ccc": ccc_loss,
+            "ccc_window": ccc_window_loss,
+            "mse": mse_loss,
+            "rmse_window": window_rmse_loss,
+        },
+        default_loss="ccc",
+        decode=_identity,
+        decide=_identity,
+        state=moments,
+        summarise=summarise,
+        selections={
+            "ccc": Moments.concordance,
+            "rmse": lambda state: -state.rmse(),
+            "pearson": Moments.pearson,
+        },
+        default_selection="ccc",
+        primary="ccc_mean",
+        errors=("rmse",),
+    )
 
 
-def _summarise_units(state: BinaryCounts) -> dict[str, float]:
-    names = (f"f1_{label}" for label in TASKS["au"].labels)
-    scores = dict(zip(names, state.f1(), strict=True)) | {"f1_mean": state.mean_f1()}
-    return {name: float(score) for name, score in scores.items()}
+def _categorical(spec: TaskSpec) -> TaskOps:
+    """Classes that exclude one another: one target, scored by macro F1."""
+    details = tuple(f"f1_{label}" for label in spec.labels)
+
+    def summarise(state: Outcomes) -> dict[str, float]:
+        counts: Any = state.decisions
+        scores = dict(zip(details, counts.f1(), strict=True))
+        scores |= {"f1_macro": counts.macro_f1(), "accuracy": counts.accuracy()}
+        return {name: float(score) for name, score in scores.items()}
+
+    return TaskOps(
+        name=spec.name,
+        targets=(spec.name,),
+        losses={"cross_entropy": cross_entropy_loss},
+        default_loss="cross_entropy",
+        decode=softmax,
+        decide=_argmax,
+        state=_count_classes,
+        summarise=summarise,
+        selections={
+            "f1": lambda state: state.decisions.macro_f1()[None],
+            "accuracy": lambda state: state.decisions.accuracy()[None],
+            "cross_entropy": _negative_log_loss,
+        },
+        default_selection="f1",
+        primary="f1_macro",
+        errors=("cross_entropy",),
+        details=details,
+        confusion=lambda state: state.decisions.matrix,
+    )
+
+
+def _binary(spec: TaskSpec) -> TaskOps:
+    """Units that are there or not, each a target of its own, scored by their mean F1."""
+    details = tuple(f"f1_{label}" for label in spec.labels)
+
+    def summarise(state: Outcomes) -> dict[str, float]:
+        counts: Any = state.decisions
+        scores = dict(zip(details, counts.f1(), strict=True)) | {"f1_mean": counts.mean_f1()}
+        return {name: float(score) for name, score in scores.items()}
+
+    return TaskOps(
+        name=spec.name,
+        targets=spec.labels,
+        losses={"binary_cross_entropy": binary_cross_entropy_loss},
+        default_loss="binary_cross_entropy",
+        decode=sigmoid,
+        decide=_at_least_half,
+        state=_count_units,
+        summarise=summarise,
+        selections={
+            "f1": lambda state: state.decisions.f1(),
+            "accuracy": lambda state: state.decisions.accuracy(),
+            "binary_cross_entropy": _negative_log_loss,
+        },
+        default_selection="f1",
+        primary="f1_mean",
+        errors=("binary_cross_entropy",),
+        details=details,
+    )
+
+
+KINDS: dict[str, Callable[[TaskSpec], TaskOps]] = {
+    "continuous": _continuous,
+    "categorical": _categorical,
+    "binary": _binary,
+}
+
+# task -> fields that differ from those of its kind.
+_OVERRIDES: dict[str, dict[str, Any]] = {"expr": {"targets": ("expression",)}}
+
+
+def task_ops(spec: TaskSpec, **fields: Any) -> TaskOps:
+    """The row of a task: what its kind does, and ``fields`` of ``TaskOps`` that differ.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    return dataclasses.replace(KINDS[spec.kind](spec), **fields)
 
 
 TASK_OPS: dict[str, TaskOps] = {
-    ops.name: ops
-    for ops in (
-        TaskOps(
-            name="va",
-            targets=TASKS["va"].labels,
-            losses={
-                "ccc": ccc_loss,
-                "ccc_window": ccc_window_loss,
-                "mse": mse_loss,
-                "rmse_window": window_rmse_loss,
-            },
-            default_loss="ccc",
-            decode=_identity,
-            decide=_identity,
-            state=moments,
-            summarise=_summarise_dimensions,
-            selections={
-                "ccc": Moments.concordance,
-                "rmse": lambda state: -state.rmse(),
-                "pearson": Moments.pearson,
-            },
-            default_selection="ccc",
-            primary="ccc_mean",
-            errors=("rmse",),
-        ),
-        TaskOps(
-            name="expr",
-            targets=("expression",),
-            losses={"cross_entropy": cross_entropy_loss},
-            default_loss="cross_entropy",
-            decode=softmax,
-            decide=_argmax,
-            state=_count_classes,
-            summarise=_summarise_classes,
-            selections={
-                "f1": lambda state: state.macro_f1()[None],
-                "accuracy": lambda state: state.accuracy()[None],
-            },
-            default_selection="f1",
-            primary="f1_macro",
-        ),
-        TaskOps(
-            name="au",
-            targets=TASKS["au"].labels,
-            losses={"binary_cross_entropy": binary_cross_entropy_loss},
-            default_loss="binary_cross_entropy",
-            decode=sigmoid,
-            decide=_at_least_half,
-            state=_count_units,
-            summarise=_summarise_units,
-            selections={"f1": BinaryCounts.f1, "accuracy": BinaryCounts.accuracy},
-            default_selection="f1",
-            primary="f1_mean",
-        ),
-    )
+    name: task_ops(spec, **_OVERRIDES.get(name, {})) for name, spec in TASKS.items()
 }

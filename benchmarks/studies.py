@@ -1,0 +1,105 @@
+"""Trains many systems on simulated data and compares them with what is possible.
+
+    python -m benchmarks.studies --study=systems --workdir=runs/systems
+    python -m benchmarks.studies --study=reliability --workdir=runs/reliability
+
+Builds the stores it needs (``stores/study``), trains every case (an interrupted study goes on where
+it was), and writes ``table.md``, ``table.json`` and ``table.png`` into the workdir. Each seed is
+scored on its own; the table shows their mean and spread and what share of the optimum that is.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from benchmarks.study_cases import STORES, Case, Study
+from benchmarks.study_list import STUDIES
+from benchmarks.study_table import Row, draw, markdown, score
+from data.synthetic import build, make_options
+from emojax import cli
+from emojax.engine.runtime import use_compilation_cache
+from emojax.engine.writers import METRICS_FILE
+
+_STUDY = flags.DEFINE_enum("study", "systems", list(STUDIES), "Which study.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of runs and results.", required=True)
+_STORES = flags.DEFINE_string("stores", "stores/study", "Folder of the simulated stores.")
+_ONLY = flags.DEFINE_list("only", [], "Labels of cases to run; all by default.")
+_SIZE = flags.DEFINE_string("size", "", "Size of the stores, instead of the study's.")
+_SEEDS = flags.DEFINE_integer("seeds", 0, "Number of seeds, instead of the study's.")
+_PARTITIONS = flags.DEFINE_list("partitions", ["validation", "test"], "What to score.")
+_SETTINGS = flags.DEFINE_multi_string("set", [], "A flag for every training, config.x=y.")
+
+
+def main() -> None:
+    """Runs a study and prints its table."""
+    use_compilation_cache()
+    study = STUDIES[_STUDY.value]
+    workdir = cli.folder("workdir", _WORKDIR.value)
+    workdir.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    rows: list[Row] = []
+    seeds = _SEEDS.value or study.seeds
+    for case in study.cases:
+        if _ONLY.value and case.label not in _ONLY.value:
+            continue
+        store = _store(study, case, console)
+        run = workdir / case.label.replace(" ", "_").replace("/", "_")
+        _train(case, store, run, seeds, console)
+        seconds = _seconds(run)
+        for partition in _PARTITIONS.value:
+            rows += score(case, run, partition, seconds)
+        table = markdown(rows, study.question)
+        (workdir / "table.md").write_text(table)
+        (workdir / "table.json").write_text(json.dumps([row.as_dict() for row in rows], indent=1))
+    draw(workdir / "table.png", rows, study.question)
+    console.print(markdown(rows, study.question), markup=False, highlight=False)
+    console.print(f"picture: {workdir / 'table.png'}", highlight=False)
+
+
+def _store(study: Study, case: Case, console: Console) -> Path:
+    """The case's store, simulated unless it is there."""
+    size = _SIZE.value or study.size
+    number = f"-{case.train_videos}" if case.train_videos else ""
+    out = Path(_STORES.value) / f"{study.preset}-{size}{number}-{case.store}"
+    if not (out / "dataset.json").is_file():
+        console.print(f"simulating {out}", highlight=False)
+        wanted = STORES[case.store]
+        options = make_options(
+            preset=study.preset,
+            size=size,
+            videos={"train": case.train_videos or None},
+            streams=list(wanted.widths),
+            tasks=wanted.tasks,
+            widths=[f"{name}={width}" for name, width in wanted.widths.items()],
+        )
+        build(str(out), options, say=lambda line: None)
+    return out
+
+
+def _train(case: Case, store: Path, run: Path, seeds: int, console: Console) -> None:
+    """Trains in a process of its own, or goes on; its output stays visible."""
+    command = [
+        *(sys.executable, "-m", "emojax.train", f"--config={case.config}", f"--workdir={run}"),
+        f"--config.data.store={store}",
+        f"--config.replicas.seeds=({''.join(f'{seed},' for seed in range(seeds))})",
+        *(f"--{setting}" for setting in (*case.overrides, *_SETTINGS.value)),
+    ]
+    console.print(" ".join(["python", *command[1:]]), markup=False, highlight=False)
+    subprocess.run(command, check=True)
+
+
+def _seconds(run: Path) -> float:
+    """Seconds spent in training steps."""
+    with (run / METRICS_FILE).open(newline="") as file:
+        return sum(float(row["seconds_training"]) for row in csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,72 @@
+"""What the studies train: stores to simulate, and systems to train on them. Data, no code.
+
+Streams are narrower than the papers' (the information in a simulated stream does not grow with its
+width), so that a study runs on two cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreCase:
+    """A simulated store that holds one system's streams.
+
+    Attributes:
+        widths: stream -> D.
+        tasks: labelled tasks.
+    """
+
+    widths: dict[str, int]
+    tasks: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row of a study's table.
+
+    Attributes:
+        label: its name in table and picture.
+        config: what ``--config`` takes.
+        store: key of ``STORES``.
+        group: cases of one group are drawn together, beside one optimum.
+        overrides: further flags of ``emojax.train``.
+        train_videos: of the store; 0 for the size's own number.
+    """
+
+    label: str
+    config: str
+    store: str
+    group: str
+    overrides: tuple[str, ...] = ()
+    train_videos: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A question and the trainings that answer it.
+
+    Attributes:
+        question: title of table and picture.
+        preset, size: of the simulated stores.
+        seeds: each case is trained with seeds 0 .. seeds - 1, as replicas of one program.
+        cases: rows.
+    """
+
+    question: str
+    preset: str
+    size: str
+    seeds: int
+    cases: tuple[Case, ...]
+
+
+STORES: dict[str, StoreCase] = {
+    "emma_net": StoreCase({"fan": 128, "deepspectrum": 128, "openpose": 50}, ("va", "expr", "au")),
+    "rjcma": StoreCase({"ir50": 128, "vggish": 64, "bert": 128}, ("va",)),
+    "exptrm": StoreCase({"vggface": 128, "compare_lld": 65}, ("va",)),
+    "tcn_transformer": StoreCase(
+        {"eff": 128, "affectnet8": 64, "raf_db": 64, "wav2vec2_emotion": 64}, ("va", "expr", "au")
+    ),
+    "multiscale_tcn": StoreCase({"ir50": 128, "vggish": 64, "logmel": 64}, ("va",)),
+}

@@ -1,0 +1,86 @@
+"""The studies by name; what they train is in ``benchmarks.study_cases``."""
+
+from __future__ import annotations
+
+from benchmarks.study_cases import Case, Study
+
+# One program trains a model for each task; each is scored on its own task alone.
+_CLASSES = ("config.data.tasks=expr,au", "config.replicas.targets=expr,au")
+_FUSIONS = ("attention", "bilinear", "gating", "additive", "concat", "current_face")
+# For many fusions and seeds.
+_SMALL = (
+    "config.model.width=64",
+    "config.data.window=36",
+    "config.data.stride=18",
+    "config.train.epochs=8",
+    "config.train.epoch_steps=100",
+)
+# Classes have fewer independent examples than frames: their states last for seconds.
+_MANY = 1000
+
+
+def _system(label: str, name: str) -> Case:
+    return Case(label, f"configs/{name}.py:simulated", name, label)
+
+
+STUDIES: dict[str, Study] = {
+    "systems": Study(
+        question="How near does each system come to the optimum of its own streams?",
+        preset="plain",
+        size="medium",
+        seeds=1,
+        cases=(
+            _system("RJCMA", "rjcma"),
+            _system("ExpTrm", "exptrm"),
+            _system("Multi-scale TCN", "multiscale_tcn"),
+            Case(
+                "EMMA-Net",
+                "configs/emma_net.py:simulated_va",
+                "emma_net",
+                "EMMA-Net",
+                _SMALL,
+            ),
+            Case(
+                "TCN-Transformer",
+                "configs/tcn_transformer.py:simulated",
+                "tcn_transformer",
+                "TCN-Transformer",
+            ),
+            Case(
+                f"EMMA-Net, gating, {_MANY} videos",
+                "configs/emma_net.py:simulated",
+                "emma_net",
+                "EMMA-Net",
+                (*_CLASSES, "config.model.fusion=gating"),
+                train_videos=_MANY,
+            ),
+            Case(
+                f"TCN-Transformer, {_MANY} videos",
+                "configs/tcn_transformer.py:simulated",
+                "tcn_transformer",
+                "TCN-Transformer",
+                _CLASSES,
+                train_videos=_MANY,
+            ),
+        ),
+    ),
+    "reliability": Study(
+        question="Who notices which modality to trust? (preset switching)",
+        preset="switching",
+        size="demo",
+        seeds=3,
+        cases=(
+            *(
+                Case(
+                    name,
+                    "configs/emma_net.py:simulated_va",
+                    "emma_net",
+                    "EMMA-Net",
+                    (*_SMALL, f"config.model.fusion={name}"),
+                )
+                for name in _FUSIONS
+            ),
+            _system("RJCMA", "rjcma"),
+        ),
+    ),
+}

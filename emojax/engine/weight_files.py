@@ -1,0 +1,195 @@
+"""Files of named tensors: reading and writing without pickle, and telling what is wrong with one.
+
+``.safetensors`` is written and read, ``.npz`` only read. Neither can hold code, so a file from
+anywhere is safe to open; files of PyTorch's own format can, and are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from emojax.errors import InputError
+
+# A header lists names and shapes; one beyond this size is not of a file of weights.
+MAX_HEADER_BYTES = 32 * 2**20
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+_CONVERT = """convert it where PyTorch and safetensors are installed:
+              import torch; from safetensors.torch import save_file
+              save_file({{k: v.contiguous().clone() for k, v in torch.load({name!r}, \
+map_location="cpu", weights_only=True).items()}}, {new!r})"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorFile:
+    """What a file holds.
+
+    Attributes:
+        path: of the file.
+        tensors: name -> array, in the file's order.
+        metadata: key -> text; empty where the format has none.
+    """
+
+    path: Path
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, str]
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> int:
+    """Writes a ``.safetensors`` file; it appears whole or not at all.
+
+    Args:
+        path: of the file; its folder is made if it is not there.
+        tensors: name -> array.
+        metadata: key -> text.
+
+    Returns:
+        The file's size in bytes.
+
+    Raises:
+        InputError: the name does not end in ".safetensors", or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors" or path.is_dir():
+        raise InputError(
+            "Weights are written to files named *.safetensors.",
+            file=path,
+            field="--out",
+            found="a folder" if path.is_dir() else path.suffix or "no suffix",
+            expected=".safetensors",
+        )
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    # The format keeps the memory order of what it is given, so that has to be C's. (Of
+    # scalars ``ascontiguousarray`` would make vectors.)
+    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(ordered, partial, metadata=dict(metadata))
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise InputError(
+            "The weights cannot be written.",
+            file=path,
+            found=str(error),
+            remedy="choose another place with --out",
+        ) from error
+    return path.stat().st_size
+
+
+def read_tensors(path: str | Path) -> TensorFile:
+    """Reads a ``.safetensors`` or ``.npz`` file into memory.
+
+    Raises:
+        InputError: there is no such file, it is of another format, or it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            "There is no file of weights here.",
+            file=path,
+            found="a folder" if path.is_dir() else "nothing",
+            expected="a .safetensors or .npz file",
+        )
+    if path.suffix in _PICKLED:
+        raise InputError(
+            "Files of this kind run code when they are opened, so emojax does not open them.",
+            file=path,
+            found=path.suffix,
+            expected=".safetensors or .npz",
+            remedy=_CONVERT.format(name=path.name, new=path.with_suffix(".safetensors").name),
+        )
+    readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
+    if path.suffix not in readers:
+        raise InputError(
+            "The file's name does not tell a format of weights.",
+            file=path,
+            found=path.suffix or "no suffix",
+            expected=" or ".join(readers),
+        )
+    return readers[path.suffix](path)
+
+
+def _read_safetensors(path: Path) -> TensorFile:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if size < 8 or header > min(size - 8, MAX_HEADER_BYTES):
+        raise InputError(
+            "This is not a safetensors file, or its beginning is damaged.",
+            file=path,
+            field="header",
+            found=f"a header of {header:,} bytes in a file of {size:,} bytes",
+            expected=f"a header within the file, of {MAX_HEADER_BYTES:,} bytes at most",
+            remedy="copy or export the file again",
+        )
+    name = "header"
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {}
+            for name in opened.keys():  # noqa: SIM118 - not a mapping
+                tensors[name] = opened.get_tensor(name)
+    # A dtype that NumPy does not have, such as bfloat16, is a TypeError or an AttributeError.
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise _damaged(path, name, error, "float32, float16, float64 or integers") from error
+    return TensorFile(path, tensors, metadata)
+
+
+def _read_npz(path: Path) -> TensorFile:
+    name = "archive"
+    try:
+        tensors = {}
+        # NumPy leaves a file open that it opened and could not read.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            for name in archive.files:
+                tensors[name] = archive[name]
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, KeyError, AttributeError) as error:
+        raise _damaged(path, name, error, "plain numeric arrays, as np.savez writes") from error
+    return TensorFile(path, tensors, {})
+
+
+def _damaged(path: Path, name: str, error: Exception, expected: str) -> InputError:
+    return InputError(
+        "The file of weights is damaged, or holds what cannot be read.",
+        file=path,
+        field=name,
+        found=str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__,
+        expected=expected,
+        remedy="copy or export the file again",
+    )
+
+
+def as_float32(file: TensorFile, name: str) -> np.ndarray:
+    """A tensor as float32.
+
+    Raises:
+        InputError: it is no array of real numbers, or a number is not finite.
+    """
+    array = file.tensors[name]
+    if not np.issubdtype(array.dtype, np.floating):
+        found = str(array.dtype)
+    else:
+        with np.errstate(over="ignore"):
+            single: np.ndarray = array.astype(np.float32)
+        if np.isfinite(single).all():
+            return single
+        found = f"{int((~np.isfinite(single)).sum())} numbers that are not finite"
+    raise InputError(
+        "A tensor is not fit to be a weight.",
+        file=file.path,
+        field=name,
+        found=found,
+        expected="finite real numbers",
+    )

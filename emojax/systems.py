@@ -1,0 +1,314 @@
+"""Every system that can be trained, side by side: ``python -m emojax.systems``.
+
+    python -m emojax.systems [--format=table|csv|markdown] [--fast] [--configs=FOLDER]
+    python -m emojax.systems configs/rjcma.py              the variants of one file
+    python -m emojax.systems configs/rjcma.py:upstream     one in detail ("configs/rjcma.py:" the
+                                                           one without a name)
+
+Each variant of each configuration is built, not trained. *before* and *after* are how many frames
+on either side influence a prediction, measured on gradients; "window" means everything that the
+window holds. MFLOP are millions of operations a frame, of matrix products and convolutions when
+one replica predicts. Where a configuration has a clock, its ticks stand in for frames. ``--fast``
+leaves out what takes seconds a system: before and after. Streams that no paper names are known
+from the store that ``--store`` names.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from emojax import cli
+from emojax.datasets.source import Store
+from emojax.engine.runtime import use_compilation_cache
+from emojax.engine.session import Session
+from emojax.engine.system_facts import (
+    Reach,
+    abstract_variables,
+    forward_flops,
+    parameter_counts,
+    receptive_field,
+)
+from emojax.engine.variants import Variant, discover, read_variants
+from emojax.errors import InputError, closest
+from emojax.specs import STREAMS, StreamSpec
+
+COLUMNS = (
+    "system", "model", "streams", "tasks", "parameters", "before", "after", "MFLOP",
+    "window/stride", "reference",
+)  # fmt: skip
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """The command's flags; where ``values`` keeps them."""
+    about: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_string("configs", "configs", "Folder with configuration files.", **about)
+    flags.DEFINE_enum("format", "table", list(_PRINTERS), "How to print.", **about)
+    flags.DEFINE_bool("fast", False, "Leave out how far each system sees.", **about)
+    flags.DEFINE_string("store", "", "Store whose streams count beside the papers'.", **about)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was measured of a model.
+
+    Attributes:
+        parameters: trainable numbers of each part.
+        mflop: millions of operations a tick.
+        reach: the receptive field; None if it was left out.
+    """
+
+    parameters: dict[str, int]
+    mflop: float
+    reach: Reach | None
+
+    @property
+    def total(self) -> int:
+        """Trainable numbers of all parts."""
+        return sum(self.parameters.values())
+
+
+def model_fields(session: Session) -> dict[str, Any]:
+    """Every field of a session's model, which are its whole configuration."""
+    return {
+        field.name: getattr(session.model, field.name)
+        for field in dataclasses.fields(session.model)
+        if field.name not in ("parent", "name")
+    }
+
+
+class Facts:
+    """Measures sessions; variants that differ only in training are measured once."""
+
+    def __init__(self, *, fast: bool) -> None:
+        self._fast = fast
+        self._known: dict[str, Measured] = {}
+        self._reaches: dict[str, Reach] = {}
+
+    def __call__(self, session: Session) -> Measured:
+        """Measures a session's model, or remembers."""
+        spec = session.window_spec
+        widths = {name: stream.width for name, stream in session.streams.items()}
+        fields = model_fields(session)
+        outputs = fields.pop("outputs")
+        program = repr((type(session.model).__name__, fields, widths, spec.lengths))
+        key = f"{program} {outputs}"
+        if key not in self._known:
+            variables = abstract_variables(session)
+            # What is predicted does not change how far a model sees.
+            if not self._fast and program not in self._reaches:
+                self._reaches[program] = receptive_field(session, variables)
+            self._known[key] = Measured(
+                parameter_counts(variables),
+                forward_flops(session, variables) / spec.window / 1e6,
+                self._reaches.get(program),
+            )
+        return self._known[key]
+
+
+def describe(
+    variant: Variant, streams: Mapping[str, StreamSpec], facts: Facts
+) -> dict[str, str | int]:
+    """One row of the list: column -> value.
+
+    A variant with streams that nobody knows has no parameters to count.
+    """
+    config = variant.config()
+    data, names = config.data, [str(name) for name in config.data.streams]
+    clock = f" at {data.clock:g} Hz" if data.get("clock") else ""
+    row: dict[str, str | int] = {
+        "system": variant.title,
+        "model": config.model.name,
+        "streams": " ".join(names),
+        "tasks": " ".join(data.tasks),
+        "parameters": "",
+        "window/stride": f"{data.window}/{data.stride}{clock}",
+        "reference": variant.reference,
+    }
+    if all(name in streams for name in names):
+        measured = facts(variant.session(streams))
+        row["parameters"] = measured.total
+        row["MFLOP"] = f"{measured.mflop:.3g}" if measured.mflop < 100 else f"{measured.mflop:.0f}"
+        if measured.reach is not None:
+            row["before"], row["after"] = _ticks(measured.reach)
+    return {column: row.get(column, "") for column in COLUMNS}
+
+
+def list_systems(
+    variants: Sequence[Variant],
+    streams: Mapping[str, StreamSpec],
+    *,
+    fast: bool = False,
+    form: str = "table",
+) -> None:
+    """Prints the list.
+
+    Args:
+        variants: what to list.
+        streams: the streams there are.
+        fast: leave out the receptive fields.
+        form: "table", "csv" or "markdown".
+
+    Raises:
+        InputError: some could not be built; the list of the others was printed all the same.
+    """
+    facts = Facts(fast=fast)
+    rows: list[dict[str, str | int]] = []
+    problems: list[InputError] = []
+    console = Console(stderr=True)
+    for variant in track(
+        variants, "building", console=console, transient=True, disable=not console.is_terminal
+    ):
+        try:
+            rows.append(describe(variant, streams, facts))
+        except InputError as error:
+            problems.append(error)
+    _PRINTERS[form](rows)
+    for problem in problems[:-1]:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        raise problems[-1]
+
+
+def show(variant: Variant, streams: Mapping[str, StreamSpec], *, fast: bool = False) -> None:
+    """Prints one system in detail; ``streams`` and ``fast`` as in ``list_systems``."""
+    session = variant.session(streams)
+    measured = Facts(fast=fast)(session)
+    spec = session.window_spec
+    clock = f" at {spec.clock:g} Hz" if spec.clock else ""
+    lines = [
+        variant.title,
+        variant.reference,
+        variant.summary,
+        f"python -m emojax.train --config={variant.file}:{variant.name} "
+        "--config.data.store=STORE --workdir=RUN",
+    ]
+    console = cli.console()
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    facts = [
+        ("tasks", ", ".join(session.tasks)),
+        ("window, stride", f"{spec.window}, {spec.stride}{clock}"),
+        ("MFLOP a frame", f"{measured.mflop:.3g}"),
+        ("loss", ", ".join(f"{t}: {session.config['loss'][t]}" for t in session.tasks)),
+        ("replicas", f"{len(session.replicas)}: {', '.join(session.names[:6])}"),
+    ]
+    if measured.reach is not None:
+        facts.insert(2, ("frames before, after", ", ".join(_ticks(measured.reach))))
+    counts = measured.parameters | {"all": measured.total}
+    tables = {
+        "facts": facts,
+        "streams": [
+            (name, f"{stream.width} wide, {spec.lengths[name]} rows a window")
+            for name, stream in session.streams.items()
+        ],
+        "fields": [(name, str(value)) for name, value in model_fields(session).items()],
+        "parameters": [(name, f"{count:,}") for name, count in counts.items()],
+    }
+    for title, pairs in tables.items():
+        table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
+        for name, text in pairs:
+            table.add_row(name, text)
+        console.print(table, markup=False, highlight=False)
+
+
+def main(*arguments: str, given: flags.FlagValues = flags.FLAGS) -> None:
+    """Lists all systems, or those that are named."""
+    use_compilation_cache()
+    streams = STREAMS | (Store(given.store).streams if given.store else {})
+    if len(arguments) > 1:
+        raise InputError(
+            "One configuration at a time.",
+            field="arguments",
+            found=" ".join(arguments),
+            expected="configs/NAME.py:VARIANT, configs/NAME.py, or nothing",
+        )
+    if not arguments:
+        list_systems(discover(Path(given.configs)), streams, fast=given.fast, form=given.format)
+        return
+    file, colon, name = arguments[0].partition(":")
+    variants = {variant.name: variant for variant in read_variants(Path(file))}
+    if not colon:
+        list_systems(list(variants.values()), streams, fast=given.fast, form=given.format)
+    elif name in variants:
+        show(variants[name], streams, fast=given.fast)
+    else:
+        raise InputError(
+            "The configuration has no such variant.",
+            file=file,
+            found=name,
+            expected="one of " + ", ".join(filter(None, variants)),
+            remedy=closest(name, variants),
+        )
+
+
+def _ticks(reach: Reach) -> tuple[str, str]:
+    before, after = ("window" if n is None else str(n) for n in (reach.before, reach.after))
+    return before, after
+
+
+Row = Mapping[str, str | int]
+
+
+def _print_table(rows: Sequence[Row]) -> None:
+    """One table, without columns that are empty; the reference of a file stands once, below."""
+    filled = {column for row in rows for column, value in row.items() if value != ""}
+    shown = [column for column in COLUMNS if column in filled and column != "reference"]
+    table = Table()
+    for column in shown:
+        right = column in ("parameters", "before", "after", "MFLOP")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    references: dict[str, str] = {}
+    for row in rows:
+        file = str(row["system"]).partition(":")[0]
+        if file not in references:
+            references[file] = str(row["reference"])
+            table.add_section()
+        cells = dict(row) | {"parameters": _short(row["parameters"])}
+        table.add_row(*(str(cells[column]) for column in shown))
+    console = cli.console()
+    console.print(table, markup=False, highlight=False)
+    for file, reference in references.items():
+        console.print(f"{file}: {reference}", highlight=False, markup=False)
+
+
+def _print_csv(rows: Sequence[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    print(text.getvalue(), end="")
+
+
+def _print_markdown(rows: Sequence[Row]) -> None:
+    print("| " + " | ".join(COLUMNS) + " |")
+    print("|" + "|".join(" --- " for _ in COLUMNS) + "|")
+    for row in rows:
+        print("| " + " | ".join(str(row[column]).replace("|", "\\|") for column in COLUMNS) + " |")
+
+
+def _short(count: str | int) -> str:
+    """1234567 -> 1.23 M."""
+    if not isinstance(count, int):
+        return "needs --store"
+    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count / 1e3:.1f} k"
+
+
+_PRINTERS: dict[str, Callable[[Sequence[Row]], None]] = {
+    "table": _print_table,
+    "csv": _print_csv,
+    "markdown": _print_markdown,
+}
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main, arguments=True)
