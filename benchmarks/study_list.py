@@ -48,10 +48,9 @@ STUDIES: dict[str, Study] = {
             ),
             Case(
                 f"EMMA-Net, gating, {_MANY} videos",
-                "configs/emma_net.py:simulated",
+                "configs/emma_net.py:simulated_many",
                 "emma_net",
                 "EMMA-Net",
-                (*_CLASSES, "config.model.fusion=gating"),
                 train_videos=_MANY,
             ),
             Case(

@@ -196,6 +196,20 @@ def test_classes_and_units_are_predicted_above_chance(tmp_path: Path, task: str)
     assert tuple(fit.describe()["columns"]) == TASKS[task].labels
 
 
+def test_classes_have_a_scale_for_f1_and_one_for_accuracy(tmp_path: Path) -> None:
+    """Rare classes are found more often with the labels' variance, at a cost in accuracy."""
+    records = standard(tasks=("expr",), noise=3.0)
+    for record in records:
+        labels_N1 = record.labels["expr"]
+        labels_N1[labels_N1 > 2] = 0.0  # one common class and two rare ones
+    store = build(tmp_path / "s", records, ("expr",))
+    for_f1, for_accuracy = (fit_ridge(store, "0", BOTH, "expr", metric=m) for m in ("ccc", "rmse"))
+    assert (for_accuracy.gain_C <= for_f1.gain_C).all()
+    first, second = score(store, for_f1, "expr"), score(store, for_accuracy, "expr")
+    assert first["f1_macro"] > second["f1_macro"] + 0.02
+    assert second["accuracy"] > first["accuracy"] + 0.02
+
+
 def test_a_target_unknown_on_some_frames_is_fitted_on_the_others(tmp_path: Path) -> None:
     records = standard(tasks=("au",))
     for i, record in enumerate(records):

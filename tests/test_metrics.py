@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from emojax.ops import metrics
+from emojax.ops import metrics, outcomes
 from emojax.ops.masking import masked_mean, zero_where_padded
 
 ULP_WARNING_FREE = {"divide": "raise", "invalid": "raise"}
@@ -309,9 +309,47 @@ def test_counts_under_jit_and_vmap_agree_with_the_host() -> None:
                                host.f1(), atol=1e-6)  # fmt: skip
 
 
+@given(seed=st.integers(0, 2**31), n=st.integers(0, 40), classes=st.integers(2, 8))
+@settings(max_examples=60, deadline=None)
+def test_log_losses_equal_the_reference_and_merge(seed: int, n: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(classes), n).reshape(n, classes)
+    true, mask = rng.integers(0, classes, (n, 1)).astype(float), rng.random((n, 1)) > 0.3
+    dirty = np.where(mask, true, -1.0)
+    expected = [-np.log(p[i, int(true[i, 0])]) for i in range(n) if mask[i, 0]]
+    whole = outcomes.class_log_loss(p, dirty, mask)
+    assert whole.mean()[0] == pytest.approx(np.mean(expected) if expected else 0.0, abs=1e-12)
+    assert whole.mean().dtype == np.float64
+    parts = [outcomes.class_log_loss(p[i : i + 7], dirty[i : i + 7], mask[i : i + 7])
+             for i in range(0, n, 7)]  # fmt: skip
+    merged = functools.reduce(outcomes.LogLoss.merge, parts, outcomes.LogLoss.empty(1))
+    np.testing.assert_allclose(merged.mean(), whole.mean(), atol=1e-12)
+
+    yes, mask = rng.integers(0, 2, p.shape).astype(float), rng.random(p.shape) > 0.3
+    state = outcomes.unit_log_loss(p, np.where(mask, yes, -1.0), mask)
+    for c in range(classes):
+        q, y = p[mask[:, c], c], yes[mask[:, c], c]
+        reference = -(y * np.log(q) + (1 - y) * np.log(1 - q))
+        assert state.mean()[c] == pytest.approx(reference.mean() if q.size else 0.0, abs=1e-9)
+
+
+def test_log_losses_stay_finite_and_check_shapes() -> None:
+    p = np.array([[0.0, 1.0], [1.0, 0.0]])
+    right, wrong = np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])
+    every = np.ones((2, 1), bool)
+    with np.errstate(**ULP_WARNING_FREE):
+        assert outcomes.class_log_loss(p, right, every).mean()[0] == 0.0
+        assert outcomes.class_log_loss(p, wrong, every).mean()[0] == pytest.approx(-np.log(1e-7))
+    # Masked frames reach nothing, whatever they hold.
+    dirty = np.array([[np.nan, np.nan], [1.0, 0.0]])
+    assert outcomes.class_log_loss(dirty, right, np.array([[False], [True]])).mean()[0] == 0.0
+    with pytest.raises(ValueError, match="differ in shape"):
+        outcomes.log_loss(p, every)
+
+
 def test_states_are_pytrees_of_arrays() -> None:
     for state in (metrics.Moments.empty(2), metrics.ConfusionCounts.empty(8),
-                  metrics.BinaryCounts.empty(12)):  # fmt: skip
+                  metrics.BinaryCounts.empty(12), outcomes.LogLoss.empty(3)):  # fmt: skip
         rebuilt = jax.tree.map(lambda leaf: leaf + 0, state)
         assert type(rebuilt) is type(state)
         assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(state))

@@ -12,8 +12,15 @@ from data.markov import chain_posterior
 from data.optimum import clipped_gaussian_mean, posteriors
 from data.presets import AU_RATES, EXPRESSION_SHARES, LABEL_MEAN, LABEL_STD, PRESETS, Preset
 from data.sensors import Sensor, code_slices, make_sensor
-from data.simulation import Video, generator, matern, ornstein_uhlenbeck, simulate
-from emojax.specs import STREAMS, TASKS
+from data.simulation import (
+    SIMULATED,
+    Video,
+    generator,
+    matern,
+    ornstein_uhlenbeck,
+    simulate,
+)
+from emojax.specs import STREAMS
 
 # Two visual streams (same nuisances, other gain and delay), one audio, one pose; low rates
 # keep the dense references small.
@@ -247,7 +254,7 @@ def test_float64_does_not_leak() -> None:
 
 
 def test_batching_changes_nothing() -> None:
-    tasks = tuple(TASKS)
+    tasks = SIMULATED
     preset = PRESETS["switching"]
     sensors, videos = some_videos(preset, tasks, 3, (2.0, 8.0))
     together = posteriors(videos, preset, sensors, tasks, batch=4)
@@ -260,7 +267,7 @@ def test_batching_changes_nothing() -> None:
 @pytest.fixture(scope="module")
 def solved() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Task -> (truth, optimum) of about 40,000 frames."""
-    tasks = tuple(TASKS)
+    tasks = SIMULATED
     sensors, videos = some_videos(PRESETS["switching"], tasks, 32, (30.0, 60.0))
     optimum = posteriors(videos, PRESETS["switching"], sensors, tasks)
     return {

@@ -169,6 +169,18 @@ def test_learning_curves_find_their_panels(tmp_path: Path, drawn: list[Figure]) 
     }
 
 
+def test_learning_curves_show_f1_over_all_classes_where_there_is_one(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    with RunWriter(tmp_path) as writer:
+        for step in range(3):
+            writer.scalars(step, {"expr/f1_Fear": 0.1, "expr/f1_macro": 0.4, "AU12/f1_AU12": 0.6})
+    plots.plot_learning_curves(tmp_path / "curves.png", tmp_path / "metrics.csv")
+    (axes,) = drawn[0].axes
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == ["expr/f1_macro", "AU12/f1_AU12"]
+
+
 @pytest.mark.parametrize("replicas", [6, 40])
 def test_many_replicas_are_still_a_picture(
     tmp_path: Path, drawn: list[Figure], replicas: int
@@ -180,6 +192,22 @@ def test_many_replicas_are_still_a_picture(
     (axes,) = drawn[0].axes
     assert (axes.get_legend() is None) == (replicas > 15)
     assert axes.get_title(loc="left") == ("40 curves, named in metrics.csv" * (replicas > 15))
+
+
+def test_long_names_stay_inside_the_picture_and_off_the_title(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    with RunWriter(tmp_path) as writer:
+        writer.scalars(
+            1, {f"valence fold nested_{r} seed 0 rate 0.0001/loss": 1.0 for r in range(6)}
+        )
+    plots.plot_learning_curves(tmp_path / "c.png", tmp_path / "metrics.csv", title="a title")
+    (figure,) = drawn
+    legend = figure.axes[0].get_legend().get_window_extent()
+    (title,) = (text.get_window_extent() for text in figure.texts)
+    assert legend.x0 > 0
+    assert legend.y1 < title.y0
+    assert title.y1 < figure.bbox.height
 
 
 def test_learning_curves_of_an_empty_run_and_of_none(tmp_path: Path) -> None:

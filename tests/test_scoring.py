@@ -1,0 +1,317 @@
+"""Scores of folds and over folds, tuned decisions beside the papers', and what is shown of them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from emojax.datasets.source import Store
+from emojax.engine.confusion import plot_confusion
+from emojax.engine.evaluation import Tuning, evaluate_folds, print_scores
+from emojax.engine.results import write_predictions, write_results
+from emojax.engine.scoring import (
+    BASELINE,
+    MEAN,
+    OURS,
+    POOLED,
+    TUNED,
+    FoldResult,
+    confusions,
+    mean_scores,
+    pooled_scores,
+    score_rows,
+    summary_rows,
+)
+from emojax.engine.session import Session, build_session
+from emojax.ops.tasks import TASK_OPS
+from emojax.specs import TASKS
+from tests.small_store import build_small_store, small_config
+from tests.training_runs import one_device
+
+FOLDS = ("1", "2")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    path = tmp_path_factory.mktemp("scoring") / "store"
+    return Store(build_small_store(path, tasks=("va", "expr", "au")))
+
+
+def session_for(store: Store, tasks: list[str], folds: tuple[str, ...] = FOLDS) -> Session:
+    config = small_config(store.path)
+    config["data"]["tasks"] = tasks
+    config["loss"], config["evaluation"]["selection"] = {}, {}
+    config["replicas"] = {"folds": list(folds), "targets": ["all"], "seeds": [0]}
+    return build_session(config, store.streams, one_device())
+
+
+def guesses(store: Store, names: Any, tasks: list[str], seed: int) -> dict[str, Any]:
+    """Decoded predictions that know something, too shy about all but the first class and unit."""
+    rng, found = np.random.default_rng(seed), {}
+    for name in names:
+        labels = store.read(store.index_of(name)).labels
+        raw = {
+            "va": 0.5 * labels["va"].clip(-1, 1) + 0.3 * rng.normal(size=labels["va"].shape),
+            "expr": 4.0 * np.eye(8)[labels["expr"][:, 0].astype(int)]
+            + rng.normal(size=(len(labels["expr"]), 8))
+            + 3.0 * np.eye(8)[:1],
+            "au": 3.0 * labels["au"] + rng.normal(size=labels["au"].shape) - 3.0,
+        }
+        found[name] = {task: TASK_OPS[task].decode(raw[task]) for task in tasks}
+    return found
+
+
+def evaluated(
+    store: Store, tasks: list[str], *, tuned: bool = False, partition: str = "validation"
+) -> tuple[Session, list[FoldResult]]:
+    session = session_for(store, tasks)
+    folds = [store.fold(name) for name in FOLDS]
+    videos = [getattr(fold, partition) for fold in folds]
+    predictions = [guesses(store, names, tasks, seed) for seed, names in enumerate(videos)]
+    known = [guesses(store, fold.train, tasks, 10) for fold in folds]
+    tuning = Tuning(store, folds, known) if tuned else None
+    return session, evaluate_folds(session, store, predictions, folds, partition, tuning=tuning)
+
+
+@pytest.fixture(scope="module")
+def both(store: Store) -> tuple[Session, list[FoldResult]]:
+    return evaluated(store, ["va", "expr", "au"], tuned=True)
+
+
+def together(store: Store, results: list[FoldResult], system: str, task: str) -> dict[str, float]:
+    """Scores of all folds' frames one after the other, as one data set."""
+    predicted, labels = [], []
+    for result in results:
+        for name in result.names:
+            predicted.append(result.predictions[system][name][task])
+            labels.append(store.read(store.index_of(name)).labels[task])
+    labels_NK = np.concatenate(labels).astype(np.float64)
+    mask_NK = TASKS[task].annotated(labels_NK)
+    return TASK_OPS[task].scores(np.concatenate(predicted).astype(float), labels_NK, mask_NK)
+
+
+@pytest.mark.parametrize("task", ["va", "expr", "au"])
+@pytest.mark.parametrize("system", [OURS, BASELINE])
+def test_all_folds_are_scored_as_one_data_set(
+    store: Store, both: tuple[Session, list[FoldResult]], system: str, task: str
+) -> None:
+    _, results = both
+    pooled = pooled_scores(results, task)[system]
+    assert pooled == pytest.approx(together(store, results, system, task), abs=1e-12)
+    means = mean_scores(results, task)[system]
+    for name, value in means.items():
+        folds = [result.scores[task][system][name] for result in results]
+        assert value == pytest.approx(sum(folds) / 2, abs=1e-12)
+    # The one is not the other: folds differ in size and in what they hold.
+    primary = TASK_OPS[task].primary
+    assert abs(means[primary] - pooled[primary]) > 1e-7
+
+
+def test_folds_that_share_videos_are_not_pooled(store: Store) -> None:
+    """The official test videos are the same in every fold: together they would count twice."""
+    _, results = evaluated(store, ["expr"], partition="test")
+    assert results[0].names == results[1].names
+    assert pooled_scores(results, "expr") == {}
+    assert set(confusions(results, "expr")) == set(FOLDS)
+    assert {row[0] for row in summary_rows(results, "expr")} == {MEAN}
+
+
+def test_one_fold_has_no_summary(both: tuple[Session, list[FoldResult]]) -> None:
+    _, results = both
+    assert summary_rows(results[:1], "expr") == []
+    assert mean_scores(results[:1], "expr") == {}
+
+
+def test_what_nobody_was_trained_for_has_no_score(store: Store) -> None:
+    session = session_for(store, ["expr", "au"])
+    folds = [store.fold(name) for name in FOLDS]
+    predictions = [guesses(store, f.validation, ["expr", "au"], 0) for f in folds]
+    for by_task in predictions[0].values():
+        by_task["au"][:, 3] = np.nan
+        by_task["expr"][:] = np.nan
+    results = evaluate_folds(session, store, predictions, folds, "validation", baseline=False)
+    unit = TASKS["au"].labels[3]
+    assert not {f"f1_{unit}", "f1_mean"} & set(results[0].scores["au"][OURS])
+    assert {f"f1_{unit}", "f1_mean"} < set(results[1].scores["au"][OURS])
+    assert not {f"f1_{unit}", "f1_mean"} & set(pooled_scores(results, "au")[OURS])
+    # An argmax over NaN would be class 0, and a score.
+    assert results[0].scores["expr"] == {}
+    assert OURS in results[1].scores["expr"]
+    assert pooled_scores(results, "expr") == {}
+    with io.StringIO() as printed:
+        print_scores(results, "x", Console(file=printed, width=120))
+
+
+# -- tuned decisions -------------------------------------------------------------------------
+
+
+def test_tuned_decisions_stand_beside_the_papers(both: tuple[Session, list[FoldResult]]) -> None:
+    _, results = both
+    for result in results:
+        assert list(result.scores["expr"]) == [OURS, TUNED, BASELINE]
+        assert TUNED not in result.scores["va"]
+        for task, primary in (("expr", "f1_macro"), ("au", "f1_mean")):
+            scores = result.scores[task]
+            assert scores[TUNED][primary] > scores[OURS][primary] + 0.03
+            assert result.decisions[task].shape == (TASKS[task].outputs,)
+        # The guesses are 1.5 too low for units, and class 0 is preferred by 3.
+        assert (result.decisions["au"] < 0.5).all()
+        assert result.decisions["expr"].argmin() == 0
+    header, rows = score_rows(results, "expr")
+    assert header == ["fold", "score", OURS, TUNED, BASELINE]
+    assert len(rows) == 20
+
+
+def test_decisions_are_tuned_on_training_videos_alone(store: Store) -> None:
+    """Whatever the validation videos' labels are, and whatever is predicted for them."""
+    session = session_for(store, ["expr"], ("1",))
+    fold = store.fold("1")
+    known = [guesses(store, fold.train, ["expr"], 3)]
+    tuning = Tuning(store, [fold], known)
+    found = [
+        evaluate_folds(
+            session, store, [guesses(store, fold.validation, ["expr"], seed)], [fold],
+            "validation", baseline=False, tuning=tuning,
+        )[0].decisions["expr"]
+        for seed in (1, 2)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(*found)
+
+
+def test_the_baseline_suits_the_selection(store: Store) -> None:
+    """Least squares for accuracy, the labels' variance for F1."""
+    session = session_for(store, ["expr"], ("0",))
+    fold = store.fold("0")
+    predictions = [guesses(store, fold.validation, ["expr"], 0)]
+    found = {}
+    for selection in ("f1", "accuracy", "cross_entropy"):
+        session.config["evaluation"]["selection"]["expr"] = selection
+        (result,) = evaluate_folds(session, store, predictions, [fold], "validation")
+        found[selection] = result.predictions[BASELINE][fold.validation[0]]["expr"]
+    np.testing.assert_array_equal(found["accuracy"], found["cross_entropy"])
+    spread = {name: values.std(axis=0).mean() for name, values in found.items()}
+    assert spread["accuracy"] < spread["f1"]
+
+
+# -- what is shown ---------------------------------------------------------------------------
+
+
+def printed_table(results: list[FoldResult]) -> str:
+    with io.StringIO() as printed:
+        print_scores(results, "here", Console(file=printed, width=100))
+        return printed.getvalue()
+
+
+def test_the_printed_table_stays_readable(both: tuple[Session, list[FoldResult]]) -> None:
+    _, results = both
+    several = printed_table(results)
+    # Single classes and units once, over all folds; va's two dimensions in every fold.
+    assert several.count("f1_Neutral") == several.count("f1_AU12") == 1
+    assert several.count("f1_macro") == several.count("f1_mean") == len(FOLDS) + 2
+    assert several.count("ccc_valence") == len(FOLDS) + 2
+    assert several.count(POOLED) == several.count(MEAN) == 3
+    assert max(len(line) for line in several.splitlines()) <= 100
+    assert len(several.splitlines()) < 90
+    one = printed_table(results[:1])
+    assert one.count("f1_Neutral") == one.count("f1_AU12") == 1
+    assert POOLED not in one
+
+
+def test_results_hold_confusion_matrices_and_decisions(
+    store: Store, both: tuple[Session, list[FoldResult]], tmp_path: Path
+) -> None:
+    session, results = both
+    write_results(tmp_path, session, store, results, "validation")
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert set(document["folds"]) == set(FOLDS)
+    assert document["all_folds"]["expr"][OURS] == pooled_scores(results, "expr")[OURS]
+    assert document["mean_of_folds"]["au"][TUNED]["f1_mean"] > 0
+    assert set(document["confusion"]) == {"expr"}
+    matrices = document["confusion"]["expr"]
+    assert matrices["labels"] == list(TASKS["expr"].labels)
+    assert matrices["rows"] == "true class"
+    for system in (OURS, TUNED, BASELINE):
+        parts = [np.array(matrices["counts"][fold][system]) for fold in FOLDS]
+        whole = np.array(matrices["counts"][POOLED][system])
+        np.testing.assert_array_equal(whole, sum(parts))
+        accuracy = whole.trace() / whole.sum()
+        assert document["all_folds"]["expr"][system]["accuracy"] == pytest.approx(accuracy)
+        f1 = 2 * whole[2, 2] / (whole[2].sum() + whole[:, 2].sum())
+        assert document["all_folds"]["expr"][system]["f1_Disgust"] == pytest.approx(f1)
+    tuned = document["decisions"]["1"]
+    assert tuned["expr"]["tuned"] == "offset"
+    assert tuned["au"]["AU12"] == pytest.approx(results[0].decisions["au"][6])
+    assert set(tuned) == {"expr", "au"}
+
+    page = (tmp_path / "report.html").read_text()
+    assert "confusion_expr" in page
+    assert "All folds: no video is in two folds" in page
+    assert "Tuned: a threshold for each unit" in page
+    assert page.index(f"<td>{POOLED}</td>") < page.index("<td>1</td>")
+    assert (tmp_path / "confusion_expr.png").is_file()
+    assert not list(tmp_path.glob("fold_*/confusion*"))
+
+
+def test_a_single_fold_has_its_matrix_beside_its_scores(store: Store, tmp_path: Path) -> None:
+    session, results = evaluated(store, ["expr"])
+    write_results(tmp_path, session, store, results[:1], "validation")
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert list(document["confusion"]["expr"]["counts"]) == ["1"]
+    assert "all_folds" not in document
+    assert "decisions" not in document
+    assert (tmp_path / "confusion_expr.png").is_file()
+
+
+def test_csvs_name_the_classes(store: Store, tmp_path: Path) -> None:
+    predictions = guesses(store, ["test-0"], ["expr"], 0)
+    assert write_predictions(tmp_path, store, predictions) == 1
+    header = (tmp_path / "expr" / "test-0.csv").read_text().splitlines()[0]
+    assert header == "frame,seconds," + ",".join(TASKS["expr"].labels)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1]
+    )
+    return figures
+
+
+def test_the_picture_shows_counts_and_shares_of_rows(tmp_path: Path, drawn: list[Figure]) -> None:
+    counts = np.array([[2, 1, 0], [0, 0, 0], [123_456, 1, 876_543]])
+    plot_confusion(
+        tmp_path / "new" / "c.png",
+        title="t",
+        labels=("here", "nowhere", "everywhere"),
+        counts={"model": counts, "optimum": np.eye(3, dtype=int)},
+    )
+    (figure,) = drawn
+    panel, other = figure.axes
+    texts = {
+        (round(t.get_position()[1]), round(t.get_position()[0])): []
+        for t in panel.texts
+        if t.get_transform() == panel.transData
+    }
+    for text in panel.texts:
+        if text.get_transform() == panel.transData:
+            x, y = text.get_position()
+            texts[round(y), round(x)].append(text.get_text())
+    # Row by row: the share of the true class, and the count.
+    assert texts == {
+        (0, 0): ["67%", "2"], (0, 1): ["33%", "1"], (0, 2): ["0%", "0"],
+        (2, 0): ["12%", "123k"], (2, 1): ["<1%", "1"], (2, 2): ["88%", "876k"],
+    }  # fmt: skip
+    names = [label.get_text() for label in panel.get_yticklabels()]
+    assert names == ["here (3)", "nowhere (0)", "everywhere (1.0M)"]
+    assert panel.get_title(loc="left").startswith("model: accuracy 0.877, macro F1 0.")
+    assert other.get_title(loc="left") == "optimum: accuracy 1.000, macro F1 1.000"
+    assert (tmp_path / "new" / "c.png").stat().st_size > 1000
