@@ -1,0 +1,211 @@
+"""Every shipped configuration, and each as a model that compiles in a second.
+
+A new model is one row of ``SMALL``. Everything that decides the program's structure stays as it
+is shipped; widths, layers and windows shrink, and at most two streams are kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from emojax.engine.session import Session, as_plain, build_session
+from emojax.engine.system_facts import abstract_variables
+from emojax.engine.variants import Variant, discover
+from emojax.models import MODELS
+from emojax.specs import STREAMS, StreamSpec
+
+WINDOW = 12
+CONTEXT = 2
+# Both kinds of head, whatever the variant predicts.
+TASKS = ("va", "expr")
+# Streams that no paper names, and that come with a store of their own.
+OWN_STREAMS = {
+    "roberta": StreamSpec("roberta", 768, "text"),
+    "wav2vec2": StreamSpec("wav2vec2", 768, "audio"),
+}
+
+
+def capped(most: int) -> Callable[[Any], Any]:
+    """At most this number; None stays None."""
+    return lambda value: value if value is None else min(most, value)
+
+
+def layers_of(width: int, most: int = 1) -> Callable[[Any], Any]:
+    """At most so many layers of this width, for one stream or for each."""
+
+    def shrink(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: shrink(one) for name, one in value.items()}
+        return [width] * min(most, len(value)) if isinstance(value, list | tuple) else width
+
+    return shrink
+
+
+_TCN = {"channels": layers_of(4), "kernel_size": capped(3)}
+# Model -> field -> its small value, from the one that is shipped or that is the default.
+SMALL: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "emma_net": {
+        "width": capped(4),
+        "widths": layers_of(4),
+        "layers": capped(1),
+        "attention_width": capped(4),
+        "head_width": capped(5),
+    },
+    "exptrm": {
+        "stacked_width": capped(26),
+        "width": capped(4),
+        "layers": capped(1),
+        "attention_heads": capped(2),
+        "hidden": capped(5),
+    },
+    "lfan": _TCN | {"modal_width": capped(4)},
+    "multiscale_tcn": {"channels": layers_of(4), "hidden": capped(5)},
+    "recurrent_baselines": {
+        "hidden": layers_of(5),
+        "recurrent": layers_of(4),
+        "fused": layers_of(4),
+    },
+    "rjcma": _TCN | {"head_width": capped(5), "recursions": capped(1)},
+    "segment_mlp": {"segments": capped(4), "hidden": capped(5)},
+    "tcn_transformer": _TCN
+    | {
+        "channels": layers_of(4),
+        "head_width": capped(5),
+        "width": capped(8),
+        "layers": capped(1),
+        "attention_heads": capped(2),
+        "feed_forward": capped(6),
+    },
+}
+# Nothing here looks at dropout, and its random bits take longer to compile than the rest.
+_RATES = ("dropout", "temporal_dropout", "input_dropout")
+
+
+@functools.cache
+def shipped() -> tuple[Variant, ...]:
+    """Every variant of every file in configs/."""
+    return tuple(discover(Path(__file__).parents[1] / "configs"))
+
+
+def small_session(variant: Variant, **fields: Any) -> Session:
+    """A variant made small; ``fields`` are set on the model last."""
+    config = as_plain(variant.make())
+    data, model = config["data"], config["model"]
+    first = [model[field] for field in ("leader", "anchor") if field in model]
+    names = list(dict.fromkeys([*first, *data["streams"]]))[:2]
+    data |= {"streams": names, "tasks": list(TASKS), "window": WINDOW, "stride": WINDOW}
+    data |= {"batch_size": 2, "evaluation_stride": 0, "scored": "all"}
+    for option in ("resampling", "rates", "context"):
+        kept = {name: value for name, value in data.get(option, {}).items() if name in names}
+        data[option] = dict.fromkeys(kept, CONTEXT) if option == "context" else kept
+    defaults = default_fields(model["name"])
+    for field, shrink in SMALL[model["name"]].items():
+        value = model.get(field, defaults[field])
+        if isinstance(value, Mapping):
+            value = {name: value[name] for name in names if name in value}
+        model[field] = shrink(as_plain(value))
+    model |= {rate: 0.0 for rate in _RATES if rate in defaults}
+    config |= {"loss": {}, "evaluation": {"selection": {}}}
+    config["replicas"] |= {"targets": ["all"], "folds": ["0"], "seeds": [0]}
+    config["train"] |= {"stages": ()}
+    streams = {
+        name: dataclasses.replace((STREAMS | OWN_STREAMS)[name], width=3 + 2 * i)
+        for i, name in enumerate(names)
+    }
+    config["model"] = model | fields
+    return build_session(config, streams, jax.devices()[:1])
+
+
+def default_fields(model: str) -> dict[str, Any]:
+    """Field -> default."""
+    module, name = MODELS[model].split(":")
+    fields = dataclasses.fields(getattr(importlib.import_module(module), name))
+    return {field.name: field.default for field in fields}
+
+
+def structure(session: Session) -> str:
+    """What tells two programs apart; the names of streams do not."""
+    alias = {name: f"stream {i}" for i, name in enumerate(session.streams)}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {alias.get(str(key), str(key)): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return alias.get(value, value) if isinstance(value, str) else repr(value)
+
+    model = session.model
+    ours = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)
+            if field.name not in ("parent", "name")}  # fmt: skip
+    lengths = session.window_spec.lengths
+    return json.dumps([type(model).__name__, plain(ours), plain(lengths)], sort_keys=True)
+
+
+def random_variables(session: Session, seed: int = 0) -> dict[str, Any]:
+    """Weights unlike an initialiser's, where some are zero and hide what they connect."""
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf: Any) -> np.ndarray:
+        if len(leaf.shape) < 2:
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
+        scale = 1 / math.sqrt(math.prod(leaf.shape[:-1]))
+        return rng.normal(scale=scale, size=leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.map(draw, abstract_variables(session))
+
+
+@dataclasses.dataclass
+class Inputs:
+    """Windows as a model gets them: stream -> features, mask, validity."""
+
+    streams: dict[str, np.ndarray]
+    masks: dict[str, np.ndarray]
+    valid: dict[str, np.ndarray]
+    frames_BT: np.ndarray
+
+    def poisoned(self, value: float) -> Inputs:
+        """The same windows, with this number in every padded row."""
+        streams = {
+            name: np.where(self.masks[name][..., None], x_BTD, np.float32(value))
+            for name, x_BTD in self.streams.items()
+        }
+        return dataclasses.replace(self, streams=streams)
+
+    def cut(self, session: Session, ticks: int) -> Inputs:
+        """The windows' first ticks alone, and the context rows that belong to them."""
+        spec = session.window_spec
+        rows = {
+            name: ticks // spec.ticks_per_row[name] + 2 * spec.context.get(name, 0)
+            for name in self.streams
+        }
+        parts = (
+            {name: array[:, : rows[name]] for name, array in part.items()}
+            for part in (self.streams, self.masks, self.valid)
+        )
+        return Inputs(*parts, self.frames_BT[:, :ticks])
+
+
+def make_inputs(session: Session, lengths: tuple[int, ...], seed: int = 0) -> Inputs:
+    """Windows of which so many ticks, a multiple of 3, are real; a tenth of rows is missing."""
+    rng = np.random.default_rng(seed)
+    spec = session.window_spec
+    streams, masks, valid = {}, {}, {}
+    for name, stream in session.streams.items():
+        rows = np.arange(spec.lengths[name]) - spec.context.get(name, 0)
+        ticks_T = rows * spec.ticks_per_row[name]
+        masks[name] = (ticks_T[None] >= 0) & (ticks_T[None] < np.array(lengths)[:, None])
+        valid[name] = masks[name] & (rng.random(masks[name].shape) > 0.1)
+        x_BTD = rng.normal(size=(*masks[name].shape, stream.width)).astype(np.float32)
+        streams[name] = np.where(valid[name][..., None], x_BTD, np.float32(0))
+    frames_BT = np.arange(spec.window)[None] < np.array(lengths)[:, None]
+    return Inputs(streams, masks, valid, frames_BT)
