@@ -95,8 +95,8 @@ def mse() -> ConfigDict:
 def simulated() -> ConfigDict:
     """Small and fast, for simulated data on 2 cores; ours.
 
-    It reaches CCC .737 / .815 on validation, 93 % / 95 % of the optimum. The paper's schedule
-    needs epochs that a first look does not have, so it is overridden.
+    On a plain store of medium size it reaches CCC .797 / .800 on validation after 178 s, 96 % of the
+    optimum. The paper's schedule needs epochs that a first look does not have, so it is overridden.
     """
     config = paper()
     config.data.random_offset = True

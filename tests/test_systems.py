@@ -214,6 +214,7 @@ def test_all_variants_are_listed(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(emojax.systems, "use_compilation_cache", lambda: None)
+    monkeypatch.setenv("COLUMNS", "160")  # a narrow table breaks words over lines
     command(f"--configs={folder}", "--format=csv")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["system"] for row in rows] == ["known", "known:again", "known:own"]
