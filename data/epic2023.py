@@ -36,11 +36,6 @@ FILE = "epic_case_streams.npz"
 SCALE = (0.5, 9.5)  # of the joystick
 _VALIDATION_SHARE = 6  # one of so many training people validates
 
-_SOURCE = flags.DEFINE_string("source", None, f"Folder that holds {FILE}.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
-_SEED = flags.DEFINE_integer("seed", 0, "Decides which training people validate.")
-_OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace a store that is there already.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Export:
@@ -287,11 +282,21 @@ def _checked_window(arrays: NpzArrays, name: str, labels_VN2: np.ndarray) -> tup
     return start, stop
 
 
+def _define_flags() -> None:
+    """Not at import, so that builders can be imported side by side."""
+    flags.DEFINE_string("source", None, f"Folder that holds {FILE}.", required=True)
+    flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
+    flags.DEFINE_integer("seed", 0, "Decides which training people validate.")
+    flags.DEFINE_boolean("overwrite", False, "Replace a store that is there already.")
+
+
 def main() -> None:
     """Builds the store that the flags describe."""
-    build(_SOURCE.value, _OUT.value, seed=_SEED.value, overwrite=_OVERWRITE.value)
-    print(f"store: {_OUT.value}")
+    given = flags.FLAGS
+    build(given.source, given.out, seed=given.seed, overwrite=given.overwrite)
+    print(f"store: {given.out}")
 
 
 if __name__ == "__main__":
+    _define_flags()
     cli.run(main)

@@ -33,7 +33,13 @@ from data.sensors import Sensor, embed, make_sensor
 from data.simulation import SIMULATED, Video, draw_clock, generator, simulate
 from emojax import cli
 from emojax.datasets.checks import check_known
-from emojax.datasets.folds import official_and_blocks
+from emojax.datasets.folds import (
+    Fold,
+    class_counts,
+    make_folds,
+    official_and_blocks,
+    parse_scheme,
+)
 from emojax.datasets.record import PARTITIONS, StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter
 from emojax.errors import InputError
@@ -63,7 +69,8 @@ class Options:
         streams: specifications, keys of ``STREAMS`` perhaps with another width.
         tasks: some of ``SIMULATED``.
         seed: non-negative.
-        folds: None for 6, or 1 where there are too few training sources.
+        folds: a number of blocks, or a scheme of ``emojax.datasets.folds.make_folds``; None
+            for 6, or 1 where there are too few training sources.
         dtype: of stored features.
     """
 
@@ -73,7 +80,7 @@ class Options:
     streams: tuple[StreamSpec, ...]
     tasks: tuple[str, ...]
     seed: int = 0
-    folds: int | None = None
+    folds: int | str | None = None
     dtype: str = "float16"
 
 
@@ -108,7 +115,7 @@ def make_options(
     tasks: Sequence[str] = SIMULATED,
     widths: Sequence[str] = (),
     seed: int = 0,
-    folds: int | None = None,
+    folds: int | str | None = None,
     dtype: str = "float16",
 ) -> Options:
     """Options from a size and what differs from it.
@@ -131,7 +138,10 @@ def make_options(
     _require(len(streams) > 0, "--streams", "nothing", "at least one stream")
     _require(len(tasks) > 0, "--tasks", "nothing", "at least one task")
     _require(0 <= seed < 2**32, "--seed", seed, "0 to 2**32 - 1")
-    _require(folds is None or folds >= 1, "--folds", folds, "at least 1")
+    if isinstance(folds, str):
+        parse_scheme(folds)
+    else:
+        _require(folds is None or folds >= 1, "--folds", folds, "at least 1")
 
     counts, (shortest, longest) = SIZES[size]
     counts = counts | {part: n for part, n in (videos or {}).items() if n is not None}
@@ -199,11 +209,13 @@ def build(
     with writer:
         optimum = _rescale_va(plan, _all_posteriors(plan, say))
         states: dict[str, dict[str, Any]] = {part: {} for part in PARTITIONS}
-        described = []
+        described, classes = [], {}
         for number, (partition, _) in enumerate(plan.videos):
             video = plan.simulate(number)
             writer.add(_record(plan, video, optimum[number]))
             described.append((video.name, video.source_video, partition))
+            if "expr" in options.tasks:
+                classes[video.name] = class_counts(video.labels["expr"], TASKS["expr"])
             for task in options.tasks:
                 labels_NK = video.labels[task]
                 mask_NK = labels_NK != TASKS[task].ignore
@@ -213,9 +225,7 @@ def build(
                 known = states[partition].get(task)
                 states[partition][task] = known.merge(state) if known else state
             _progress(say, "written", number + 1, len(plan.videos))
-        sources = {source for _, source, part in described if part == "train"}
-        folds = options.folds or (6 if len(sources) >= 5 else 1)
-        writer.finish(official_and_blocks(described, k=folds, seed=options.seed))
+        writer.finish(_folds(options, described, classes))
     scores = {
         part: {task: TASK_OPS[task].summarise(state) for task, state in by_task.items()}
         for part, by_task in states.items()
@@ -224,6 +234,16 @@ def build(
     for line in _table(options, scores):
         say(line)
     return scores
+
+
+def _folds(
+    options: Options, videos: list[tuple[str, str, str]], classes: dict[str, np.ndarray]
+) -> list[Fold]:
+    if isinstance(options.folds, str):
+        return make_folds(options.folds, videos, seed=options.seed, classes=classes or None)
+    sources = {source for _, source, part in videos if part == "train"}
+    folds = options.folds or (6 if len(sources) >= 5 else 1)
+    return official_and_blocks(videos, k=folds, seed=options.seed)
 
 
 def _require(condition: bool, field: str, found: object, expected: str) -> None:
@@ -348,7 +368,12 @@ def _define_flags() -> None:
     flags.DEFINE_list("tasks", list(SIMULATED), "Tasks to label.")
     flags.DEFINE_multi_string("width", [], "STREAM=D, a width other than the papers'")
     flags.DEFINE_integer("seed", 0, "Every number in the store follows from it.")
-    flags.DEFINE_integer("folds", None, "Folds; by default 6, or 1 if sources are too few.")
+    flags.DEFINE_string(
+        "folds",
+        None,
+        "A number, official, blocks:K (stratified by expression), emma or tcn_transformer; by "
+        "default 6, or 1 if sources are too few.",
+    )
     flags.DEFINE_string("dtype", "float16", "Of the features: float16 or float32.")
     flags.DEFINE_boolean("overwrite", False, "Replace a store that is there already.")
 
@@ -367,7 +392,7 @@ def main() -> None:
         tasks=given.tasks,
         widths=given.width,
         seed=given.seed,
-        folds=given.folds,
+        folds=int(given.folds) if (given.folds or "").isdecimal() else given.folds,
         dtype=given.dtype,
     )
     build(given.out, options, overwrite=given.overwrite)

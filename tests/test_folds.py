@@ -1,11 +1,20 @@
 """Folds: the official split, and blocks that never split a source video."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emojax.datasets.folds import Fold, official_and_blocks
+from emojax.datasets.folds import (
+    Fold,
+    class_counts,
+    class_shares,
+    make_folds,
+    official_and_blocks,
+    parse_scheme,
+)
 from emojax.errors import InputError
+from emojax.specs import TASKS
 
 Video = tuple[str, str, str]
 
@@ -95,3 +104,106 @@ def test_impossible_numbers_of_folds(k: int) -> None:
     with pytest.raises(InputError) as caught:
         official_and_blocks(videos, k)
     assert caught.value.details["field"] == "k"
+
+
+@st.composite
+def classed_videos(draw: st.DrawFn) -> tuple[list[Video], dict[str, np.ndarray]]:
+    """At least five training sources, most videos with class counts, which may be zero."""
+    persons = draw(st.lists(st.integers(1, 2), min_size=5, max_size=15))
+    parts = draw(st.lists(st.sampled_from(["validation", "test"]), max_size=6))
+    videos = [
+        (f"{i}_{p}", str(i), "train") for i, count in enumerate(persons) for p in range(count)
+    ]
+    videos += [(f"x{i}", f"x{i}", part) for i, part in enumerate(parts)]
+    counts = st.lists(st.integers(0, 500), min_size=3, max_size=3)
+    classes = {name: np.array(draw(counts)) for name, _, _ in videos if draw(st.booleans())}
+    return videos, classes
+
+
+@settings(max_examples=60)
+@given(classed_videos(), st.sampled_from(["blocks:3", "blocks", "emma", "tcn_transformer"]))
+def test_schemes_keep_sources_together_and_cover_their_pool(
+    given_: tuple[list[Video], dict[str, np.ndarray]], scheme: str
+) -> None:
+    videos, classes = given_
+    folds = make_folds(scheme, videos, classes=classes)
+    train, validation, test = (named(videos, part) for part in ("train", "validation", "test"))
+    assert folds[0] == Fold("0", train, validation, test)
+    assert len(folds) == parse_scheme(scheme)[1]
+    assert folds == make_folds(scheme, videos, classes=classes)
+    other = make_folds(scheme, videos[::-1], classes=classes)
+    assert [set(fold.validation) for fold in folds] == [set(fold.validation) for fold in other]
+    source_of = {name: source for name, source, _ in videos}
+    pool = {*train, *validation} if scheme == "tcn_transformer" else {*train}
+    assert sorted(name for fold in folds[1:] for name in fold.validation) == sorted(pool)
+    known = {*train} if scheme == "emma" else {*train, *validation}
+    for fold in folds[1:]:
+        assert fold.train
+        assert fold.validation
+        assert fold.test == test
+        assert {*fold.train, *fold.validation} == known
+        sources = [{source_of[name] for name in part} for part in (fold.train, fold.validation)]
+        assert not sources[0] & sources[1]
+
+
+def test_class_shares_of_blocks_are_nearly_equal() -> None:
+    # As expressions are: a video shows few of them, long videos weigh more, some are rare.
+    rng = np.random.default_rng(0)
+    videos, classes = [], {}
+    for i in range(247):
+        persons = ["_left", "_right"] if i % 9 == 0 else [""]
+        for person in persons:
+            name = f"{i}{person}"
+            videos.append((name, str(i), "train"))
+            shares = rng.dirichlet([0.3, 0.1, 0.05, 0.05, 0.2, 0.15, 0.06, 0.2])
+            classes[name] = (shares * rng.lognormal(7, 0.5)).astype(int)
+    videos += [(f"v{i}", f"v{i}", "validation") for i in range(70)]
+
+    def spread(folds: list[Fold]) -> float:
+        """The largest relative deviation of a class's share over the dealt blocks."""
+        shares = np.array([class_shares(fold, classes)["validation"] for fold in folds[1:]])
+        return float(np.abs(shares / shares.mean(axis=0) - 1).max())
+
+    stratified = make_folds("blocks:6", videos, classes=classes)
+    assert spread(stratified) < 0.05 < 0.15 < spread(make_folds("blocks:6", videos))
+    assert spread(make_folds("emma", videos, classes=classes)) < 0.05
+    sizes = [len(fold.validation) for fold in stratified[1:]]
+    assert max(sizes) - min(sizes) <= 6
+    assert make_folds("blocks:6", videos, classes=classes, seed=1) != stratified
+    # As published, whatever the classes.
+    assert make_folds("tcn_transformer", videos, classes=classes) == make_folds(
+        "tcn_transformer", videos
+    )
+
+
+def test_without_classes_blocks_are_as_ever() -> None:
+    videos = [(f"{i}_{p}", str(i), "train") for i in range(20) for p in range(1 + i % 2)]
+    assert make_folds("blocks:4", videos, seed=3) == official_and_blocks(videos, 4, 3)
+    assert make_folds("official", videos) == official_and_blocks(videos, 1)
+
+
+def test_shares_of_a_fold() -> None:
+    labels = np.array([[0], [2], [2], [-1], [7]], np.float32)
+    counts = class_counts(labels, TASKS["expr"])
+    assert counts.tolist() == [1, 0, 2, 0, 0, 0, 0, 1]
+    shares = class_shares(Fold("0", ("a", "b"), ("c",)), {"a": counts, "b": counts})
+    assert shares["train"] == [0.25, 0, 0.5, 0, 0, 0, 0, 0.25]
+    assert shares["validation"] == shares["test"] == []
+
+
+@pytest.mark.parametrize(
+    "scheme", ["", "block", "blocks:0", "blocks:x", "emma:3", "official:", "5"]
+)
+def test_unknown_schemes(scheme: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make_folds(scheme, [("a", "a", "train")])
+    assert caught.value.details["field"] == "--folds"
+    assert "tcn_transformer" in caught.value.details["expected"]
+
+
+@pytest.mark.parametrize("scheme", ["blocks", "emma", "tcn_transformer"])
+def test_too_few_sources_for_a_scheme(scheme: str) -> None:
+    videos = [("a_left", "a", "train"), ("a_right", "a", "train"), ("b", "b", "validation")]
+    classes = {"a_left": np.ones(8)}
+    with pytest.raises(InputError, match="fewer training sources"):
+        make_folds(scheme, videos, classes=classes)

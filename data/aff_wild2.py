@@ -1,0 +1,385 @@
+r"""Builds a store from Aff-Wild2: annotation folders, features of any tool, official partitions.
+
+    python -m data.aff_wild2 --annotations=annotations --features=ir50=features/ir50 \
+        --features=vggish=features/vggish,clock=hop:10ms --out=stores/va
+
+``--annotations`` is the folder with the organisers' challenges (``data.annotations`` tells the
+forms, 3rd to 7th edition). Each ``--features`` names a stream, a folder and the clock of its
+rows (``data.feature_sources``). Frames have the times of ``--timestamps``, a folder with a file
+of seconds per video, or else of ``--fps``.
+
+A store is about one task by default, with that task's official partition. With several
+``--tasks`` a video goes to its most held-out partition, see ``data.aff_partitions``. Videos of
+``--test_list`` become the test partition; their frames are counted by ``--timestamps``,
+``--frame_counts`` or the features.
+
+How annotations, frames and features fit together is printed and saved as ``alignment.csv`` and
+``alignment.json`` in the store; where a length is off by more than ``--max_mismatch``, the
+build stops, and both files lie beside the store that was not made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from data.aff_clocks import FrameClocks, read_table
+from data.aff_partitions import LabelledVideo, merge_tasks, read_test_list
+from data.alignment import (
+    AlignedVideo,
+    Report,
+    StreamRead,
+    align,
+    feature_name,
+    parse_limit,
+    read_stream,
+)
+from data.annotations import SETS, Annotation, find_annotations, read_annotations
+from data.feature_sources import FeatureSource, parse_features
+from emojax import cli
+from emojax.datasets.folds import Fold, class_counts, class_shares, make_folds, parse_scheme
+from emojax.datasets.record import StreamRows, VideoRecord
+from emojax.datasets.store import StoreWriter
+from emojax.errors import InputError
+from emojax.specs import TASKS, StreamSpec
+
+REPORT = "alignment"
+_MOST_OFFENDERS = 20  # after so many the rest of the features is not read
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to build from.
+
+    Attributes:
+        annotations: root of the annotation folders.
+        features: one flag per stream, see ``data.feature_sources.parse_features``.
+        tasks: "va", "expr", "au".
+        folds: scheme, see ``emojax.datasets.folds.make_folds``.
+        seed: of the folds.
+        fps: frames per second, or a CSV file with the columns ``video,fps``.
+        timestamps: folder with the seconds of every frame, or None for ``fps``.
+        frame_counts: CSV file with the columns ``video,frames``, or None.
+        test_lists: files with names of test videos.
+        max_mismatch: "10" frames or "1%" by which lengths may differ.
+        max_missing: how often a video may be without features of a stream.
+        pickles: read pickled features, through a restricted reader.
+        dtype: of stored features.
+    """
+
+    annotations: Path
+    features: tuple[str, ...]
+    tasks: tuple[str, ...] = ("va",)
+    folds: str = "blocks:6"
+    seed: int = 0
+    fps: str = "30"
+    timestamps: Path | None = None
+    frame_counts: Path | None = None
+    test_lists: tuple[Path, ...] = ()
+    max_mismatch: str = "10"
+    max_missing: int = 0
+    pickles: bool = False
+    dtype: str = "float16"
+
+
+def build(
+    out: str | Path,
+    options: Options,
+    *,
+    overwrite: bool = False,
+    say: Callable[[Any], None] = print,
+) -> Report:
+    """Writes the store and its report.
+
+    Args:
+        out: folder to create.
+        options: see there.
+        overwrite: replace a store that is there already.
+        say: takes lines and tables for the user.
+
+    Returns:
+        the report that was saved.
+
+    Raises:
+        InputError: an option, an annotation or a feature file is wrong, naming it; lengths
+            differ beyond the limit; or the target exists.
+    """
+    out = Path(out)
+    parse_scheme(options.folds)
+    limit = parse_limit(options.max_mismatch)
+    clocks = _clocks(options)
+    sources = parse_features(options.features, allow_pickle=options.pickles)
+    videos, notes, digests = _labelled(options)
+    for note in notes:
+        say(f"note: {note}")
+    described = [(video.name, video.source_video, video.partition) for video in videos]
+    classes = _classes(videos, options.tasks)
+    folds = []
+    if any(video.partition == "train" for video in videos):
+        folds = make_folds(options.folds, described, seed=options.seed, classes=classes.get("expr"))
+    else:
+        notes.append("no training videos: the store has no folds and serves prediction only")
+        say(f"note: {notes[-1]}")
+    shares = {
+        task: {fold.name: class_shares(fold, counts) for fold in folds}
+        for task, counts in classes.items()
+    }
+    report = Report(limit, notes)
+    writer = StoreWriter(
+        out,
+        name="aff_wild2",
+        streams=[source.spec for source in sources],
+        tasks=options.tasks,
+        dtype=options.dtype,
+        description="Aff-Wild2 with the official partition of " + ", ".join(options.tasks),
+        builder={
+            "command": "data.aff_wild2",
+            # Names without folders: where files lay on one machine helps on no other.
+            "features": [flag.partition("=")[0] for flag in options.features],
+            "folds": options.folds,
+            "seed": options.seed,
+            "max_mismatch": str(limit),
+            "class_shares": shares,
+            "notes": notes,
+        },
+        sources=digests,
+        overwrite=overwrite,
+    )
+    failed = False
+    with writer:
+        with _bar("features") as progress:
+            for done, video in enumerate(videos, 1):
+                aligned, read = _read(video, clocks, sources)
+                report.add(aligned, read)
+                failed = bool(report.beyond) or len(report.missing) > options.max_missing
+                if not failed:
+                    writer.add(_record(aligned, sources, read))
+                if len(report.beyond) + len(report.missing) > options.max_missing + _MOST_OFFENDERS:
+                    report.notes.append(f"stopped after {done} of {len(videos)} videos")
+                    break
+                progress(done, len(videos))
+        say(report.table())
+        if failed:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            stem = out.with_name(f"{out.name}.{REPORT}")
+            report.save(stem, folds=shares)
+            say(f"report: {stem}.csv, {stem}.json")
+            report.check(options.max_missing)
+        writer.finish(folds)
+    report.save(out / REPORT, folds=shares)
+    totals = report.totals()
+    say(
+        f"{totals['videos']} videos, {totals['frames']} frames, {len(sources)} streams; "
+        f"{totals['lengths_off']} of {totals['lengths_compared']} lengths off, "
+        f"{totals['streams_without_features']} streams without features: {out / REPORT}.csv"
+    )
+    if folds:
+        say(fold_table(folds, shares))
+    return report
+
+
+def fold_table(
+    folds: Sequence[Fold], shares: dict[str, dict[str, dict[str, list[float]]]]
+) -> Table:
+    """Videos of every fold and the class shares of its validation videos, for the screen."""
+    title = "Folds in videos" + ", and class shares of the validation frames" * bool(shares)
+    table = Table("fold", "train", "validation", "test", title=title)
+    for task in shares:
+        for label in TASKS[task].labels:
+            table.add_column(label, justify="right")
+    for fold in folds:
+        cells = [fold.name, *(str(len(part)) for part in (fold.train, fold.validation, fold.test))]
+        for task, by_fold in shares.items():
+            found = by_fold[fold.name]["validation"]
+            cells += [f"{share:.1%}" for share in found] or ["-"] * len(TASKS[task].labels)
+        table.add_row(*cells)
+    return table
+
+
+def _clocks(options: Options) -> FrameClocks:
+    if options.timestamps is not None and not options.timestamps.is_dir():
+        raise InputError(
+            "The timestamps are not there.",
+            file=options.timestamps,
+            field="--timestamps",
+            found="no such folder",
+            expected="a folder with <video>.csv, .txt or .npy, the seconds of every frame",
+        )
+    counts = {}
+    if options.frame_counts is not None:
+        table = read_table(options.frame_counts, ("video", "frames"), whole=True)
+        counts = {name: int(count) for name, count in table.items()}
+    try:
+        fps: float | dict[str, float] = float(options.fps)
+    except ValueError:
+        fps = read_table(Path(options.fps), ("video", "fps"), whole=False)
+    if not isinstance(fps, dict) and not 0 < fps <= 1000:
+        raise InputError(
+            "This is no frame rate.",
+            field="--fps",
+            found=options.fps,
+            expected="frames per second, or a CSV file with the columns video,fps",
+        )
+    return FrameClocks(fps, options.timestamps, counts)
+
+
+def _labelled(options: Options) -> tuple[list[LabelledVideo], list[str], dict[str, str]]:
+    """Videos with a partition each, notes, and the digests of what was read."""
+    files = find_annotations(options.annotations)
+    tested = [name for path in options.test_lists for name in read_test_list(path)]
+    with _bar("annotations") as progress:
+        annotations = list(read_annotations(files, options.tasks, progress=progress))
+    videos, notes = merge_tasks(annotations, list(dict.fromkeys(tested)))
+    return videos, notes, _digests(annotations, files.root)
+
+
+def _digests(annotations: Sequence[Annotation], root: Path) -> dict[str, str]:
+    """sha256 of each set of annotations: names and contents of its files, in order."""
+    hashes: dict[str, Any] = {}
+    for path in dict.fromkeys(annotation.file for annotation in annotations):
+        of = path.parent if path.parent.name.lower() in {s.lower() for s in SETS.values()} else path
+        digest = hashes.setdefault(str(of.relative_to(root)), hashlib.sha256())
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return {name: digest.hexdigest() for name, digest in hashes.items()}
+
+
+def _classes(
+    videos: Sequence[LabelledVideo], tasks: Sequence[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Task -> video -> annotated frames of each class, for tasks that have classes."""
+    return {
+        task: {
+            video.name: class_counts(video.labels[task], TASKS[task])
+            for video in videos
+            if task in video.labels
+        }
+        for task in tasks
+        if TASKS[task].kind == "categorical"
+    }
+
+
+def _read(
+    video: LabelledVideo, clocks: FrameClocks, sources: Sequence[FeatureSource]
+) -> tuple[AlignedVideo, list[StreamRead]]:
+    aligned = align(video, clocks, lambda: _feature_frames(video, sources))
+    return aligned, [read_stream(source, aligned.frames) for source in sources]
+
+
+def _feature_frames(video: LabelledVideo, sources: Sequence[FeatureSource]) -> int | None:
+    """Frames up to the last one that a feature is about; None if no feature is about frames."""
+    names = [(source, feature_name(source, video.name, video.source_video)) for source in sources]
+    spans = [source.span(name)[0] for source, name in names if name is not None]
+    return max((frames for frames in spans if frames is not None), default=None)
+
+
+def _record(
+    video: AlignedVideo,
+    sources: Sequence[FeatureSource],
+    read: Sequence[StreamRead],
+) -> VideoRecord:
+    pts_N = video.frames.pts_N
+    return VideoRecord(
+        name=video.name,
+        source_video=video.source_video,
+        partition=video.partition,
+        pts_N=pts_N,
+        streams={
+            of.item.what: absent_rows(source.spec, pts_N) if of.rows is None else of.rows.stream
+            for source, of in zip(sources, read, strict=True)
+        },
+        labels=video.labels,
+    )
+
+
+def absent_rows(spec: StreamSpec, pts_N: np.ndarray) -> StreamRows:
+    """Rows that are not valid, at the stream's own rate over a video with these frame times."""
+    row_pts = pts_N
+    if spec.rate is not None:
+        row_pts = np.arange(pts_N[0], pts_N[-1] + 1 / spec.rate, 1 / spec.rate)
+    count = len(row_pts)
+    return StreamRows(np.zeros((count, spec.width), np.float16), row_pts, np.zeros(count, bool))
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; elsewhere a line every tenth of the work, on standard error."""
+    if sys.stderr.isatty():
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task(what)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+        return
+
+    def line(done: int, total: int) -> None:
+        if done == total or done * 10 // total > (done - 1) * 10 // total:
+            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+
+    yield line
+
+
+def _define_flags() -> None:
+    """Not at import, so that builders can be imported side by side."""
+    flags.DEFINE_string(
+        "annotations", None, "Folder of the organisers' annotations.", required=True
+    )
+    flags.DEFINE_multi_string(
+        "features", None, "STREAM=FOLDER[,clock=...][,...], once per stream.", required=True
+    )
+    flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
+    flags.DEFINE_list("tasks", ["va"], "Of va, expr and au; one has its official partition.")
+    flags.DEFINE_string("folds", "blocks:6", "official, blocks:K, emma or tcn_transformer.")
+    flags.DEFINE_integer("seed", 0, "Of the folds.")
+    flags.DEFINE_string("fps", "30", "Frames per second, or a CSV file: video,fps.")
+    flags.DEFINE_string("timestamps", None, "Folder with the seconds of every frame, per video.")
+    flags.DEFINE_string("frame_counts", None, "CSV file: video,frames.")
+    flags.DEFINE_multi_string("test_list", [], "File with names of test videos; repeatable.")
+    flags.DEFINE_string("max_mismatch", "10", "Frames, or N%, by which lengths may differ.")
+    flags.DEFINE_integer("max_missing", 0, "How often a video may lack a stream's features.")
+    flags.DEFINE_boolean("allow_pickle", False, "Read pickled features, restrictedly.")
+    flags.DEFINE_string("dtype", "float16", "Of the features: float16 or float32.")
+    flags.DEFINE_boolean("overwrite", False, "Replace a store that is there already.")
+
+
+def main() -> None:
+    """Builds the store that the flags describe."""
+    given = flags.FLAGS
+    console = cli.console()
+    options = Options(
+        annotations=Path(given.annotations),
+        features=tuple(given.features),
+        tasks=tuple(dict.fromkeys(given.tasks)),
+        folds=given.folds,
+        seed=given.seed,
+        fps=given.fps,
+        timestamps=None if given.timestamps is None else Path(given.timestamps),
+        frame_counts=None if given.frame_counts is None else Path(given.frame_counts),
+        test_lists=tuple(Path(path) for path in given.test_list),
+        max_mismatch=given.max_mismatch,
+        max_missing=given.max_missing,
+        pickles=given.allow_pickle,
+        dtype=given.dtype,
+    )
+    build(
+        given.out,
+        options,
+        overwrite=given.overwrite,
+        say=lambda line: console.print(
+            line, markup=False, highlight=False, soft_wrap=isinstance(line, str)
+        ),
+    )
+    print(f"store: {given.out}")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main)

@@ -1,0 +1,315 @@
+"""Malformed feature files: told as bad input, whatever is wrong with them, and never run."""
+
+import os
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.feature_arrays import read_npy, read_npz
+from data.restricted_pickle import read_pickle
+from emojax.errors import InputError
+from tests.feature_samples import (
+    FRAMES,
+    ROWS_ND,
+    WIDTH,
+    WRITERS,
+    header_of,
+    rows,
+    source,
+    video,
+    write_csv,
+    write_frames,
+    write_npy,
+)
+
+MUTATIONS = 45  # of each form: 540 files in all
+
+
+def mutated(content: bytes, rng: np.random.Generator, kind: int) -> bytes:
+    """The file cut short, drawn out, with bytes changed, moved or replaced."""
+    data = bytearray(content)
+    at = int(rng.integers(len(data)))
+    match kind % 9:
+        case 0:
+            del data[at:]
+        case 1:
+            data += bytes(rng.integers(0, 256, int(rng.integers(1, 30)), dtype=np.uint8))
+        case 2:  # where headers are
+            for i in rng.integers(0, min(len(data), 120), 3):
+                data[i] = int(rng.integers(256))
+        case 3:
+            for i in rng.integers(0, len(data), 8):
+                data[i] = int(rng.integers(256))
+        case 4:
+            del data[at : at + int(rng.integers(1, 9))]
+        case 5:
+            data[at:at] = bytes(rng.integers(0, 256, int(rng.integers(1, 9)), dtype=np.uint8))
+        case 6:  # a number somewhere becomes enormous
+            data[at : at + 4] = b"\xff\xff\xff\x7f"
+        case 7:
+            data = bytearray(rng.integers(0, 256, int(rng.integers(0, 200)), dtype=np.uint8))
+        case _:
+            data[:] = data[at:] + data[:at]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_damaged_files_are_bad_input_and_nothing_else(form: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(list(form.encode()))
+    flag = WRITERS[form](tmp_path / "x", ROWS_ND)
+    path = next(path for path in sorted(tmp_path.rglob("*")) if path.is_file())
+    content, refused = path.read_bytes(), 0
+    for kind in range(MUTATIONS):
+        path.write_bytes(mutated(content, rng, kind))
+        try:
+            opened = source(flag, allow_pickle=True)
+            opened.span("v-1") if "v-1" in opened.videos() else None
+            found = opened.rows(video())
+            if found is not None:  # what was changed was only a number
+                stream = found.stream
+                assert np.isfinite(stream.rows_ND).all()
+                assert len(stream.rows_ND) == len(stream.pts_N) == len(stream.valid_N)
+                assert (np.diff(stream.pts_N) >= 0).all()
+        except InputError as error:
+            assert error.details  # noqa: PT017 - most are refused, a few are benign
+            refused += 1
+    assert refused > MUTATIONS // 4
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([{"a": 1}, None], object),
+        np.array([["a", "b"]]),
+        np.zeros((2, 2), complex),
+        np.zeros(3, [("a", "f4"), ("b", "i4")]),
+        np.zeros((2, 2), "M8[s]"),
+        np.zeros((0, 4), np.float32),
+        np.zeros((4, 0), np.float32),
+        np.float32(3),
+        np.full((2, 2), np.nan),
+        np.full((2, 2), 1e300),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["npy", "npz", "frames"])
+def test_arrays_that_are_no_features(array: np.ndarray, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "x/v-1").mkdir(parents=True)
+    if kind == "npz":
+        np.savez(tmp_path / "x/v-1.npz", array)
+    else:
+        folder = tmp_path / "x/v-1" if kind == "frames" else tmp_path / "x"
+        np.save(folder / ("00001.npy" if kind == "frames" else "v-1.npy"), array)
+    with pytest.raises(InputError):
+        rows(f"x={tmp_path / 'x'},clock=frame,modality=visual")
+
+
+@pytest.mark.parametrize(
+    "shape", ["(1099511627776, 4)", "(4, 4)", f"({'9' * 5000},)", "(-1, 4)", "()", "(2, 2.5)"]
+)
+def test_declared_sizes_are_checked_before_memory(shape: str, tmp_path: Path) -> None:
+    file = tmp_path / "v.npy"
+    file.write_bytes(header_of("<f4", shape) + b"\0" * 16)
+    archive = tmp_path / "v.npz"
+    with zipfile.ZipFile(archive, "w") as target:
+        target.write(file, "arr_0.npy")
+    hog = tmp_path / "h/v.hog"
+    hog.parent.mkdir()
+    hog.write_bytes(struct.pack("<iiif", 4096, 4096, 4096, 1.0) + b"\0" * 64)
+    tracemalloc.start()
+    try:
+        for read in (
+            lambda: read_npy(file),
+            lambda: read_npz(archive, "arr_0"),
+            lambda: source(f"x={hog.parent},modality=visual"),
+        ):
+            with pytest.raises(InputError):
+                read()
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_archives_that_unpack_to_much_more(tmp_path: Path) -> None:
+    file = tmp_path / "v.npz"
+    np.savez_compressed(file, np.zeros((1000, 4), np.float32))
+    content = bytearray(file.read_bytes())
+    at = content.rindex(b"PK\x01\x02")  # the directory's entry; sizes follow at 20 and 24
+    content[at + 24 : at + 28] = struct.pack("<I", 2**31)
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="compressed"):
+        read_npz(file, "arr_0")
+    with pytest.raises(InputError, match="no array of this name"):
+        read_npz(_saved(tmp_path / "w.npz"), "arr_1")
+
+
+def _saved(path: Path) -> Path:
+    np.savez(path, ROWS_ND)
+    return path
+
+
+def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    class Command:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {ran}",)
+
+    class Module:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return eval, (f"open({str(ran)!r}, 'w')",)
+
+    by_hand = f"cposix\nsystem\n(S'touch {ran}'\ntR.".encode()
+    nested = b"\x80\x02" + b"N" + b"\x85" * 20_000 + b"N\x93."
+    contents = [by_hand, nested, b"\x80\x02" + b"(" * 1000 + b"."]
+    for value in (Command(), Module(), {"v/1.jpg": Command()}, {1, 2}):
+        contents += [pickle.dumps(value, protocol=number) for number in range(6)]
+    contents.append(b"\x80\x04\x8c\x08builtins\x8c\x06object\x93)\x81.")
+    contents.append(pickle.dumps({"v-1": {1: np.array([None, "a"])}}))
+    contents.append(b"\x80\x04\x8c\x05numpy\x8c\x0bload\x93\x8c\x01x\x85R.")
+    for content in contents:
+        file = tmp_path / "all.pkl"
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="nothing was run"):
+            read_pickle(file)
+        with pytest.raises(InputError):
+            source(f"x={file},modality=visual", allow_pickle=True)
+        assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {},
+        {1: {1: [1.0]}},
+        {"v-1": {}},
+        {"v-1": {"one": [1.0]}},
+        {"v-1": {"1": [1.0], "00001": [1.0]}},
+        {"v-1": {0: [1.0], 1: [1.0, 2.0]}},
+        {"v-1": {0: ["a"]}},
+        {"v-1": {0: None}},
+        {"v-1": {0: []}},
+        {"v-1": {0: [10**400]}},
+        {"v-1": {0: [1.0], 10**8: [1.0]}},
+        {"v-1": {0: [1.0], 10**30: [1.0]}},
+        {"v-1": {-1: [1.0]}},
+        {"../../v": {0: [1.0]}},
+        {"..": {0: [1.0]}},
+        {"00001.jpg": [1.0]},
+        {"v-1/frame.jpg": [1.0]},
+    ],
+    ids=str,
+)
+def test_pickles_that_hold_something_else(content: object, tmp_path: Path) -> None:
+    (tmp_path / "all.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(InputError):
+        rows(f"x={tmp_path / 'all.pkl'},modality=visual", allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (b"", "0 lines"),
+        (b"frame_idx,f\n", "1 lines"),
+        (b"frame_idx,f\n0,1,2\n", "3 cells"),
+        (b"frame_idx,f\n0,one\n", "'one'"),
+        (b"frame_idx,f\n0,\xff\xfe\n", "not UTF-8"),
+        ("frame_idx,f\n0,1\n".encode("utf-16"), "not UTF-8"),
+        (b"frame_idx\n0\n", "no feature columns"),
+        (b"frame_idx,f,f\n0,1,2\n", "column twice"),
+        (b"frame_idx,f\n0.5,1\n", "whole numbers"),
+        (b"frame_idx,f\n,1\n", "whole numbers"),
+        (b"frame_idx,f\n-1,1\n", "below the first"),
+        (b"frame_idx,f\n900000000,1\n", "implausible"),
+        (b"frame_idx,f\n0,1\n0,2\n", "several rows"),
+        (b"frame_idx,f\n0,nan\n1,\n", "No row of features is finite"),
+        (b'frame_idx,f\n0,"1\n', "unexpected end"),
+        (b"time,f\n0,1\nnan,1\n", "not finite"),
+        (b"time,f\n1,1\n0,1\n", "go back"),
+        (b"f,g\n1,1\n", "Nothing tells which instant"),
+        (b"frame,face_id,timestamp,confidence,success,f\n0,0,0,1,1,1\n", "below the first"),
+    ],
+)
+def test_tables_that_are_no_features(text: bytes, word: str, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/v-1.csv").write_bytes(text)
+    with pytest.raises(InputError, match=word):
+        rows(f"x={tmp_path / 'x'},modality=visual")
+
+
+def test_tables_and_what_is_asked_of_them(tmp_path: Path) -> None:
+    write_csv(tmp_path / "x/v-1.csv", ["frame_idx", "f"], [[0, 1]])
+    for options, word in (
+        ("columns=AU*", "no such column"),
+        ("face=1", "no face_id"),
+        ("time=seconds", "a column of timestamps"),
+        ("unit=ms", "contradict"),
+        ("clock=annotated", "does not fit the file"),
+        ("clock=stretch", "does not fit the file"),
+    ):
+        with pytest.raises(InputError, match=word):
+            rows(f"x={tmp_path / 'x'},modality=visual,{options}")
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_videos_of_other_widths_are_refused(form: str, tmp_path: Path) -> None:
+    write = WRITERS[form]
+    flag = write(tmp_path / "x", ROWS_ND)
+    if form.endswith("pickle"):
+        content = {"v-1": {1: [1.0] * WIDTH}, "v-2": {1: [1.0] * (WIDTH + 2)}}
+        (tmp_path / "x/all.pkl").write_bytes(pickle.dumps(content))
+        flag += ",first=1"
+    else:
+        # Tables have columns by name: more do no harm, fewer do.
+        tables = form in ("openface", "pyfeat", "libreface", "muse")
+        write(tmp_path / "x", np.zeros((FRAMES, WIDTH + (-2 if tables else 2)), "f4") + 1, "v-2")
+    opened = source(flag, allow_pickle=True)
+    with pytest.raises(InputError, match="width|columns"):
+        opened.rows(video("v-2"))
+
+
+def test_files_of_frames_that_do_not_fit(tmp_path: Path) -> None:
+    def broken(change: Callable[[Path], object]) -> str:
+        flag = write_frames(tmp_path / f"x{len(list(tmp_path.iterdir()))}", ROWS_ND)
+        folder = Path(flag.split(",")[0].removeprefix("x=")) / "v-1"
+        change(folder)
+        return flag
+
+    one = np.ones(WIDTH, np.float32)
+    for change, word in (
+        (lambda folder: np.save(folder / "1.npy", one), "not numbered"),
+        (lambda folder: np.save(folder / "00000.npy", one), "below the first"),
+        (lambda folder: np.save(folder / f"{'9' * 200}.npy", one), "not numbered"),
+        (lambda folder: np.save(folder / "800000000.npy", one), "implausible"),
+        (lambda folder: np.save(folder / "00002.npy", np.ones(5)), "differ in width"),
+        (lambda folder: np.save(folder / "00002.npy", np.ones((2, 4))), "several axes"),
+    ):
+        with pytest.raises(InputError, match=word):
+            rows(broken(change))
+
+
+def test_names_never_leave_the_folder(tmp_path: Path) -> None:
+    flag = write_npy(tmp_path / "x", ROWS_ND)
+    np.save(tmp_path / "secret.npy", ROWS_ND)
+    opened = source(flag)
+    for name in ("../secret", "..", "", "/etc/passwd", "a/b", "a\\b", ".hidden", "a\0b", "n" * 300):
+        with pytest.raises(InputError, match="name cannot be used"):
+            opened.rows(video(name))
+
+
+def test_folders_in_place_of_files(tmp_path: Path) -> None:
+    write_npy(tmp_path / "x", ROWS_ND)
+    (tmp_path / "x/v-2.npy").mkdir()
+    (tmp_path / "x/v-3.npy").write_bytes(b"")
+    np.save(tmp_path / "x/v-4.npy", np.ones(WIDTH))  # one vector per video
+    opened = source(f"x={tmp_path / 'x'},clock=frame,modality=visual")
+    for name, word in (("v-2", "cannot be read"), ("v-3", "cannot be read"), ("v-4", "no rows")):
+        with pytest.raises(InputError, match=word):
+            opened.rows(video(name))
