@@ -1,0 +1,369 @@
+"""Writes a submission to ABAW: ``python -m emojax.submit --checkpoint=RUN --task=va --out=FILE``.
+
+    python -m emojax.submit --predictions=FOLDER --task=au --template=TEMPLATE --out=FILE
+    python -m emojax.submit --validate=FILE --task=au --template=TEMPLATE
+
+One file a task, a row for each frame of the organisers' template (5th to 8th edition), or one
+.txt a video (``--edition=3``). Every file is read again after it was written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from emojax import cli
+from emojax.datasets.source import Store
+from emojax.engine.evaluator import Predictions, ensemble
+from emojax.engine.restore import open_run
+from emojax.engine.runtime import use_compilation_cache
+from emojax.engine.submission import (
+    Decision,
+    VideoAnswer,
+    answer,
+    neutral,
+    read_decision,
+    read_prediction,
+    read_predictions,
+    summary,
+    write_annotations,
+    write_submission,
+)
+from emojax.engine.submission_check import check_annotations, check_submission
+from emojax.engine.submission_frames import (
+    SUBMISSION_TASKS,
+    FrameList,
+    check_same_videos,
+    every_frame,
+    read_template,
+    read_test_list,
+    shortened,
+)
+from emojax.errors import InputError
+
+_TASK = flags.DEFINE_enum("task", None, list(SUBMISSION_TASKS), "Which challenge.", required=True)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The --workdir of a training run.")
+_STEP = flags.DEFINE_integer("step", None, "Which saved step; the latest by default.")
+_FOLD = flags.DEFINE_string("fold", "", "Use only the replicas and decisions of this fold.")
+_PREDICTIONS = flags.DEFINE_string(
+    "predictions", "", "Folder that emojax.predict wrote, instead of --checkpoint."
+)
+_STORE = flags.DEFINE_string("store", "", "Store with the videos; the training store by default.")
+_PARTITION = flags.DEFINE_enum(
+    "partition",
+    "test",
+    ["train", "validation", "test"],
+    "Which videos of the store, where neither template nor test list says it.",
+)
+_TEMPLATE = flags.DEFINE_string("template", "", "The organisers' file of all rows, in order.")
+_TEST_LIST = flags.DEFINE_string("test_list", "", "File with a name of a video in each line.")
+_EDITION = flags.DEFINE_enum("edition", "8", ["3", "5", "6", "7", "8"], "Of the competition.")
+_DECISIONS = flags.DEFINE_string(
+    "decisions", "", "The scores.json of evaluate --decision=tuned: thresholds or offsets."
+)
+_ALLOW_MISSING = flags.DEFINE_boolean(
+    "allow_missing", False, "Answer videos without any prediction with neutral values."
+)
+_VALIDATE = flags.DEFINE_string("validate", "", "Only check this file (3rd edition: folder).")
+_OUT = flags.DEFINE_string("out", "", "File (3rd edition: folder) to write.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Where predictions come from.
+
+    Attributes:
+        wanted: the videos to be answered, in order.
+        lengths: video -> number of frames, as far as it is known.
+        predicted: the videos that have predictions.
+        predict: video -> (frames, C) decoded predictions, or None.
+    """
+
+    wanted: list[str]
+    lengths: Mapping[str, int]
+    predicted: Collection[str]
+    predict: Callable[[str], np.ndarray | None]
+
+
+def main() -> None:
+    """Predicts, fits the predictions to the frames asked for, writes, and checks the file."""
+    console = cli.console()
+    _check_flags()
+    template, names = _asked()
+    if _VALIDATE.value:
+        _validate(Path(_VALIDATE.value), template, names, console)
+        return
+    task, out = _TASK.value, Path(_OUT.value)
+    decision = None
+    if _DECISIONS.value:
+        decision = read_decision(_DECISIONS.value, task, _FOLD.value)
+    source = (_from_files if _PREDICTIONS.value else _from_run)(
+        list(template.videos) if template else names
+    )
+    absent = [name for name in source.wanted if name not in source.predicted]
+    _check_absent(absent, [] if template else [n for n in absent if n not in source.lengths])
+    frames = template or every_frame({name: source.lengths[name] for name in source.wanted})
+    values_NK, answers = answer(frames, source.predict, task, decision)
+    if _EDITION.value == "3":
+        write_annotations(out, frames, task, values_NK)
+        found = check_annotations(out, task, {name: one.asked for name, one in answers.items()})
+        again_NK = np.concatenate([found[name] for name in frames.videos])
+    else:
+        write_submission(out, frames, task, values_NK)
+        again_NK = check_submission(out, task, frames)[1]
+    if not np.allclose(again_NK, values_NK, rtol=0, atol=1e-6):
+        raise RuntimeError(f"{out} does not hold what was to be written")
+    _report(answers, absent, decision, console)
+
+
+def _check_flags() -> None:
+    """Refuses flags that contradict one another.
+
+    Raises:
+        InputError: none or several of the sources are given, or a flag that has no effect.
+    """
+    sources = {"--checkpoint": _CHECKPOINT, "--predictions": _PREDICTIONS, "--validate": _VALIDATE}
+    given = [name for name, flag in sources.items() if flag.value]
+    if len(given) != 1:
+        raise InputError(
+            "It is not clear what to submit.",
+            field=", ".join(sources),
+            found=" and ".join(given) or "none of them",
+            expected="one of them",
+        )
+    if not _VALIDATE.value and not _OUT.value:
+        raise InputError(
+            "Nothing says where to write.",
+            field="--out",
+            found="nothing",
+            expected="a file, or a folder for --edition=3",
+        )
+    only_writing = {"--out": _OUT, "--decisions": _DECISIONS, "--allow_missing": _ALLOW_MISSING}
+    idle = [name for name, flag in only_writing.items() if _VALIDATE.value and flag.value]
+    idle += ["--template"] if _EDITION.value == "3" and _TEMPLATE.value else []
+    fold_is_used = _CHECKPOINT.value or _DECISIONS.value
+    idle += ["--fold"] if _FOLD.value and not fold_is_used else []
+    idle += ["--step"] if _STEP.value is not None and not _CHECKPOINT.value else []
+    if idle:
+        raise InputError(
+            "A flag has no effect here.",
+            field=", ".join(idle),
+            found=f"with --edition=3 or {given[0]}",
+            expected="no such flag",
+            remedy="leave it out; the 3rd edition has a file for each video of --test_list"
+            if idle == ["--template"]
+            else "leave it out",
+        )
+    out = Path(_OUT.value)
+    if _OUT.value and (out.is_file() if _EDITION.value == "3" else out.is_dir()):
+        raise InputError(
+            "Something else is where the submission should go.",
+            file=out,
+            field="--out",
+            found="a file" if out.is_file() else "a folder",
+            expected="a folder" if _EDITION.value == "3" else "a file, or nothing yet",
+        )
+    if _EDITION.value == "3" and any(out.glob("*.txt")) and _OUT.value:
+        raise InputError(
+            "There are files in the folder, which would be taken for a part of the submission.",
+            file=out,
+            field="--out",
+            found=shortened([path.name for path in sorted(out.glob("*.txt"))]),
+            expected="a folder without .txt files",
+            remedy="choose another folder",
+        )
+
+
+def _asked() -> tuple[FrameList | None, list[str] | None]:
+    """The template and the names of the test list, as far as they are given."""
+    template = read_template(_TEMPLATE.value, _TASK.value) if _TEMPLATE.value else None
+    names = read_test_list(_TEST_LIST.value) if _TEST_LIST.value else None
+    if template is not None and names is not None:
+        check_same_videos(template, names, _TEMPLATE.value)
+    return template, names
+
+
+def _partition(store: Store) -> list[str]:
+    """Names of the partition that is asked for.
+
+    Raises:
+        InputError: it is empty.
+    """
+    names = list(store.partitions[_PARTITION.value])
+    if not names:
+        raise InputError(
+            f"The store has no {_PARTITION.value!r} videos.",
+            file=store.path,
+            field="--partition",
+            found=_PARTITION.value,
+            expected="one of " + ", ".join(k for k, v in store.partitions.items() if v),
+        )
+    return names
+
+
+def _from_run(asked: list[str] | None) -> _Source:
+    """Predictions of a checkpoint, for those of the videos that the store has.
+
+    Raises:
+        InputError: the run does not predict the task, or the store has none of the videos.
+    """
+    use_compilation_cache()
+    run = open_run(_CHECKPOINT.value, _STEP.value)
+    if _TASK.value not in run.session.tasks:
+        raise InputError(
+            "The run was not trained for this task.",
+            file=_CHECKPOINT.value,
+            field="--task",
+            found=_TASK.value,
+            expected=" or ".join(run.session.tasks),
+        )
+    members = [r for r, one in enumerate(run.session.replicas) if _FOLD.value in ("", one.fold)]
+    if not members:
+        raise InputError(
+            "The checkpoint has no replica of this fold.",
+            field="--fold",
+            found=_FOLD.value,
+            expected="one of " + ", ".join(map(str, run.session.folds.keys)),
+        )
+    store = run.open_store(_STORE.value, labelled=False)
+    lengths = {video.name: video.num_frames for video in store.videos}
+    wanted = asked or _partition(store)
+    known = [name for name in wanted if name in lengths]
+    if not known:
+        raise InputError(
+            "The store has none of the videos that are asked for.",
+            file=store.path,
+            field="--store",
+            found=shortened(list(lengths)),
+            expected=shortened(wanted),
+            remedy="build a store that holds the test videos, and name it with --store",
+        )
+
+    # Only when the first video is asked for: what is missing is told before.
+    @functools.cache
+    def predictions() -> Predictions:
+        per_replica = run.predict(store, [known] * len(run.session.folds.keys))
+        return ensemble(run.session, per_replica, members)
+
+    return _Source(
+        wanted, lengths, known, lambda name: predictions().get(name, {}).get(_TASK.value)
+    )
+
+
+def _from_files(asked: list[str] | None) -> _Source:
+    """Predictions in CSV files; a store says which videos there are, and how long."""
+    task = _TASK.value
+    files = read_predictions(_PREDICTIONS.value, task)
+    lengths: dict[str, int] = {}
+    wanted = asked or list(files)
+    if _STORE.value:
+        store = Store(_STORE.value)
+        lengths = {video.name: video.num_frames for video in store.videos}
+        wanted = asked or _partition(store)
+    read = {name: read_prediction(files[name], task) for name in wanted if name in files}
+    lengths = {name: len(values_NC) for name, values_NC in read.items()} | lengths
+    return _Source(wanted, lengths, read, read.get)
+
+
+def _check_absent(absent: list[str], unknown: list[str]) -> None:
+    """Refuses videos without predictions, unless they may be answered by neutral values.
+
+    Raises:
+        InputError: there are such videos, or nothing says how many frames they have.
+    """
+    if absent and not _ALLOW_MISSING.value:
+        raise InputError(
+            "Videos of the test set have no prediction at all.",
+            field="--store" if _CHECKPOINT.value else "--predictions",
+            found=f"{len(absent)} without: {shortened(absent)}",
+            expected="predictions of every video",
+            remedy="predict them too, or answer them with neutral values by --allow_missing",
+        )
+    if unknown:
+        raise InputError(
+            "Nothing says how many frames a video has.",
+            field="--allow_missing",
+            found=shortened(unknown),
+            expected="videos of the store or of the template",
+            remedy="give the organisers' --template",
+        )
+
+
+def _validate(
+    path: Path, template: FrameList | None, names: list[str] | None, console: Console
+) -> None:
+    """Checks a submission that was written before, against whatever is known of it."""
+    task = _TASK.value
+    lengths: dict[str, int] = {}
+    if _STORE.value:
+        store = Store(_STORE.value)
+        lengths = {video.name: video.num_frames for video in store.videos}
+        names = names or (None if template else _partition(store))
+    if _EDITION.value == "3":
+        found = check_annotations(path, task, {name: lengths.get(name) for name in names or ()})
+        rows = sum(map(len, found.values()))
+        console.print(f"sound: {len(found)} files, {rows} rows: {path}", highlight=False)
+        return
+    if template is None and names and all(name in lengths for name in names):
+        template = every_frame({name: lengths[name] for name in names})
+    frames, _ = check_submission(path, task, template)
+    if names is not None and template is None and list(frames.videos) != names:
+        other = sorted(set(frames.videos) ^ set(names))
+        raise InputError(
+            "The videos are not those of the test list.",
+            file=path,
+            field="--test_list",
+            found=shortened(other) if other else "the same videos in another order",
+            expected=f"the {len(names)} videos of the list, in its order",
+        )
+    against = "with the template" if _TEMPLATE.value else "without a template"
+    console.print(
+        f"sound, {against}: {len(frames.videos)} videos, {len(frames)} rows: {path}",
+        highlight=False,
+    )
+
+
+def _report(
+    answers: Mapping[str, VideoAnswer],
+    absent: list[str],
+    decision: Decision | None,
+    console: Console,
+) -> None:
+    """Prints how the predictions fit, video by video where they do not."""
+    table = Table(title="videos whose predictions did not fit", title_justify="left")
+    columns = ("asked", "predicted", "repeated", "cut", "clipped")
+    for name in ("video", *columns):
+        table.add_column(name, justify="left" if name == "video" else "right")
+    total = summary(answers)
+    for name, one in {**answers, "all": total}.items():
+        if one.repeated or one.cut or one.clipped or not one.predicted:
+            table.add_row(name, *(str(getattr(one, column)) for column in columns))
+    if table.row_count:
+        console.print(table)
+    if absent:
+        console.print(
+            f"WARNING: {len(absent)} videos have no prediction. Their "
+            f"{sum(answers[name].asked for name in absent)} rows hold {neutral(_TASK.value)}, "
+            f"which nobody predicted: {shortened(absent)}",
+            style="bold red",
+            highlight=False,
+        )
+    rule = "as predicted, within [-1, 1]" if _TASK.value == "va" else "argmax"
+    rule = "at 0.5" if _TASK.value == "au" else rule
+    console.print(
+        f"{_TASK.value}, edition {_EDITION.value}: {len(answers)} videos, {total.asked} rows, "
+        f"{total.repeated} repeated, {total.cut} predictions cut: {_OUT.value}\n"
+        f"values: {decision.about if decision else rule}; read again and sound",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
