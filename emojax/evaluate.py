@@ -2,7 +2,11 @@
 
 Everything but the data comes from the checkpoint: model, streams, normalisation, weights. With
 ``--decision=tuned`` classes and units are also decided as suits F1 best on the training videos,
-beside the papers' argmax and 0.5; those videos have to be predicted for it.
+beside the papers' argmax and 0.5; those videos have to be predicted for it. With
+``--postprocess=smooth,clip`` predictions are also smoothed over time and clipped to the labels'
+range, beside the raw ones. The width of smoothing is tuned on the training videos as well; the
+model has seen them, so it comes out small. ``emojax.crossval`` tunes on unseen videos, and
+``--widths=RUN/crossval/postprocessing.json`` takes what it found.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ from rich.console import Console
 
 from emojax import cli
 from emojax.engine.evaluation import Tuning, evaluate_folds, partition_videos, print_scores
+from emojax.engine.postprocessing import check_steps, prepare_postprocessing
 from emojax.engine.restore import TrainedRun, open_run
 from emojax.engine.results import write_results
 from emojax.engine.runtime import use_compilation_cache
 from emojax.errors import InputError
 from emojax.ops.decisions import DECISION_RULES
+from emojax.ops.postprocessing import SMOOTHERS
 from emojax.specs import TASKS
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -36,6 +42,18 @@ _DECISION = flags.DEFINE_enum(
     "How classes and units are decided: by argmax and at 0.5, or also with offsets and "
     "thresholds tuned for F1 on the training videos.",
 )
+_POSTPROCESS = flags.DEFINE_list(
+    "postprocess", [], "Also score predictions after these: smooth, clip."
+)
+_SMOOTHER = flags.DEFINE_enum(
+    "smoother",
+    "moving_average",
+    list(SMOOTHERS),
+    "How predictions are smoothed; the exponential one is causal. --widths brings its own.",
+)
+_WIDTHS = flags.DEFINE_string(
+    "widths", "", "A postprocessing.json to take the widths from, instead of tuning them."
+)
 _OUT = flags.DEFINE_string(
     "out", "", "Folder for the report; RUN/PARTITION, or RUN/PARTITION-on-NAME for another store."
 )
@@ -52,6 +70,15 @@ def main() -> None:
     folder = cli.folder("out", _OUT.value or str(run.workdir / name))
     folds = run.folds(store)
     videos = [partition_videos(store, fold, partition) for fold in folds]
+    steps = check_steps(_POSTPROCESS.value)
+    tuned = _DECISION.value == "tuned"
+    if tuned:
+        _check_decisions(run)
+    to_smooth = "smooth" in steps and not _WIDTHS.value
+    tuning = Tuning.on_training(run) if tuned or to_smooth else None
+    postprocessing = prepare_postprocessing(
+        steps, _SMOOTHER.value, _WIDTHS.value, run.session, run.open_store, tuning
+    )
     results = evaluate_folds(
         run.session,
         store,
@@ -59,20 +86,22 @@ def main() -> None:
         folds,
         partition,
         baseline=run.trained_on(store),
-        tuning=_tuning(run) if _DECISION.value == "tuned" else None,
+        tuning=tuning if tuned else None,
+        postprocessing=postprocessing,
     )
     console = Console()
     print_scores(results, f"{store.name}, {partition}, step {run.step}", console)
     write_results(folder, run.session, store, results, partition)
+    if postprocessing:
+        for line in postprocessing.lines(run.session):
+            console.print(line, highlight=False)
+        written = postprocessing.write(folder, run.session)
+        console.print(f"widths: {written}", highlight=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False)
 
 
-def _tuning(run: TrainedRun) -> Tuning:
-    """Predictions of the training videos, in whichever store is evaluated.
-
-    Raises:
-        InputError: no task of the run decides anything.
-    """
+def _check_decisions(run: TrainedRun) -> None:
+    """Raises ``InputError`` where no task of the run decides anything."""
     if not any(TASKS[task].kind in DECISION_RULES for task in run.session.tasks):
         raise InputError(
             "There is no decision to tune.",
@@ -81,9 +110,6 @@ def _tuning(run: TrainedRun) -> Tuning:
             expected="a run with classes or units",
             remedy="leave the flag out",
         )
-    store = run.open_store()
-    folds = run.folds(store)
-    return Tuning(store, folds, run.predict(store, [list(fold.train) for fold in folds]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """Predicts whole videos: ``python -m emojax.predict --checkpoint=RUN --out=FOLDER``.
 
 Writes one CSV per video and task, a row for every frame. Replicas of all folds and seeds are
-averaged; name a fold to use only its own.
+averaged, with ``--ensemble=ccc_centring`` after their traces were shifted to a common level (see
+``emojax/ops/ensembles.py``); name a fold to use only its own. With ``--postprocess=smooth,clip``
+each fold's replicas are smoothed with that fold's width, and what comes of all is clipped to the
+range of the labels. ``--widths=RUN/crossval/postprocessing.json`` takes widths that
+``emojax.crossval`` tuned on unseen videos; without it they are tuned on the training videos.
 """
 
 from __future__ import annotations
@@ -10,11 +14,15 @@ from absl import flags
 from rich.console import Console
 
 from emojax import cli
+from emojax.engine.evaluation import Tuning
 from emojax.engine.evaluator import ensemble
+from emojax.engine.postprocessing import check_steps, prepare_postprocessing
 from emojax.engine.restore import open_run
 from emojax.engine.results import write_predictions
 from emojax.engine.runtime import use_compilation_cache
 from emojax.errors import InputError
+from emojax.ops.ensembles import ENSEMBLES
+from emojax.ops.postprocessing import SMOOTHERS
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The --workdir of a training run.", required=True
@@ -26,6 +34,19 @@ _PARTITION = flags.DEFINE_enum(
 )
 _VIDEOS = flags.DEFINE_list("videos", [], "Names of single videos, instead of a partition.")
 _FOLD = flags.DEFINE_string("fold", "", "Use only the replicas of this fold.")
+_ENSEMBLE = flags.DEFINE_enum(
+    "ensemble", "mean", list(ENSEMBLES), "How replicas are combined; classes and units by mean."
+)
+_POSTPROCESS = flags.DEFINE_list("postprocess", [], "What is done afterwards: smooth, clip.")
+_SMOOTHER = flags.DEFINE_enum(
+    "smoother",
+    "moving_average",
+    list(SMOOTHERS),
+    "How predictions are smoothed; the exponential one is causal. --widths brings its own.",
+)
+_WIDTHS = flags.DEFINE_string(
+    "widths", "", "A postprocessing.json to take the widths from, instead of tuning them."
+)
 _OUT = flags.DEFINE_string("out", None, "Folder for the CSV files.", required=True)
 
 
@@ -58,10 +79,33 @@ def main() -> None:
             found=_FOLD.value,
             expected="one of " + ", ".join(map(str, session.folds.keys)),
         )
+    steps = check_steps(_POSTPROCESS.value)
+    to_tune = "smooth" in steps and not _WIDTHS.value
+    postprocessing = prepare_postprocessing(
+        steps,
+        _SMOOTHER.value,
+        _WIDTHS.value,
+        session,
+        run.open_store,
+        Tuning.on_training(run) if to_tune else None,
+    )
     per_replica = run.predict(store, [names] * len(session.folds.keys))
-    count = write_predictions(out, store, ensemble(session, per_replica, members))
-    Console().print(
-        f"{count} files for {len(names)} videos, mean of {len(members)} replica(s): {out}",
+    console = Console()
+    if postprocessing:
+        per_replica = [
+            postprocessing.smooth(store, predictions, int(fold))
+            for predictions, fold in zip(per_replica, session.folds.members_R, strict=True)
+        ]
+    combined = ensemble(session, per_replica, members, _ENSEMBLE.value)
+    if postprocessing:
+        combined = postprocessing.clip(combined)
+        for line in postprocessing.lines(session):
+            console.print(line, highlight=False)
+        postprocessing.write(out, session)
+    count = write_predictions(out, store, combined)
+    console.print(
+        f"{count} files for {len(names)} videos, {_ENSEMBLE.value} of {len(members)} "
+        f"replica(s): {out}",
         highlight=False,
     )
 

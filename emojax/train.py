@@ -6,9 +6,7 @@ Any value of the configuration can be overridden: ``--config.data.store=stores/m
 
 from __future__ import annotations
 
-import shutil
 import time
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -20,6 +18,7 @@ from emojax.engine.evaluation import evaluate_folds, partition_videos, print_sco
 from emojax.engine.loop import Trainer
 from emojax.engine.restore import open_run
 from emojax.engine.results import write_results
+from emojax.engine.resume import discard_run
 from emojax.engine.runtime import use_compilation_cache
 from emojax.engine.session import build_session
 from emojax.errors import InputError
@@ -50,7 +49,7 @@ def main() -> None:
     trainer = Trainer(session, store, workdir, fresh=_OVERWRITE.value)
     # An old run is discarded only when nothing is wrong with the new one.
     if _OVERWRITE.value and workdir.exists():
-        _discard(workdir)
+        discard_run(workdir)
     console = Console()
     console.print(
         f"{config.model.name} on {store.name}: {len(session.replicas)} replicas "
@@ -72,19 +71,6 @@ def main() -> None:
     console.print(f"report:     {workdir / 'validation' / 'report.html'}", highlight=False)
     console.print(f"scalars:    {workdir / 'metrics.csv'}", highlight=False)
     console.print(f"tensorboard --logdir {workdir}", highlight=False)
-
-
-def _discard(workdir: Path) -> None:
-    """Deletes a run, and nothing that is not a run."""
-    if not (workdir / "config.json").is_file():
-        raise InputError(
-            "--overwrite only discards what a training run has written.",
-            file=workdir,
-            found="a folder without config.json",
-            expected="the folder of a run",
-            remedy="choose another --workdir",
-        )
-    shutil.rmtree(workdir)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from pathlib import Path
@@ -315,3 +316,100 @@ def test_the_picture_shows_counts_and_shares_of_rows(tmp_path: Path, drawn: list
     assert panel.get_title(loc="left").startswith("model: accuracy 0.877, macro F1 0.")
     assert other.get_title(loc="left") == "optimum: accuracy 1.000, macro F1 1.000"
     assert (tmp_path / "new" / "c.png").stat().st_size > 1000
+
+
+# -- whole partitions --------------------------------------------------------------------------
+
+
+def official_va(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """CCC and RMSE over the frames that have both annotations."""
+    known = (labels[:, 0] != -5) & (labels[:, 1] != -5)
+    scores = {}
+    for c, name in enumerate(("valence", "arousal")):
+        x, y = predicted[known, c], labels[known, c]
+        (var_x, covariance), (_, var_y) = np.cov(x, y, ddof=0)
+        difference = x.mean() - y.mean()
+        scores[f"ccc_{name}"] = 2 * covariance / (var_x + var_y + difference**2)
+        scores[f"rmse_{name}"] = np.sqrt(np.mean((x - y) ** 2))
+    scores["ccc_mean"] = (scores["ccc_valence"] + scores["ccc_arousal"]) / 2
+    return scores
+
+
+def f1_by_sets(said: set[int], true: set[int]) -> float:
+    """F1 of frames named by their numbers: twice what both have, over what each has."""
+    return 2 * len(said & true) / (len(said) + len(true)) if said or true else 0.0
+
+
+def official_expr(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Macro F1 over all eight classes, annotated frames alone."""
+    known = [int(i) for i in np.flatnonzero(labels[:, 0] != -1)]
+    f1 = [
+        f1_by_sets(
+            {i for i in known if predicted[i].argmax() == k},
+            {i for i in known if labels[i, 0] == k},
+        )
+        for k in range(8)
+    ]
+    right = [predicted[i].argmax() == labels[i, 0] for i in known]
+    return {"f1_macro": sum(f1) / 8, "f1_Fear": f1[3], "accuracy": sum(right) / len(right)}
+
+
+def official_au(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Mean F1 of twelve units at 0.5, each over the frames that it is annotated in."""
+    f1 = []
+    for c in range(12):
+        known = [int(i) for i in np.flatnonzero(labels[:, c] != -1)]
+        said = {i for i in known if predicted[i, c] >= 0.5}
+        f1.append(f1_by_sets(said, {i for i in known if labels[i, c] == 1}))
+    return {"f1_mean": sum(f1) / 12, "f1_AU12": f1[6]}
+
+
+OFFICIAL = {"va": official_va, "expr": official_expr, "au": official_au}
+
+
+@pytest.fixture(scope="module")
+def partition() -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Labels and decoded predictions of each video, annotated in parts, one of them not at all."""
+    rng, videos = np.random.default_rng(7), []
+    for k, frames in enumerate((1, 60, 133, 17, 90)):
+        va = np.round(rng.uniform(-1, 1, (frames, 2)), 3) + 0.2 * k
+        expr = rng.integers(0, 7, (frames, 1)).astype(float)  # class 7 is never true
+        au = (rng.random((frames, 12)) < np.linspace(0.0, 0.7, 12)).astype(float)
+        raw = {
+            "va": va + rng.normal(0, 0.4, va.shape),
+            "expr": 2 * np.eye(8)[expr[:, 0].astype(int)] + rng.normal(size=(frames, 8)),
+            "au": 3 * au - 1.5 + rng.normal(0, 1.5, au.shape),
+        }
+        labels = {"va": va, "expr": expr, "au": au}
+        for task, values in labels.items():
+            values[rng.random(values.shape) < (1.0 if k == 3 else 0.2)] = TASKS[task].ignore
+        videos.append((labels, {task: TASK_OPS[task].decode(x) for task, x in raw.items()}))
+    return videos
+
+
+@pytest.mark.parametrize("task", OFFICIAL)
+@pytest.mark.parametrize("seed", range(6))
+def test_a_partition_has_its_official_score_in_any_split(
+    partition: list[Any], task: str, seed: int
+) -> None:
+    """Videos in any order, cut into batches anywhere: to 1e-9 the definition over all frames."""
+    labels = np.concatenate([video[0][task] for video in partition])
+    predicted = np.concatenate([video[1][task] for video in partition])
+    expected = OFFICIAL[task](predicted, labels)
+    rng, ops = np.random.default_rng(seed), TASK_OPS[task]
+    states = []
+    for k in rng.permutation(len(partition)):
+        of_video, guesses_NC = (part[task] for part in partition[k])
+        cuts = np.sort(rng.integers(0, len(of_video) + 1, seed))
+        for some, guessed in zip(np.split(of_video, cuts), np.split(guesses_NC, cuts), strict=True):
+            states.append(ops.state(guessed, some, np.asarray(TASKS[task].annotated(some))))
+    merged = ops.summarise(functools.reduce(lambda a, b: a.merge(b), states))
+    for name, value in expected.items():
+        assert merged[name] == pytest.approx(value, abs=1e-9)
+    # The mean over videos is another number.
+    primary = [
+        OFFICIAL[task](guessed[task], known[task])[ops.primary]
+        for known, guessed in partition
+        if len(known[task]) not in (1, 17)
+    ]
+    assert abs(np.mean(primary) - expected[ops.primary]) > 1e-3

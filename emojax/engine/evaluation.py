@@ -1,4 +1,4 @@
-"""A trained run's scores beside the optimum, the baseline and tuned decisions, and on a screen."""
+"""A trained run's scores beside optimum, baseline, tuned and postprocessed, and on a screen."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from emojax.engine.evaluator import (
     read_annotations,
     reference_predictions,
 )
+from emojax.engine.postprocessing import Postprocessing
+from emojax.engine.restore import TrainedRun
 from emojax.engine.scoring import (
     BASELINE,
     MEAN,
     OPTIMUM,
     OURS,
     POOLED,
+    PROCESSED,
     TUNED,
     FoldResult,
     Scores,
@@ -47,7 +50,7 @@ _LEAST_SQUARES = ("rmse", "accuracy", "cross_entropy", "binary_cross_entropy")
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """Predictions that decisions are tuned on: of videos that were trained on.
+    """Predictions that decisions and widths are tuned on: of videos that were trained on.
 
     Attributes:
         store: where their annotations are.
@@ -58,6 +61,29 @@ class Tuning:
     store: Store
     folds: Sequence[Fold]
     predictions: Sequence[Predictions]
+
+    @classmethod
+    def on_training(cls, run: TrainedRun) -> Tuning:
+        """Predicts the training videos of a run's folds, whichever store is evaluated.
+
+        Raises:
+            InputError: the training store is not there.
+        """
+        store = run.open_store()
+        folds = run.folds(store)
+        return cls(store, folds, run.predict(store, [list(fold.train) for fold in folds]))
+
+    def ensembles(self, session: Session) -> list[list[tuple[Fold, Predictions]]]:
+        """What ``tuned_postprocessing`` asks for: of each fold, what its ensemble predicts."""
+        return [
+            [(fold, ensemble(session, self.predictions, fold_members(session, number)))]
+            for number, fold in enumerate(self.folds)
+        ]
+
+
+def fold_members(session: Session, number: int) -> list[int]:
+    """The replicas of a fold, by its number in ``session.folds``."""
+    return [int(r) for r in np.flatnonzero(session.folds.members_R == number)]
 
 
 def partition_videos(store: Store, fold: Fold, partition: str) -> list[str]:
@@ -91,6 +117,7 @@ def evaluate_folds(
     *,
     baseline: bool = True,
     tuning: Tuning | None = None,
+    postprocessing: Postprocessing | None = None,
 ) -> list[FoldResult]:
     """Scores the ensembles of each fold's replicas beside optimum and linear baseline.
 
@@ -104,6 +131,7 @@ def evaluate_folds(
             learn from other videos than the model.
         tuning: also scores the model with decisions tuned on these, beside the papers' argmax
             and 0.5.
+        postprocessing: also scores the model with this done to its predictions.
 
     Raises:
         InputError: a fold has no such videos.
@@ -111,13 +139,15 @@ def evaluate_folds(
     results = []
     for number, fold in enumerate(folds):
         names = partition_videos(store, fold, partition)
-        members = [int(r) for r in np.flatnonzero(session.folds.members_R == number)]
+        members = fold_members(session, number)
         systems = {OURS: ensemble(session, predictions, members)}
         decisions: dict[str, np.ndarray] = {}
         if tuning:
             known = ensemble(session, tuning.predictions, members)
             decisions = _tuned(tuning.store, tuning.folds[number], known, session.tasks)
             systems[TUNED] = _moved(systems[OURS], decisions)
+        if postprocessing:
+            systems[PROCESSED] = postprocessing(store, systems[OURS], number)
         systems[OPTIMUM] = reference_predictions(store, names, "optimum")
         if baseline:
             systems[BASELINE] = _baseline(session, store, fold.name, names)
@@ -134,7 +164,11 @@ def evaluate_folds(
             }
             states[task] = {system: pair[0] for system, pair in found.items() if pair}
             scores[task] = {system: pair[1] for system, pair in found.items() if pair}
-        results.append(FoldResult(fold.name, tuple(names), systems, scores, states, decisions))
+        results.append(
+            FoldResult(
+                fold.name, tuple(names), systems, scores, states, decisions, fold.scored_frames
+            )
+        )
     return results
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from emojax.datasets.source import Store
 from emojax.datasets.windows import WindowSpec
 from emojax.engine.session import Session
 from emojax.engine.step import make_predict_step
+from emojax.ops.ensembles import combine
 from emojax.ops.tasks import TASK_OPS, TaskOps
 from emojax.ops.windows import OverlapAverage
 from emojax.specs import TASKS
@@ -25,16 +27,63 @@ from emojax.types import Batch
 Predictions = dict[str, dict[str, np.ndarray]]
 
 
+class Fed(NamedTuple):
+    """One batch of every fold.
+
+    Attributes:
+        host: of each fold.
+        device: all of them, on the devices.
+    """
+
+    host: Sequence[Batch]
+    device: Any
+
+
 class Predictor:
     """Runs all replicas over the videos of their folds; compiled once, used many times."""
 
     def __init__(self, session: Session, store: Store) -> None:
-        self._session = session
-        self._store = store
+        self.session, self.store = session, store
         self._step = make_predict_step(session.model, session.shared(session.folds))
 
     def __call__(
         self, weights: Any, normalisation: Any, videos: Sequence[Sequence[str]]
+    ) -> list[Predictions]:
+        """Predicts videos that are read meanwhile; see ``run``."""
+        return self.run(weights, normalisation, videos, self.feed(videos))
+
+    def on(self, store: Store) -> Predictor:
+        """The same predictor for another store with the same streams; nothing compiles again."""
+        other = copy.copy(self)
+        other.store = store
+        return other
+
+    def feed(self, videos: Sequence[Sequence[str]]) -> Iterator[Fed]:
+        """The batches of these videos, fold by fold; kept as a list they serve many runs."""
+        session, store, spec = self.session, self.store, self.session.window_spec
+        entries = [window_list(store, names, spec, evaluation=True) for names in videos]
+        size = session.batch_size
+        num_batches = max(1, max(-(-len(entry) // size) for entry in entries))
+        feeds = [
+            evaluation_batches(store, names, spec, batch_size=size, num_batches=num_batches)
+            for names in videos
+        ]
+        for batches in zip(*feeds, strict=True):
+            yield Fed(batches, self.place([*batches]))
+
+    def place(self, per_fold: Sequence[Any]) -> Any:
+        """Puts what leads with B, of each fold, onto the devices as a batch is put."""
+        grouped = len(per_fold) > 1
+        tree = stack(per_fold) if grouped else per_fold[0]
+        return self.session.layout.batch(tree, grouped=grouped)
+
+    def run(
+        self,
+        weights: Any,
+        normalisation: Any,
+        videos: Sequence[Sequence[str]],
+        feed: Iterable[Fed],
+        drop: Callable[[Sequence[Batch]], Any] | None = None,
     ) -> list[Predictions]:
         """Predicts, averages overlapping windows per tick, and gives every frame a value.
 
@@ -45,37 +94,25 @@ class Predictor:
             weights: {"params", "model_state"} with leading R, on the devices.
             normalisation: see ``session.fold_normalisation``, on the devices.
             videos: for each fold of ``session.folds``, the names of the videos to predict.
+            feed: what ``feed`` gave for the same videos.
+            drop: the batches of all folds -> what ``step.forward`` drops of each, on the
+                devices (see ``place``).
 
         Returns:
             For each replica, its predictions for the videos of its fold.
         """
-        session, store = self._session, self._store
+        session, store = self.session, self.store
         spec = session.window_spec
         timelines = [_Timeline(store, spec, names) for names in videos]
         averages = [
             {task: OverlapAverage(len(timelines[fold]), TASKS[task].outputs) for task in spec.tasks}
             for fold in session.folds.members_R
         ]
-        entries = [window_list(store, names, spec, evaluation=True) for names in videos]
-        num_batches = max(1, max(-(-len(entry) // session.batch_size) for entry in entries))
-        feeds = [
-            evaluation_batches(
-                store,
-                names,
-                spec,
-                batch_size=session.batch_size,
-                num_batches=num_batches,
-            )
-            for names in videos
-        ]
-        grouped = len(feeds) > 1
-        pending: list[tuple[Any, list[Any]]] = []
-        for batches in zip(*feeds, strict=True):
-            batch = stack(batches) if grouped else batches[0]
-            outputs = self._step(
-                weights, session.layout.batch(batch, grouped=grouped), normalisation
-            )
-            pending.append((outputs, list(batches)))
+        pending: list[tuple[Any, Sequence[Batch]]] = []
+        for fed in feed:
+            dropped = () if drop is None else (drop(fed.host),)
+            outputs = self._step(weights, fed.device, normalisation, *dropped)
+            pending.append((outputs, fed.host))
             # Fetched one batch late, so that the device is never idle.
             if len(pending) > 1:
                 self._add(averages, timelines, *pending.pop(0))
@@ -91,12 +128,12 @@ class Predictor:
         averages: list[dict[str, OverlapAverage]],
         timelines: list[_Timeline],
         outputs: Any,
-        batches: list[Batch],
+        batches: Sequence[Batch],
     ) -> None:
         host = jax.device_get(outputs)
         # Of each fold once, for its replicas all have the same windows.
         places = [line.place(batch) for line, batch in zip(timelines, batches, strict=True)]
-        for replica, fold in enumerate(self._session.folds.members_R):
+        for replica, fold in enumerate(self.session.folds.members_R):
             ticks_BT, counted_BT = places[fold]
             for task, average in averages[replica].items():
                 average.add(ticks_BT, host[task][replica], counted_BT)
@@ -243,9 +280,12 @@ def _trained_scores(
 
 
 def ensemble(
-    session: Session, predictions: Sequence[Predictions], members: Sequence[int]
+    session: Session,
+    predictions: Sequence[Predictions],
+    members: Sequence[int],
+    rule: str = "mean",
 ) -> Predictions:
-    """Mean over replicas, each target over the replicas that were trained for it.
+    """Combines replicas, each target over the replicas that were trained for it.
 
     A replica that diverged (all of its predictions are NaN) is left out; NaN where none is left.
 
@@ -253,6 +293,7 @@ def ensemble(
         session: the session.
         predictions: of each replica.
         members: which replicas to combine; all must have predicted the same videos.
+        rule: a key of ``emojax.ops.ensembles.ENSEMBLES``.
     """
     combined: Predictions = {}
     for name in predictions[members[0]]:
@@ -266,12 +307,8 @@ def ensemble(
             lost_R = np.isnan(values_RNC).all(axis=(1, 2))
             values_RNC = np.where(lost_R[:, None, None], 0.0, values_RNC)
             trained_RC = trained_RC & ~lost_R[:, None]
-            weights_RC = trained_RC / np.maximum(1, trained_RC.sum(axis=0, keepdims=True))
             # An output nobody trained is no prediction.
-            mean_NC = np.einsum("rnc,rc->nc", values_RNC, weights_RC)
-            combined[name][task] = np.where(
-                np.any(trained_RC, axis=0, keepdims=True), mean_NC, np.nan
-            )
+            combined[name][task] = combine(rule, TASKS[task].kind, values_RNC, trained_RC)
     return combined
 
 

@@ -17,6 +17,23 @@ import jax.numpy as jnp
 _PURPOSE = 0x6D6F64
 
 
+def zero_rows(
+    streams: Mapping[str, jax.Array], drop: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Streams whose dropped rows are zero, the training mean.
+
+    Args:
+        streams: stream -> (B, T_s, D_s), normalised.
+        drop: stream -> (B, T_s) bool, True where a row goes; a stream may be left out.
+    """
+    return {
+        name: jnp.where(drop[name][..., None], jnp.zeros_like(x_BTD), x_BTD)
+        if name in drop
+        else x_BTD
+        for name, x_BTD in streams.items()
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class ModalityDropout:
     """How often rows and streams go missing in training.
@@ -50,11 +67,9 @@ class ModalityDropout:
         kept_B = jax.random.randint(kept_key, (batch,), 0, len(names))
         is_kept_BS = jnp.arange(len(names))[None] == kept_B[:, None]
         drop_BS = drop_BS & ~(jnp.all(drop_BS, axis=1, keepdims=True) & is_kept_BS)
-        dropped = {}
+        drop = {}
         for i, name in enumerate(names):
-            x_BTD = streams[name]
             row_key = jax.random.fold_in(frames_key, i)
-            drop_BT = jax.random.bernoulli(row_key, self.frames, x_BTD.shape[:2])
-            drop_BT = drop_BT | drop_BS[:, i : i + 1]
-            dropped[name] = jnp.where(drop_BT[..., None], jnp.zeros_like(x_BTD), x_BTD)
-        return dropped
+            drop_BT = jax.random.bernoulli(row_key, self.frames, streams[name].shape[:2])
+            drop[name] = drop_BT | drop_BS[:, i : i + 1]
+        return zero_rows({name: streams[name] for name in names}, drop)

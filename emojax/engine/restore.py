@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ class TrainedRun:
         Raises:
             InputError: all replicas diverged.
         """
+        predictor = Predictor(self.session, store)
+        return self.without_lost(predictor(*self.placed(), videos))
+
+    def placed(self) -> tuple[Any, Any]:
+        """Best weights and normalisation as a ``Predictor`` takes them, on the devices.
+
+        Raises:
+            InputError: all replicas diverged.
+        """
         if self.lost_R.all():
             raise InputError(
                 "The run has no trained weights, because its training diverged.",
@@ -116,8 +126,10 @@ class TrainedRun:
         weights = dict(self.best)
         if self.branches_R is not None:
             weights["branches"] = layout.replicas(self.branches_R)
-        predictor = Predictor(self.session, store)
-        predictions = predictor(weights, layout.everywhere(self.normalisation), videos)
+        return weights, layout.everywhere(self.normalisation)
+
+    def without_lost(self, predictions: Sequence[Predictions]) -> list[Predictions]:
+        """Predictions of each replica, NaN of those that diverged."""
         return [
             jax.tree.map(lambda x: np.full_like(x, np.nan), of_replica) if is_lost else of_replica
             for of_replica, is_lost in zip(predictions, self.lost_R, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,20 @@ def check_trained(
     if not lost_R.any():
         return []
     return [f"warning: training of {names(lost_R)} diverged; their weights are not used ({remedy})"]
+
+
+def discard_run(workdir: Path) -> None:
+    """Deletes a run, and nothing that is not a run.
+
+    Raises:
+        InputError: the folder is none of a run.
+    """
+    if not (workdir / "config.json").is_file():
+        raise InputError(
+            "--overwrite only discards what a training run has written.",
+            file=workdir,
+            found="a folder without config.json",
+            expected="the folder of a run",
+            remedy="choose another --workdir",
+        )
+    shutil.rmtree(workdir)

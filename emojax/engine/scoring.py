@@ -14,7 +14,8 @@ from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS
 
 OURS, TUNED, OPTIMUM, BASELINE = "model", "model, tuned", "optimum", "ridge + smoothing"
-SYSTEMS = (OURS, TUNED, OPTIMUM, BASELINE)
+PROCESSED = "model, postprocessed"
+SYSTEMS = (OURS, TUNED, PROCESSED, OPTIMUM, BASELINE)
 POOLED, MEAN = "all folds", "mean of folds"
 
 # system -> score name -> value
@@ -32,6 +33,7 @@ class FoldResult:
         scores: task -> system -> score name -> value.
         states: task -> system -> metric state that the scores were read off.
         decisions: task -> what was tuned, (C,), see ``ops.decisions``; empty if nothing was.
+        scored_frames: which frames of each video count, start and stop; None for all.
     """
 
     fold: str
@@ -40,6 +42,7 @@ class FoldResult:
     scores: dict[str, Scores]
     states: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     decisions: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    scored_frames: tuple[int, int] | None = None
 
 
 def assess(

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from emojax.engine.modality_dropout import ModalityDropout
+from emojax.engine.modality_dropout import ModalityDropout, zero_rows
 from emojax.engine.optim import Optimizer, trained_only
 from emojax.engine.state import TrainState
 from emojax.ops.tasks import TASK_OPS
@@ -86,6 +86,7 @@ def forward(
     train: bool,
     dropout_key: jax.Array | None = None,
     modality_dropout: ModalityDropout | None = None,
+    drop: Mapping[str, jax.Array] | None = None,
 ) -> tuple[dict[str, jax.Array], dict[str, Any], Any]:
     """The only way a model is ever applied.
 
@@ -98,15 +99,24 @@ def forward(
         train: whether dropout is on and running statistics move.
         dropout_key: needed when ``train``.
         modality_dropout: rows and streams that go missing when ``train``.
+        drop: stream -> (B, T_s) bool, rows to zero when not ``train``, at the model's input: a
+            stream that the model stacks is dropped as stacked, so that it has T rows.
 
     Returns:
         outputs task -> (B, T, C), the model's ``aux``, and the new model_state.
     """
     variables = {"params": params, **model_state}
     call: dict[str, Any] = {"valid": batch.stream_valid, "train": train}
-    streams = prepare(batch, normalisation)
+    streams, masks = prepare(batch, normalisation), batch.stream_mask
     if not train:
-        outputs, aux = cast(Any, model.apply(variables, streams, batch.stream_mask, **call))
+        if drop is not None:
+            if stacks(model):
+                stacked: Any = model
+                model, streams, masks, call["valid"] = stacked.stack_inputs(
+                    streams, masks, call["valid"]
+                )
+            streams = zero_rows(streams, drop)
+        outputs, aux = cast(Any, model.apply(variables, streams, masks, **call))
         return outputs, aux, model_state
     if modality_dropout and dropout_key is not None:
         streams = modality_dropout(streams, dropout_key)
@@ -119,6 +129,11 @@ def forward(
         mutable=list(model_state),
     )
     return outputs, aux, {**model_state, **updated}
+
+
+def stacks(model: nn.Module) -> bool:
+    """Whether a model stacks context, and can do so ahead, see ``ExpTrm.stack_inputs``."""
+    return hasattr(model, "stack_inputs")
 
 
 LossTable = dict[str, Callable[..., Any]]
@@ -284,12 +299,13 @@ def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
 
 
 def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[str, jax.Array]]:
-    """Builds ``predict(weights, batch, normalisation) -> task -> (R, B, T, C)``, decoded.
+    """Builds ``predict(weights, batch, normalisation[, drop]) -> task -> (R, B, T, C)``, decoded.
 
     ``weights`` is {"params", "model_state"} with leading R. Outputs are decoded (softmax,
     sigmoid) so that overlapping windows can be averaged; decisions come afterwards. Where
     ``weights`` also has "branches", (R,) bool, the replicas that are True predict the mean of
-    what their temporary heads, ``aux["branches"]``, decode to.
+    what their temporary heads, ``aux["branches"]``, decode to. ``drop`` is that of ``forward``,
+    with the axes of the batch; any rows may be dropped without compiling again.
     """
 
     def decode(outputs: Mapping[str, jax.Array]) -> dict[str, Any]:
@@ -298,9 +314,10 @@ def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[st
             for task, x_BTC in outputs.items()
         }
 
-    def one(weights: Any, batch: Batch, normalisation: Any) -> dict[str, Any]:
+    def one(weights: Any, batch: Batch, normalisation: Any, drop: Any) -> dict[str, Any]:
+        params, model_state = weights["params"], weights["model_state"]
         outputs, aux, _ = forward(
-            model, weights["params"], weights["model_state"], batch, normalisation, train=False
+            model, params, model_state, batch, normalisation, train=False, drop=drop
         )
         decoded = decode(outputs)
         if "branches" not in weights:
@@ -312,13 +329,15 @@ def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[st
             for task, x_BTC in decoded.items()
         }
 
-    axes = (0, _axis(shared.members), _axis(shared.fold_members))
-    over_replicas = jax.vmap(one, in_axes=axes)
+    data = _axis(shared.members)
+    over_replicas = jax.vmap(one, in_axes=(0, data, _axis(shared.fold_members), data))
 
     @jax.jit
-    def predict(weights: Any, batch: Batch, normalisation: Any) -> dict[str, jax.Array]:
-        batch = _take(batch, shared.members)
-        return over_replicas(weights, batch, _take(normalisation, shared.fold_members))
+    def predict(
+        weights: Any, batch: Batch, normalisation: Any, drop: Any = None
+    ) -> dict[str, jax.Array]:
+        batch, drop = _take((batch, drop), shared.members)
+        return over_replicas(weights, batch, _take(normalisation, shared.fold_members), drop)
 
     return predict
 

@@ -172,6 +172,32 @@ class ExpTrm(nn.Module):
         mask_BT = frame_mask(NAME, self.streams, framed, centre, self.window)
         return {name: zero_where_padded(x, mask_BT) for name, x in framed.items()}, mask_BT
 
+    def stack_inputs(
+        self,
+        streams: Mapping[str, Array],
+        masks: Mapping[str, Array],
+        valid: Mapping[str, Array],
+    ) -> tuple[ExpTrm, dict[str, Array], dict[str, Array], dict[str, Array]]:
+        """The same model with its input already stacked, so that every stream has T rows.
+
+        The missing-modality study of section 5.3 zeroes rows of this input: a frame that goes
+        takes all of its context with it.
+
+        Args:
+            streams, masks, valid: what ``__call__`` takes.
+
+        Returns:
+            A model of the same parameters without ``context``, and its streams, masks and
+            validity.
+        """
+        framed, masked, valid_T = {}, {}, {}
+        for name, x_BSD in streams.items():
+            rows = self.context.get(name, 0)
+            centre = slice(rows, x_BSD.shape[1] - rows)
+            framed[name] = stack_context(x_BSD, masks[name], rows, self.stacked_width * bool(rows))
+            masked[name], valid_T[name] = masks[name][:, centre], valid[name][:, centre]
+        return self.clone(context=flax.core.freeze({})), framed, masked, valid_T
+
     def _encode(self, name: str, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
         """Projection, positions and self-attention layers of one stream."""
         dtype = jnp.dtype(self.dtype)

@@ -1,0 +1,374 @@
+"""Studies of trained runs: ``python -m emojax.analyse STUDY --checkpoint=RUN [--partition=test]``.
+
+    missing      scores while more and more frames of a modality go missing (ExpTrm, section 5.3)
+    streams      what each stream is worth: left out, and with another video's rows
+    compare      differences between two or more runs: Fisher's z and a bootstrap over videos
+    calibration  whether probabilities of classes and units mean what they say
+    stability    how calm predictions are (EMMA-Net's ECU) beside the annotation
+
+Tables (CSV), ``study.json`` and pictures go to RUN/analysis/STUDY/PARTITION.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from emojax import cli
+from emojax.engine.missing_modality import KEPT, PATTERNS, VALIDITY, MissingPlan, missing_modality
+from emojax.engine.prediction_checks import calibrate, stability
+from emojax.engine.run_comparison import compare_runs
+from emojax.engine.runtime import use_compilation_cache
+from emojax.engine.stream_importance import stream_importance
+from emojax.engine.study_data import StudiedRun, open_studied
+from emojax.engine.study_output import StudyTable, print_tables, progress_bar, write_tables
+from emojax.engine.study_plots import (
+    plot_importance,
+    plot_missing,
+    plot_reliability,
+    shown_scores,
+)
+from emojax.errors import InputError, closest
+from emojax.ops.significance import LEVEL, dagger
+
+_CHECKPOINT = flags.DEFINE_multi_string(
+    "checkpoint", None, "The --workdir of a training run; several to compare.", required=True
+)
+_STEP = flags.DEFINE_integer("step", None, "Which saved step; the latest by default.")
+_STORE = flags.DEFINE_string(
+    "store", "", "Store to study on; the (first) training store by default."
+)
+_PARTITION = flags.DEFINE_enum(
+    "partition", "validation", ["train", "validation", "test"], "Which videos of the fold(s)."
+)
+_OUT = flags.DEFINE_string("out", "", "Folder; RUN/analysis/STUDY/PARTITION[-on-NAME] by default.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", lower_bound=0)
+_DRAWS = flags.DEFINE_integer(
+    "draws", 1000, "streams, compare: draws of the bootstrap over videos.", lower_bound=1
+)
+_BY = flags.DEFINE_enum(
+    "by", None, ["modality", "stream"],
+    "What goes at once; by modality in the study missing, by stream in streams.",
+)  # fmt: skip
+_PERCENT = flags.DEFINE_list(
+    "percent", [str(10 * i) for i in range(11)], "missing: percentages of frames that go missing."
+)
+_TRIALS = flags.DEFINE_integer("trials", 10, "missing: draws for each percentage.", lower_bound=1)
+_PATTERN = flags.DEFINE_list(
+    "pattern", list(PATTERNS), "missing: single frames, contiguous spans, or both."
+)
+_VALIDITY = flags.DEFINE_list(
+    "validity", [KEPT],
+    "missing: kept (zeros at the model's input, masks left on, the paper's study), cleared "
+    "(missing in the store, so that config.data.fill acts), or both.",
+)  # fmt: skip
+_SPAN = flags.DEFINE_float(
+    "span", 2.0, "missing: mean length of a span in seconds.", lower_bound=0.0
+)
+_SHUFFLES = flags.DEFINE_integer(
+    "shuffles", 5, "streams: how many other videos each video gets a stream of; 0 for none.",
+    lower_bound=0,
+)  # fmt: skip
+_BINS = flags.DEFINE_integer("bins", 10, "calibration: bins of probability.", lower_bound=1)
+_EPSILON = flags.DEFINE_list(
+    "epsilon", ["0.05", "0.1", "0.2"], "stability: changes (L1) below which a step is stable."
+)
+
+_FEW_VIDEOS = 20
+Progress = Callable[[int, int], None]
+
+
+def _missing(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> list[StudyTable]:
+    plan = MissingPlan(
+        shares=tuple(x / 100 for x in _numbers("percent", _PERCENT.value, 0.0, 100.0)),
+        trials=_TRIALS.value,
+        patterns=_choices("pattern", _PATTERN.value, tuple(PATTERNS)),
+        validity=_choices("validity", _VALIDITY.value, VALIDITY),
+        stream_by=_BY.value or "modality",
+        span_seconds=_SPAN.value,
+        seed=_SEED.value,
+    )
+    points = missing_modality(runs[0], plan, progress)
+    plot_missing(folder / "missing.png", heading=_heading(runs, "missing input"), points=points)
+    rows = [
+        {
+            "task": point.task,
+            "score": point.score,
+            "missing": point.group,
+            "pattern": point.pattern,
+            "validity": point.validity,
+            "percent": 100 * point.share,
+            "trials": len(point.values),
+            "mean": point.mean,
+            "deviation": point.deviation,
+            "least": min(point.values),
+            "greatest": max(point.values),
+        }
+        for point in points
+    ]
+    columns = ("task", "score", "missing", "pattern", "validity")
+    curves: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in _brief(rows):
+        key = tuple(row[name] for name in columns)
+        curve = curves.setdefault(key, dict(zip(columns, key, strict=True)))
+        curve[f"{row['percent']:g} %"] = row["mean"]
+    trials = [
+        dict(zip(columns, (p.task, p.score, p.group, p.pattern, p.validity), strict=True))
+        | {"percent": 100 * p.share, "trial": trial, "value": value}
+        for p in points
+        for trial, value in enumerate(p.values)
+    ]
+    caption = f"mean of {plan.trials} trials; spans of {plan.span_seconds:g} s on average"
+    return [
+        StudyTable("missing", _heading(runs, "missing"), rows, list(curves.values()), caption),
+        StudyTable("trials", "", trials, []),
+    ]
+
+
+def _streams(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> list[StudyTable]:
+    found = stream_importance(
+        runs[0],
+        progress,
+        stream_by=_BY.value or "stream",
+        shuffles=_SHUFFLES.value,
+        draws=_DRAWS.value,
+        seed=_SEED.value,
+    )
+    heading = _heading(runs, "without each stream")
+    plot_importance(folder / "streams.png", heading=heading, found=found)
+    rows = [dataclasses.asdict(row) for row in found]
+    order = list(dict.fromkeys((row["task"], row["score"]) for row in rows))
+    rows.sort(key=lambda row: order.index((row["task"], row["score"])))
+    caption = f"low, high: 95 % interval of the drop; {_bootstrap(runs)}"
+    return [StudyTable("streams", heading, rows, _brief(rows), caption)]
+
+
+def _compare(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> list[StudyTable]:
+    found = compare_runs(runs, progress, draws=_DRAWS.value, seed=_SEED.value)
+    rows = []
+    for one in found:
+        row = dataclasses.asdict(one)
+        marks = ["" if p is None else dagger(p) for p in (one.z_p, one.p)]
+        row |= {"z_p_dagger": marks[0], "p_dagger": marks[1]}
+        rows.append(row)
+    shown = [
+        {
+            "task": row["task"],
+            "score": row["score"],
+            row["first"]: row["value"],
+            "other run": row["second"],
+            "its score": row["other"],
+            "difference": row["difference"],
+            "low": row["low"],
+            "high": row["high"],
+            "p (bootstrap)": _p_text(row["p"], row["p_dagger"]),
+            "z (approx.)": row["z"],
+            "p of z (approx.)": _p_text(row["z_p"], row["z_p_dagger"]),
+        }
+        for row in rows
+    ]
+    caption = (
+        f"† p < {LEVEL:g}. low, high, p: {_bootstrap(runs)}. "
+        "z: Fisher's, approximate: it is meant for Pearson's r of independent frames, and "
+        "neighbouring frames are nearly the same."
+    )
+    return [StudyTable("compare", _heading(runs[:1], "comparison"), rows, shown, caption)]
+
+
+def _calibration(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> list[StudyTable]:
+    summary, bins = [], []
+    for task, (names, state) in calibrate(runs[0], _BINS.value).items():
+        path = folder / f"reliability_{task}.png"
+        plot_reliability(path, heading=_heading(runs, task), names=names, state=state)
+        columns = (state.frames(), state.prevalence(), state.expected_error(), state.brier())
+        for name, frames, prevalence, error, brier in zip(names, *columns, strict=True):
+            summary.append(
+                {
+                    "task": task,
+                    "name": name,
+                    "frames": int(frames),
+                    "prevalence": float(prevalence),
+                    "expected calibration error": float(error),
+                    "Brier score": float(brier),
+                }
+            )
+        confidence, reliability = state.confidence(), state.reliability()
+        for c, name in enumerate(names):
+            bins += [
+                {
+                    "task": task,
+                    "name": name,
+                    "from": m / _BINS.value,
+                    "to": (m + 1) / _BINS.value,
+                    "frames": int(state.frames_CM[c, m]),
+                    "mean probability": float(confidence[c, m]),
+                    "share of positives": float(reliability[c, m]),
+                }
+                for m in range(_BINS.value)
+            ]
+    progress(1, 1)
+    caption = "decided: probability of the class decided upon, against how often it is right"
+    heading = _heading(runs, f"calibration, {_BINS.value} bins")
+    return [
+        StudyTable("calibration", heading, summary, None, caption),
+        StudyTable("bins", "", bins, []),
+    ]
+
+
+def _stability(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> list[StudyTable]:
+    del folder
+    epsilons = _numbers("epsilon", _EPSILON.value, 1e-9, 1e9)
+    rows = [
+        {"task": one.task, "system": one.system, "pairs": one.pairs, "smoothness": one.smoothness}
+        | {f"ECU({epsilon:g})": utility for epsilon, utility in one.utility.items()}
+        for one in stability(runs, epsilons, progress)
+    ]
+    caption = (
+        "ECU(e): share of consecutive annotated steps whose output changes by less than e (L1); "
+        "smoothness: mean change"
+    )
+    return [StudyTable("stability", _heading(runs[:1], "stability"), rows, None, caption)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Study:
+    """A study, the flags that only some studies have, and whether it takes several runs."""
+
+    function: Callable[[Sequence[StudiedRun], Path, Progress], list[StudyTable]]
+    options: tuple[str, ...] = ()
+    several: bool = False
+
+
+STUDIES: dict[str, _Study] = {
+    "missing": _Study(_missing, ("seed", "by", "percent", "trials", "pattern", "validity", "span")),
+    "streams": _Study(_streams, ("seed", "by", "shuffles", "draws")),
+    "compare": _Study(_compare, ("seed", "draws"), several=True),
+    "calibration": _Study(_calibration, ("bins",)),
+    "stability": _Study(_stability, ("epsilon",), several=True),
+}
+
+
+def main(*words: str) -> None:
+    """Does one study, prints its tables and writes its files."""
+    name, study = _chosen(words)
+    use_compilation_cache()
+    runs = open_studied(_CHECKPOINT.value, _STEP.value, _STORE.value, _PARTITION.value)
+    first, store = runs[0], runs[0].store
+    place = first.partition
+    if not first.run.trained_on(store):
+        place += f"-on-{Path(store.path).name}"
+    default = first.run.workdir / "analysis" / name / place
+    folder = cli.folder("out", _OUT.value or str(default))
+    with progress_bar(name) as progress:
+        tables = study.function(runs, folder, progress)
+    facts = {
+        "study": name,
+        "checkpoints": {
+            one.name: {"step": one.run.step, "folder": str(one.run.workdir)} for one in runs
+        },
+        "store": {"name": store.name, "checksum": store.metadata["checksum"]},
+        "partition": first.partition,
+        "options": {option: flags.FLAGS[option].value for option in study.options},
+    }
+    write_tables(folder, facts, tables)
+    console = cli.console()
+    print_tables(tables, console)
+    console.print(f"files: {folder}", highlight=False)
+
+
+def _chosen(words: Sequence[str]) -> tuple[str, _Study]:
+    """The study that is named, checked against flags that it has no use for."""
+    if len(words) != 1 or words[0] not in STUDIES:
+        raise InputError(
+            "Name one study.",
+            field="STUDY",
+            found=" ".join(words) or "nothing",
+            expected="one of " + ", ".join(STUDIES),
+            remedy=closest(words[0], STUDIES) if len(words) == 1 else None,
+        )
+    (name,) = words
+    study = STUDIES[name]
+    optional = {option for each in STUDIES.values() for option in each.options}
+    for option in sorted(optional - set(study.options)):
+        if flags.FLAGS[option].present:
+            users = [other for other, each in STUDIES.items() if option in each.options]
+            raise InputError(
+                f"The study {name!r} has no use for this flag.",
+                field=f"--{option}",
+                found=flags.FLAGS[option].value,
+                expected="nothing; it belongs to " + ", ".join(users),
+            )
+    if len(_CHECKPOINT.value) > 1 and not study.several:
+        raise InputError(
+            f"The study {name!r} takes one run.",
+            field="--checkpoint",
+            found=", ".join(_CHECKPOINT.value),
+            expected="one run; several serve "
+            + ", ".join(k for k, s in STUDIES.items() if s.several),
+        )
+    return name, study
+
+
+def _heading(runs: Sequence[StudiedRun], what: str) -> str:
+    names = ", ".join(one.name for one in runs)
+    return f"{names} on {runs[0].store.name}, {runs[0].partition}: {what}"
+
+
+def _bootstrap(runs: Sequence[StudiedRun]) -> str:
+    count = (
+        min(map(len, runs[0].videos)) if not runs[0].together() else sum(map(len, runs[0].videos))
+    )
+    few = ", few enough for intervals to be too narrow" if count < _FEW_VIDEOS else ""
+    return f"paired bootstrap over {count} videos{few}, {_DRAWS.value} draws"
+
+
+def _brief(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the scores that pictures show."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        names.setdefault(row["task"], []).append(row["score"])
+    return [row for row in rows if row["score"] in shown_scores(row["task"], names[row["task"]])]
+
+
+def _p_text(p: float | None, mark: str) -> str | None:
+    if p is None or p != p:
+        return None
+    return f"{p:.3f}{mark}" if p >= 0.001 else f"<0.001{mark}"
+
+
+def _numbers(flag: str, words: Sequence[str], low: float, high: float) -> list[float]:
+    """Different numbers of a list flag, in order."""
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(low <= number <= high for number in numbers):
+        raise InputError(
+            "These are no numbers that the study can use.",
+            field=f"--{flag}",
+            found=",".join(words) or "nothing",
+            expected=f"numbers from {low:g} to {high:g}, separated by commas",
+        )
+    return sorted(set(numbers))
+
+
+def _choices(flag: str, words: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Different known words of a list flag, in the order of ``known``."""
+    for word in words:
+        if word not in known:
+            raise InputError(
+                "This is no choice of the flag.",
+                field=f"--{flag}",
+                found=word,
+                expected="some of " + ", ".join(known),
+                remedy=closest(word, known),
+            )
+    return tuple(word for word in known if word in words) or tuple(known[:1])
+
+
+if __name__ == "__main__":
+    cli.run(main, arguments=True)

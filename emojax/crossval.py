@@ -1,0 +1,209 @@
+"""Cross-validates a system: ``python -m emojax.crossval --config=... --workdir=RUN``.
+
+Trains all folds of the store, times the configuration's targets and seeds, as replicas of one
+program; a run that was interrupted is continued and one that is finished is not trained again.
+Then it prints and saves the scores of every fold and seed, their means and spread, out-of-fold
+predictions and, where the test videos are annotated, the ensembles of all folds on them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+from rich.console import Console
+from rich.table import Table
+
+from emojax import cli
+from emojax.datasets.source import Store
+from emojax.engine.checkpoint import saved_steps
+from emojax.engine.crossval import (
+    CrossValidation,
+    choose_folds,
+    cross_validate,
+    document,
+    spreads,
+)
+from emojax.engine.evaluation import print_scores
+from emojax.engine.fold_plot import plot_folds
+from emojax.engine.loop import Trainer
+from emojax.engine.postprocessing import check_steps
+from emojax.engine.restore import open_run
+from emojax.engine.results import write_predictions
+from emojax.engine.resume import discard_run
+from emojax.engine.runtime import use_compilation_cache
+from emojax.engine.scoring import OURS, PROCESSED, SYSTEMS, brief, scored_tasks
+from emojax.engine.session import Session, build_session
+from emojax.errors import InputError
+from emojax.ops.postprocessing import SMOOTHERS
+from emojax.ops.tasks import TASK_OPS
+
+config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; made if it is not there.", required=True
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Discard a run that lies in the workdir.")
+_FOLDS = flags.DEFINE_list(
+    "folds", ["all"], "Folds to train, instead of config.replicas.folds: names, or all."
+)
+_PARTITION = flags.DEFINE_enum(
+    "partition", "validation", ["train", "validation", "test"], "What each fold is scored on."
+)
+_POSTPROCESS = flags.DEFINE_list(
+    "postprocess",
+    [],
+    "Also score predictions after these: smooth (a fold's width is tuned on the out-of-fold "
+    "predictions of the others), clip.",
+)
+_SMOOTHER = flags.DEFINE_enum(
+    "smoother",
+    "moving_average",
+    list(SMOOTHERS),
+    "How predictions are smoothed; the exponential one is causal.",
+)
+
+
+def main() -> None:
+    """Trains what is not trained yet, scores all folds, prints and saves."""
+    use_compilation_cache()
+    config = cli.read_config("config")
+    workdir = cli.folder("workdir", _WORKDIR.value)
+    steps = check_steps(_POSTPROCESS.value)
+    if not config.get("data", {}).get("store"):
+        raise InputError(
+            "There is nothing to train on.",
+            field="--config.data.store",
+            found="nothing",
+            expected="the folder of a store",
+            remedy="build one: python -m data.synthetic --out=stores/mine",
+        )
+    store = Store(config.data.store)
+    config.replicas.folds = choose_folds(store, _FOLDS.value)
+    session = build_session(config, store.streams)
+    session.window_spec.check(store)
+    trainer = Trainer(session, store, workdir, fresh=_OVERWRITE.value)
+    if _OVERWRITE.value and workdir.exists():
+        discard_run(workdir)
+    console = cli.console()
+    console.print(
+        f"{config.model.name} on {store.name}: folds {', '.join(session.folds.keys)}, "
+        f"{len(session.replicas)} replicas, {session.layout.mesh.size} device(s)",
+        highlight=False,
+    )
+    before = max(saved_steps(workdir), default=0)
+    started = time.monotonic()
+    step = trainer.run().step
+    seconds = time.monotonic() - started
+    done = f"trained to step {step} in {seconds:.0f} s"
+    console.print(f"was trained already, to step {step}" if step == before else done)
+    run = open_run(workdir)
+    found = cross_validate(run, store, _PARTITION.value, steps=steps, smoother=_SMOOTHER.value)
+    _show(found, store, run.session, console)
+    partition = _PARTITION.value
+    folder = workdir / ("crossval" if partition == "validation" else f"crossval-{partition}")
+    _save(folder, found, store, run.session, run.step)
+    for line in found.postprocessing.lines(run.session) if found.postprocessing else ():
+        console.print(line, highlight=False)
+    console.print(f"scores:      {folder / 'scores.json'}", highlight=False)
+    console.print(f"picture:     {folder / 'folds.png'}", highlight=False)
+    console.print(f"out of fold: {folder / 'out_of_fold'}", highlight=False)
+
+
+def _show(found: CrossValidation, store: Store, session: Session, console: Console) -> None:
+    """Prints the tables: folds, seeds, spread, test."""
+    title = f"{store.name}, {found.partition}"
+    print_scores(found.results, title, console)
+    for task in scored_tasks(found.results):
+        details = TASK_OPS[task].details
+        _seeds_table(found, task, title, console)
+        table = Table(title=f"{title}: {task}, spread over folds and seeds", title_justify="left")
+        for name in ("system", "score", "mean of folds", "sd", "range", "single seeds", "sd of"
+                     " seeds", "range of seeds"):  # fmt: skip
+            table.add_column(name, justify="left" if name in ("system", "score") else "right")
+        for system in (OURS, PROCESSED) if found.postprocessing else (OURS,):
+            for score, spread in spreads(found, task, system).items():
+                if score in details:
+                    continue
+                row = [f"{spread.mean:.3f}", _number(spread.deviation)]
+                row.append(f"{spread.low:.3f} ... {spread.high:.3f}")
+                if system == OURS:
+                    row += [_number(spread.seed_mean), _number(spread.seed_deviation)]
+                    row.append(f"{spread.seed_low:.3f} ... {spread.seed_high:.3f}")
+                table.add_row(system, score, *row, *([] if system == OURS else ["", "", ""]))
+        console.print(table)
+    for task, by_system in found.test.items():
+        table = Table(title=f"{store.name}, test, all folds: {task}", title_justify="left")
+        for name in ("score", *by_system):
+            table.add_column(name, justify="left" if name == "score" else "right")
+        rows = [["", score] for score in next(iter(by_system.values()), {})]
+        for _, score in brief(rows, task):
+            cells = [_number(scores.get(score, float("nan"))) for scores in by_system.values()]
+            table.add_row(score, *cells)
+        console.print(table)
+
+
+def _seeds_table(found: CrossValidation, task: str, title: str, console: Console) -> None:
+    """Every seed's own scores beside the ensemble of a fold's seeds."""
+    labels = list(dict.fromkeys(label for seeds in found.seeds.values() for label in seeds))
+    table = Table(title=f"{title}: {task}, seed by seed", title_justify="left")
+    for name in ("fold", "score", "ensemble", *labels):
+        table.add_column(name, justify="left" if name in ("fold", "score") else "right")
+    for result in found.results:
+        scores = result.scores.get(task, {}).get(OURS, {})
+        for place, (_, score) in enumerate(brief([["", name] for name in scores], task)):
+            cells = [
+                found.seeds[result.fold].get(label, {}).get(task, {}).get(score, float("nan"))
+                for label in labels
+            ]
+            name = "" if place else result.fold
+            table.add_row(name, score, f"{scores[score]:.3f}", *map(_number, cells))
+        table.add_section()
+    console.print(table)
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.3f}"
+
+
+def _save(folder: Path, found: CrossValidation, store: Store, session: Session, step: int) -> None:
+    """Writes scores, picture, predictions and widths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = document(found, session, store, step)
+    (folder / "scores.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_predictions(folder / "out_of_fold", store, found.out_of_fold)
+    if found.postprocessing:
+        write_predictions(folder / "out_of_fold_postprocessed", store, found.processed)
+        found.postprocessing.write(folder, session)
+    panels: dict[str, dict[str, list[float]]] = {}
+    seeds: dict[str, list[list[float]]] = {}
+    nothing = float("nan")
+    for task in scored_tasks(found.results):
+        ops = TASK_OPS[task]
+        by_fold = [result.scores.get(task, {}) for result in found.results]
+        names = dict.fromkeys(name for scores in by_fold for name in scores.get(OURS, {}))
+        for name in names:
+            # One family of scores, the one that a task is judged by.
+            if name in ops.details or not name.startswith(ops.primary.partition("_")[0]):
+                continue
+            systems = [s for s in SYSTEMS if any(name in scores.get(s, {}) for scores in by_fold)]
+            panel = name if len(scored_tasks(found.results)) == 1 else f"{task} {name}"
+            panels[panel] = {
+                system: [scores.get(system, {}).get(name, nothing) for scores in by_fold]
+                for system in systems
+            }
+            seeds[panel] = [
+                [of_seed.get(task, {}).get(name, nothing) for of_seed in by_seed.values()]
+                for by_seed in found.seeds.values()
+            ]
+    title = f"{session.config['model']['name']} on {store.name}, {found.partition}"
+    folds = [result.fold for result in found.results]
+    path = folder / "folds.png"
+    plot_folds(path, title=title, folds=folds, panels=panels, seeds=seeds, bar=OURS)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    cli.run(main)

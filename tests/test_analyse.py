@@ -1,0 +1,127 @@
+"""``python -m emojax.analyse`` as a user calls it, and what it says about bad calls."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.partial_model import two_runs  # noqa: F401 - a fixture
+from tests.training_runs import (
+    quick_compiling,  # noqa: F401 - a fixture
+    subprocess_environment,
+)
+
+ROOT = Path(__file__).parents[1]
+
+FORKING = """
+import json, os, runpy, sys
+import emojax.cli, emojax.engine.study_plots, emojax.engine.prediction_checks
+import emojax.engine.run_comparison, emojax.engine.study_output
+from emojax.models import MODELS
+
+MODELS["partial"] = "tests.partial_model:Partial"
+folder = sys.argv[1]
+for name, arguments in json.load(open(os.path.join(folder, "cases.json"))).items():
+    child = os.fork()
+    if child == 0:
+        for stream in (1, 2):
+            path = os.path.join(folder, f"{name}.{stream}")
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+        sys.argv = ["analyse", *arguments]
+        runpy.run_module("emojax.analyse", run_name="__main__", alter_sys=True)
+        sys.exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    open(os.path.join(folder, f"{name}.status"), "w").write(str(status))
+"""
+
+WRONG = {
+    "no study": (["--checkpoint=RUN"], "nothing"),
+    "misspelt": (["mising", "--checkpoint=RUN"], "did you mean missing?"),
+    "useless flag": (["compare", "--checkpoint=RUN", "--bins=3"], "it belongs to calibration"),
+    "two runs": (["streams", "--checkpoint=RUN", "--checkpoint=OTHER"], "takes one run"),
+    "twice": (["compare", "--checkpoint=RUN", "--checkpoint=RUN/checkpoints"], "named twice"),
+    "alone": (["compare", "--checkpoint=RUN"], "two or more"),
+    "percent": (["missing", "--checkpoint=RUN", "--percent=50,120"], "numbers from 0 to 100"),
+    "pattern": (["missing", "--checkpoint=RUN", "--pattern=frame"], "did you mean frames?"),
+    "nothing there": (["missing", "--checkpoint=RUN/none"], "none"),
+}
+RIGHT = {
+    "missing": ["missing", "--checkpoint=RUN", "--percent=0,50,100", "--trials=2"],
+    "streams": ["streams", "--checkpoint=RUN", "--shuffles=1", "--draws=20", "--by=modality"],
+    "compare": ["compare", "--checkpoint=RUN", "--checkpoint=OTHER", "--draws=20"],
+    "calibration": ["calibration", "--checkpoint=RUN", "--out=RUN/elsewhere"],
+    "stability": ["stability", "--checkpoint=RUN", "--epsilon=0.1,0.5", "--partition=test"],
+}
+
+
+@pytest.fixture(scope="module")
+def called(two_runs: Path) -> Path:  # noqa: F811
+    """A folder with what the command said, case by case; one process imports for all."""
+    cases = {name: words for name, (words, _) in WRONG.items()} | RIGHT
+    places = {"RUN": str(two_runs / "run"), "OTHER": str(two_runs / "other")}
+    for name, words in cases.items():
+        for place, path in places.items():
+            words = [word.replace(place, path) for word in words]
+        cases[name] = words
+    (two_runs / "cases.json").write_text(json.dumps(cases))
+    subprocess.run(
+        [sys.executable, "-c", FORKING, str(two_runs)],
+        env=subprocess_environment() | {"COLUMNS": "200", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        check=True,
+        timeout=300,
+    )
+    return two_runs
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_calls_are_told_on_one_screen(called: Path, name: str) -> None:
+    said = (called / f"{name}.2").read_text()
+    assert (called / f"{name}.status").read_text() == "2", said
+    assert said.startswith("error: ")
+    assert WRONG[name][1] in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "files"),
+    [
+        ("missing", "analysis/missing/validation", ["missing.png", "missing.csv", "trials.csv"]),
+        ("streams", "analysis/streams/validation", ["streams.png", "streams.csv"]),
+        ("compare", "analysis/compare/validation", ["compare.csv"]),
+        ("calibration", "elsewhere", ["reliability_expr.png", "reliability_au.png", "bins.csv"]),
+        ("stability", "analysis/stability/test", ["stability.csv"]),
+    ],
+)
+def test_studies_leave_tables_pictures_and_one_document(
+    called: Path, name: str, folder: str, files: list[str]
+) -> None:
+    said = (called / f"{name}.2").read_text()
+    assert (called / f"{name}.status").read_text() == "0", said
+    out = called / "run" / folder
+    assert {*files, "study.json"} <= {path.name for path in out.iterdir()}
+    document = json.loads((out / "study.json").read_text())
+    assert (document["study"], document["store"]["name"]) == (name, "small")
+    with (out / f"{name}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(document[name]) > 0
+    shown = (called / f"{name}.1").read_text()
+    assert "small" in shown
+    assert str(out) in shown
+    if name == "compare":
+        assert "approx" in shown
+        assert {"z", "z_p", "p", "low", "high", "z_p_dagger"} <= set(rows[0])
+    if name == "missing":
+        by_percent = {
+            row["percent"]: float(row["mean"])
+            for row in rows
+            if (row["score"], row["missing"]) == ("ccc_valence", "visual")
+        }
+        assert list(by_percent) == ["0.0", "50.0", "100.0"]
+        assert by_percent["0.0"] > by_percent["50.0"] > by_percent["100.0"]
+        assert by_percent["100.0"] == pytest.approx(0.0, abs=1e-6)
