@@ -85,7 +85,11 @@ def test_the_wheel_holds_emojax_alone(tmp_path: Path) -> None:
     info = f"emojax-{emojax.__version__}.dist-info"
     assert {file.split("/")[0] for file in files} == {"emojax", info}
     shipped = {file for file in files if file.startswith("emojax/")}
-    assert shipped == {str(path.relative_to(ROOT)) for path in (ROOT / "emojax").rglob("*.py")}
+    assert shipped == {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "emojax").rglob("*")
+        if path.suffix in (".py", ".js", ".css")
+    }
     assert f"{info}/licenses/LICENSE" in files
 
 

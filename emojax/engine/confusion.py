@@ -70,15 +70,17 @@ def _panel(axes: Axes, system: str, labels: Sequence[str], counts_CC: np.ndarray
             # Cells that nothing fell into stay quiet.
             color = "#9aa1a9" if not count else color
             axes.text(
-                column, row - 0.14, _percent(share_CC[row, column]), ha="center", va="center",
+                column, row - 0.14, percent(share_CC[row, column]), ha="center", va="center",
                 fontsize=9, color=color, fontweight="bold" if row == column else "normal",
             )  # fmt: skip
             axes.text(
-                column, row + 0.24, _short(int(count)), ha="center", va="center", fontsize=6.5,
+                column, row + 0.24, short_count(int(count)), ha="center", va="center", fontsize=6.5,
                 color=color,
             )  # fmt: skip
     ticks = range(len(labels))
-    names = [f"{label} ({_short(int(n))})" for label, n in zip(labels, total_C1[:, 0], strict=True)]
+    names = [
+        f"{label} ({short_count(int(n))})" for label, n in zip(labels, total_C1[:, 0], strict=True)
+    ]
     axes.set_yticks(ticks, names)
     axes.set_xticks(ticks, labels, rotation=35, ha="right", rotation_mode="anchor")
     axes.tick_params(length=0, labelsize=8.5, colors=_FAINT)
@@ -99,7 +101,8 @@ def _panel(axes: Axes, system: str, labels: Sequence[str], counts_CC: np.ndarray
     axes.set_xlabel("decided", fontsize=9, color=_FAINT)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share of 1 as a whole percentage."""
     # Something that happened must not read as nothing, nor almost all as all.
     if 0 < share < 0.005:
         return "<1%"
@@ -108,7 +111,7 @@ def _percent(share: float) -> str:
     return f"{share:.0%}"
 
 
-def _short(count: int) -> str:
+def short_count(count: int) -> str:
     """At most five characters, so that it fits into a cell."""
     for size, unit in ((10**6, "M"), (10**3, "k")):
         if count >= 10 * size or (unit == "M" and count >= size):

@@ -333,6 +333,17 @@ def _without_details(names: Sequence[str]) -> list[str]:
     ]
 
 
+def metric_panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Which metrics are drawn together: (panel title, metric names), empty panels left out.
+
+    A metric finds its panel by its name; one that belongs to none (a speed) is left out, and so
+    is the F1 of single classes and units where there is one over all.
+    """
+    kept = _without_details(names)
+    panels = [(family, _first_named(kept, groups)) for family, groups in _FAMILIES]
+    return [(family, found) for family, found in panels if found]
+
+
 def _first_named(names: Sequence[str], groups: Sequence[Sequence[str]]) -> list[str]:
     """The metrics that hold a word of the first group that any metric holds a word of."""
     found = ([name for name in names if any(word in name for word in group)] for group in groups)
@@ -362,9 +373,8 @@ def plot_learning_curves(
         InputError: the table is missing or cannot be read.
     """
     rows = read_metrics(metrics_csv)
-    names = _without_details(list(dict.fromkeys(name for row in rows.values() for name in row)))
-    panels = [(family, _first_named(names, groups)) for family, groups in _FAMILIES]
-    panels = [(family, found) for family, found in panels if found] or [("no metrics yet", [])]
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    panels = metric_panels(names) or [("no metrics yet", [])]
     levels = levels or {}
     # A level's legend entry needs room as well; only the score panel has any.
     entries = [found + list(levels) * (family == "score") for family, found in panels]

@@ -1,8 +1,14 @@
-"""What a run leaves to be looked at: ``scores.json``, pictures, one HTML page, CSVs."""
+"""What a run leaves to be looked at and to be computed with.
+
+``scores.json`` (scores, and which data they are of), ``per_video.csv`` (each video's scores;
+the partition's score is not their mean), ``timelines.npz`` (predictions and annotations of every
+frame, see ``engine.timelines``), pictures and one HTML page; and predictions as CSV files.
+"""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +25,7 @@ from emojax.engine.scoring import (
     OPTIMUM,
     OURS,
     POOLED,
+    PROCESSED,
     FoldResult,
     confusions,
     disjoint,
@@ -29,6 +36,13 @@ from emojax.engine.scoring import (
     summary_rows,
 )
 from emojax.engine.session import Session
+from emojax.engine.timelines import (
+    PER_VIDEO_FILE,
+    TIMELINES_FILE,
+    video_timelines,
+    write_per_video,
+    write_timelines,
+)
 from emojax.engine.writers import METRICS_FILE
 from emojax.ops.decisions import DECISION_RULES
 from emojax.ops.tasks import TASK_OPS
@@ -38,14 +52,17 @@ from emojax.specs import TASKS
 def write_results(
     folder: Path, session: Session, store: Store, results: Sequence[FoldResult], partition: str
 ) -> None:
-    """Writes ``scores.json``, pictures and ``report.html`` into ``folder``.
+    """Writes what the head of this module lists into ``folder``.
 
     There is a picture of each video, of the confusion matrices of a task with classes, and of
     the learning curves if the run's ``metrics.csv`` lies in the parent folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    document = _document(store, results, partition)
+    document = _document(session, store, results, partition)
     (folder / "scores.json").write_text(json.dumps(document, indent=1) + "\n")
+    videos = list(video_timelines(store, results))
+    write_timelines(folder / TIMELINES_FILE, videos)
+    write_per_video(folder / PER_VIDEO_FILE, videos)
     pictures = _draw_confusions(folder, results)
     metrics = folder.parent / METRICS_FILE
     if metrics.is_file():
@@ -69,12 +86,15 @@ def write_results(
     )
 
 
-def _document(store: Store, results: Sequence[FoldResult], partition: str) -> dict[str, Any]:
+def _document(
+    session: Session, store: Store, results: Sequence[FoldResult], partition: str
+) -> dict[str, Any]:
     """What ``scores.json`` holds."""
     tasks = scored_tasks(results)
     document: dict[str, Any] = {
         "store": store.name,
         "partition": partition,
+        "data": _data(session, store, results),
         "folds": {result.fold: result.scores for result in results},
     }
     for key, over_folds in (("all_folds", pooled_scores), ("mean_of_folds", mean_scores)):
@@ -105,6 +125,22 @@ def _document(store: Store, results: Sequence[FoldResult], partition: str) -> di
         if result.decisions
     }
     return document | ({"decisions": decisions} if decisions else {})
+
+
+def _data(session: Session, store: Store, results: Sequence[FoldResult]) -> dict[str, Any]:
+    """Where the numbers are from, so that simulated data are never taken for measured ones."""
+    metadata = store.metadata
+    streams = {name: store.streams[name] for name in session.window_spec.streams}
+    return {
+        "name": store.name,
+        "description": metadata.get("description", ""),
+        "checksum": metadata["checksum"],
+        "builder": metadata.get("builder", {}),
+        "counts": metadata.get("counts", {}),
+        "streams": {name: dataclasses.asdict(spec) for name, spec in streams.items()},
+        "scored_videos": {result.fold: len(result.names) for result in results},
+        "replicas": list(session.names),
+    }
 
 
 def _fold_folder(folder: Path, results: Sequence[FoldResult], fold: str) -> Path:
@@ -156,6 +192,10 @@ def _notes(session: Session, store: Store, results: Sequence[FoldResult]) -> lis
         notes.append(
             "Tuned: a threshold for each unit, or an offset to the logarithm of each class, chosen "
             "for F1 on the training videos of the fold; the papers decide at 0.5 and by argmax."
+        )
+    if any(PROCESSED in result.predictions for result in results):
+        notes.append(
+            "Postprocessed: smoothed over time, clipped, or both; see postprocessing.json."
         )
     if any(OPTIMUM in by_system for result in results for by_system in result.scores.values()):
         notes.append(

@@ -1,0 +1,58 @@
+"""One interactive HTML page about trained runs: ``python -m emojax.report RUN [RUN ...]``.
+
+The page shows scores with confidence intervals, each video's predictions and annotations over
+time, confusion matrices, learning curves, data and configuration; several runs are compared.
+It is one file that loads nothing, so it can be mailed and opened offline. It is made from the
+files that training and evaluation left; another partition than validation is evaluated first:
+
+    python -m emojax.evaluate --checkpoint=RUN --partition=test
+    python -m emojax.report RUN --partition=test
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from emojax import cli
+from emojax.engine.report_page import write_page
+from emojax.engine.report_runs import read_runs
+from emojax.errors import InputError
+
+_OUT = flags.DEFINE_string(
+    "out",
+    "",
+    "File to write; RUN/report-PARTITION.html, or of several runs ./report-PARTITION.html.",
+)
+_PARTITION = flags.DEFINE_string(
+    "partition", "validation", "What was evaluated: validation, test, or validation-on-STORE."
+)
+_DRAWS = flags.DEFINE_integer(
+    "draws", 1000, "Bootstrap draws behind each confidence interval.", lower_bound=100
+)
+
+
+def main(*workdirs: str) -> None:
+    """Reads the runs and writes the page."""
+    partition = _PARTITION.value
+    runs = read_runs(workdirs, partition)
+    folder = runs[0].workdir if len(runs) == 1 else Path()
+    out = Path(_OUT.value) if _OUT.value else folder / f"report-{partition}.html"
+    if out.is_dir():
+        raise InputError(
+            "The page cannot be written there.",
+            file=out,
+            field="--out",
+            found="a folder",
+            expected="a file that is to be written",
+            remedy=f"name the file: --out={out / 'report.html'}",
+        )
+    write_page(out, runs, partition, draws=_DRAWS.value)
+    size = out.stat().st_size / 1e6
+    Console().print(f"report: {out} ({size:.1f} MB)", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, arguments=True)
