@@ -1,0 +1,266 @@
+r"""Trains and prints the tables of the five papers: ``python -m emojax.tables NAME --store=STORE``.
+
+    python -m emojax.tables --list
+    python -m emojax.tables rjcma.3 --store=STORE --workdir=runs/tables --budget=small
+    python -m emojax.tables exptrm.1 --store=STORE --only="ExpTrm (A+V)" --only="RNN (A)"
+    python -m emojax.tables --all --store=STORE --budget=tiny
+
+Trains what is missing, all folds, targets and seeds of a row as replicas of one program, scores it
+on the partition and fold that the paper names, and prints our numbers beside the paper's. Rows of
+other people's systems are shown as published. Tables share trainings; called again, nothing is
+trained twice and what was interrupted goes on. ``WORKDIR/DATA-BUDGET/TABLE`` collects ``TABLE.md``,
+``TABLE.json``, ``TABLE.csv`` and, of a curve, ``TABLE.png``.
+
+``--budget=paper`` trains as the configurations say: hours to days, for a real GPU and real data.
+``small`` takes a minute or two a row on two cores with a simulated store of medium size.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+
+from emojax import cli
+from emojax.datasets.source import Store
+from emojax.engine.runtime import use_compilation_cache
+from emojax.engine.table_budgets import BUDGETS, PAPER
+from emojax.engine.table_check import Needs
+from emojax.engine.table_plan import Job, Recipes, plan
+from emojax.engine.table_results import Context, assemble
+from emojax.engine.table_runs import find_run, train
+from emojax.engine.table_writers import print_list, print_table, write_table
+from emojax.errors import InputError, closest
+from emojax.paper_tables import TABLES
+from emojax.paper_tables.schema import PaperTable, Row
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """The command's flags; where ``values`` keeps them."""
+    about: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_bool("list", False, "Say which tables there are, and stop.", **about)
+    flags.DEFINE_bool("all", False, "Every table.", **about)
+    flags.DEFINE_string("store", "", "Store to train and score on.", **about)
+    flags.DEFINE_string("workdir", "runs/tables", "Folder of runs and tables.", **about)
+    flags.DEFINE_enum("budget", PAPER, list(BUDGETS), "How large trainings are.", **about)
+    flags.DEFINE_integer("seeds", 3, "Seeds of each training.", lower_bound=1, **about)
+    flags.DEFINE_multi_string(
+        "only",
+        [],
+        "Label of a row to train, and with it the one that it is tested against; all by default.",
+        **about,
+    )
+    flags.DEFINE_multi_string(
+        "init_from", [], "ROW=RUN: start a row's training from the weights of a run.", **about
+    )
+    flags.DEFINE_integer(
+        "trials", 10, "Draws for each share of exptrm.missing.", lower_bound=1, **about
+    )
+    flags.DEFINE_bool("dry_run", False, "Print the trainings as commands, and stop.", **about)
+    flags.DEFINE_bool("verbose", False, "Show every epoch.", **about)
+    flags.DEFINE_string("configs", "configs", "Folder of the configurations.", **about)
+
+
+def main(*names: str, given: flags.FlagValues = flags.FLAGS) -> None:
+    """Trains what the named tables lack, and prints and writes them.
+
+    Raises:
+        InputError: a name is unknown, or the store does not have what a table needs.
+    """
+    use_compilation_cache()
+    console = cli.console()
+    if given["list"].value:
+        _list(Recipes(Path(given.configs), PAPER), console)
+        return
+    tables = _chosen(names, bool(given["all"].value))
+    only, starts = given.only, dict(_start(text, tables) for text in given.init_from)
+    _check_only(only, tables)
+    workdir = cli.folder("workdir", given.workdir)
+    store = Store(given.store) if given.store or not given.dry_run else None
+    checksum = store.metadata["checksum"] if store else ""
+    recipes = Recipes(Path(given.configs), given.budget, checksum, starts)
+    if store:
+        for table in tables:
+            Needs(table, _rows(table, only), recipes).check(store)
+    jobs = {table.name: plan(table, _rows(table, only), recipes, given.seeds) for table in tables}
+    if given.dry_run:
+        path = str(given.store or "STORE")
+        _print_commands(tables, only, jobs, recipes, workdir / "runs", path, console)
+        return
+    assert store is not None
+    context = Context(
+        store, workdir / "runs", recipes, given.seeds, given.trials, _Lines(console).progress
+    )
+    # Those with most folds first: what they train serves the tables of a single fold.
+    for table in sorted(tables, key=lambda table: -_folds(jobs[table.name])):
+        folder = workdir / f"{Path(store.name).name}-{given.budget}" / table.name
+        _train(jobs[table.name], context, folder, table, given.verbose, console)
+        result = assemble(table, context)
+        files = write_table(folder, result)
+        print_table(result, console)
+        console.print("written: " + ", ".join(map(str, files)), highlight=False)
+
+
+def _train(
+    jobs: Sequence[Job],
+    context: Context,
+    folder: Path,
+    table: PaperTable,
+    verbose: bool,
+    console: Console,
+) -> None:
+    """Trains what is missing; one line before and after each, and the table so far on disk."""
+    for number, job in enumerate(jobs, 1):
+        where = context.runs / job.folder
+        what = f"{table.name} [{number}/{len(jobs)}] {job.recipe.training.config}"
+        known = find_run(context.runs, job)
+        if known:
+            console.print(
+                f"{what}: trained before, {known.folder}",
+                highlight=False,
+                markup=False,
+                emoji=False,
+            )
+            continue
+        shown = "" if verbose else f", epochs in {where / 'train.log'}"
+        about = f"{what}: {job.replicas} models, fold {', '.join(job.folds)}{shown}"
+        started = time.monotonic()
+        run = train(
+            job,
+            context.store,
+            context.runs,
+            verbose=verbose,
+            say=lambda state, about=about: console.print(  # type: ignore[misc]
+                f"{about}; {state}", highlight=False, markup=False, emoji=False
+            ),
+        )
+        outcome = "diverged" if run.diverged else "trained"
+        console.print(
+            f"{what}: {outcome} in {time.monotonic() - started:.0f} s",
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+        write_table(folder, assemble(table, context))
+
+
+class _Lines:
+    """Tells about long studies in a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """One line about every quarter of the work."""
+        if done * 4 // total > (done - 1) * 4 // total:
+            self._console.print(f"{what}: {done} of {total} predictions", highlight=False)
+
+
+def _chosen(names: Sequence[str], everything: bool) -> list[PaperTable]:
+    if everything != bool(names):
+        for name in names:
+            if name not in TABLES:
+                raise InputError(
+                    "There is no such table.",
+                    field="table",
+                    found=name,
+                    expected="one of " + ", ".join(TABLES),
+                    remedy=closest(name, TABLES),
+                )
+        return [TABLES[name] for name in names] or list(TABLES.values())
+    raise InputError(
+        "Which tables are meant is not clear.",
+        field="table",
+        found=f"--all and {', '.join(names)}" if names else "nothing",
+        expected="names of tables, such as rjcma.3, or --all",
+        remedy="see python -m emojax.tables --list",
+    )
+
+
+def _rows(table: PaperTable, only: Sequence[str]) -> list[Row]:
+    """Rows that are to be trained, and those that they are tested against."""
+    rows = [row for row in table.rows if row.ours and (not only or row.label in only)]
+    versus = {row.versus for row in rows}
+    return [row for row in table.rows if row in rows or (row.label in versus and row.ours)]
+
+
+def _check_only(only: Sequence[str], tables: Sequence[PaperTable]) -> None:
+    ours = [row.label for table in tables for row in table.rows if row.ours]
+    published = [row.label for table in tables for row in table.rows if not row.ours]
+    for label in only:
+        if label not in ours:
+            raise InputError(
+                "This row is only published; there is nothing to train."
+                if label in published
+                else "There is no such row.",
+                field="--only",
+                found=label,
+                expected="one of " + ", ".join(map(repr, ours)),
+                remedy=closest(label, ours),
+            )
+
+
+def _start(text: str, tables: Sequence[PaperTable]) -> tuple[str, str]:
+    """Row and run of ``--init_from``."""
+    label, _, run = text.rpartition("=")
+    labels = [row.label for table in tables for row in table.rows if row.training]
+    if label not in labels or not run:
+        raise InputError(
+            "This does not say which row starts from which run.",
+            field="--init_from",
+            found=text,
+            expected="ROW=RUN, with a row out of " + ", ".join(map(repr, labels)),
+            remedy=closest(label, labels),
+        )
+    return label, run
+
+
+def _folds(jobs: Sequence[Job]) -> int:
+    return max((len(job.folds) for job in jobs), default=0)
+
+
+def _list(recipes: Recipes, console: Console) -> None:
+    found = []
+    for table in TABLES.values():
+        jobs = plan(table, [row for row in table.rows if row.training], recipes, 1)
+        found.append((table, len(jobs), sum(job.replicas for job in jobs)))
+    print_list(found, console)
+    console.print(
+        "Without --only a table trains all of its rows. --dry_run says how, and how to simulate a "
+        "store.",
+        highlight=False,
+    )
+
+
+def _print_commands(
+    tables: Sequence[PaperTable],
+    only: Sequence[str],
+    jobs: dict[str, list[Job]],
+    recipes: Recipes,
+    runs: Path,
+    store: str,
+    console: Console,
+) -> None:
+    """What would be trained, as commands that do the same."""
+    for table in tables:
+        lines = [f"# {table.name}: {len(jobs[table.name])} trainings"]
+        if store == "STORE":
+            lines.append("# a store: " + Needs(table, _rows(table, only), recipes).command())
+        for job in jobs[table.name]:
+            known = find_run(runs, job)
+            state = f"trained before, {known.folder}" if known else f"{job.replicas} models"
+            lines.append(f"# {', '.join(job.rows)}: {state}")
+            command = job.recipe.command(store, job.folds, job.seeds, runs / job.folder)
+            lines.append(shlex.join(command))
+        for line in lines:
+            console.print(line, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main, arguments=True)
