@@ -70,7 +70,8 @@ def main() -> None:
         return (time.perf_counter() - started) / _STEPS.value
 
     block(fresh)
-    fed, fixed = [], []
+    fed: list[float] = []
+    fixed: list[float] = []
     for pair in range(_PAIRS.value):
         # The order alternates, so that a drift of the machine's speed cancels.
         for source, times in sorted(
