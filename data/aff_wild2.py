@@ -49,6 +49,7 @@ from data.annotations import SETS, Annotation, find_annotations, read_annotation
 from data.feature_sources import FeatureSource, parse_features
 from emojax import cli
 from emojax.datasets.folds import Fold, class_counts, class_shares, make_folds, parse_scheme
+from emojax.datasets.origin import SIMULATED_FILE
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter
 from emojax.errors import InputError
@@ -136,15 +137,18 @@ def build(
         for task, counts in classes.items()
     }
     report = Report(limit, notes)
+    simulated = (Path(options.annotations) / SIMULATED_FILE).is_file()
+    what = "Simulated data in the form of Aff-Wild2" if simulated else "Aff-Wild2"
     writer = StoreWriter(
         out,
-        name="aff_wild2",
+        name="simulated_aff_wild2" if simulated else "aff_wild2",
         streams=[source.spec for source in sources],
         tasks=options.tasks,
         dtype=options.dtype,
-        description="Aff-Wild2 with the official partition of " + ", ".join(options.tasks),
+        description=f"{what} with the official partition of {', '.join(options.tasks)}",
         builder={
             "command": "data.aff_wild2",
+            "simulated": simulated,
             # Names without folders: where files lay on one machine helps on no other.
             "features": [flag.partition("=")[0] for flag in options.features],
             "folds": options.folds,

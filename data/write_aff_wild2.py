@@ -27,6 +27,7 @@ from absl import flags
 
 from data.annotations import CHALLENGES, SETS
 from emojax import cli
+from emojax.datasets.origin import SIMULATED_FILE, is_simulated
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.source import Store
 from emojax.errors import InputError
@@ -39,6 +40,10 @@ TEST_LISTS = {
 }
 _SLOW = 10.0  # rows per second up to which a stream becomes a table
 _DEFAULT_MISMATCH = 10  # of data.aff_wild2
+_SIMULATED = (
+    "These annotations and features were simulated by data.synthetic and written in the form of\n"
+    "Aff-Wild2 by data.write_aff_wild2. No person was filmed. data.aff_wild2 looks for this file.\n"
+)
 
 
 @dataclasses.dataclass
@@ -139,6 +144,8 @@ def write(
         _write_video(store.read(i), out, store.tasks, forms, test_labels)
         if (i + 1) * 10 // len(store) > i * 10 // len(store):
             say(f"written: {i + 1} of {len(store)} videos")
+    if is_simulated(store.metadata):
+        (out / "annotations" / SIMULATED_FILE).write_text(_SIMULATED, encoding="utf-8")
     arguments = [f"--annotations={out / 'annotations'}", f"--tasks={','.join(store.tasks)}"]
     if store.partitions["test"]:
         (out / "test_lists").mkdir()

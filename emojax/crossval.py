@@ -32,7 +32,7 @@ from emojax.engine.fold_plot import plot_folds
 from emojax.engine.loop import Trainer
 from emojax.engine.postprocessing import check_steps
 from emojax.engine.restore import open_run
-from emojax.engine.results import write_predictions
+from emojax.engine.results import write_predictions, write_results
 from emojax.engine.resume import discard_run
 from emojax.engine.runtime import use_compilation_cache
 from emojax.engine.scoring import OURS, PROCESSED, SYSTEMS, brief, scored_tasks
@@ -105,11 +105,13 @@ def main() -> None:
     partition = _PARTITION.value
     folder = workdir / ("crossval" if partition == "validation" else f"crossval-{partition}")
     _save(folder, found, store, run.session, run.step)
+    write_results(workdir / partition, run.session, store, found.results, partition)
     for line in found.postprocessing.lines(run.session) if found.postprocessing else ():
         console.print(line, highlight=False)
     console.print(f"scores:      {folder / 'scores.json'}", highlight=False)
     console.print(f"picture:     {folder / 'folds.png'}", highlight=False)
     console.print(f"out of fold: {folder / 'out_of_fold'}", highlight=False)
+    console.print(f"report:      {workdir / partition / 'report.html'}", highlight=False)
 
 
 def _show(found: CrossValidation, store: Store, session: Session, console: Console) -> None:
@@ -148,6 +150,8 @@ def _show(found: CrossValidation, store: Store, session: Session, console: Conso
 def _seeds_table(found: CrossValidation, task: str, title: str, console: Console) -> None:
     """Every seed's own scores beside the ensemble of a fold's seeds."""
     labels = list(dict.fromkeys(label for seeds in found.seeds.values() for label in seeds))
+    if len(labels) < 2:
+        return  # the table of folds says the same
     table = Table(title=f"{title}: {task}, seed by seed", title_justify="left")
     for name in ("fold", "score", "ensemble", *labels):
         table.add_column(name, justify="left" if name in ("fold", "score") else "right")

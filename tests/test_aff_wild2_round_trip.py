@@ -15,6 +15,7 @@ from data.synthetic import build as simulate
 from data.synthetic import make_options
 from data.write_aff_wild2 import write
 from emojax.datasets.folds import official_and_blocks
+from emojax.datasets.origin import is_simulated
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
@@ -177,6 +178,9 @@ def test_simulated_data_come_back_by_the_printed_command(tmp_path: Path) -> None
     assert "alignment.csv" in command(*words)
     before, after = Store(store), Store(f"{store}-from-files")
     assert len(before.folds) == len(after.folds) == 6
+    # It can never be taken for Aff-Wild2.
+    assert after.name == "simulated_aff_wild2"
+    assert is_simulated(after.metadata)
     for video in before.videos:
         a, b = before.read(before.index_of(video.name)), after.read(after.index_of(video.name))
         np.testing.assert_array_equal(a.pts_N, b.pts_N)

@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from emojax.engine.report_runs import ReportedRun, is_simulated
+from emojax.datasets.origin import is_simulated
+from emojax.engine.report_runs import ReportedRun
 from emojax.engine.report_series import curve_panels, task_facts, timelines
 from emojax.engine.report_statistics import score_tables
 from emojax.engine.report_tables import (

@@ -160,11 +160,6 @@ def _unreadable(path: Path, found: str, remedy: str) -> InputError:
     )
 
 
-def is_simulated(data: Mapping[str, Any]) -> bool:
-    """Whether data were made up by the simulation of this package."""
-    return data.get("builder", {}).get("command") == "data.synthetic"
-
-
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Dotted key -> value as text: {"train": {"epochs": 3}} is {"train.epochs": "3"}."""
     rows: dict[str, str] = {}

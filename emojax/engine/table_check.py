@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from emojax.datasets.origin import is_simulated
 from emojax.datasets.source import Store
 from emojax.engine.table_budgets import PAPER, SMALL, TINY
 from emojax.engine.table_plan import Recipes, places
@@ -102,14 +103,9 @@ def scheme_note(table: PaperTable, store: Store, folds: Sequence[str]) -> str:
     )
 
 
-def is_simulated(store: Store) -> bool:
-    """Whether the store's builder says so."""
-    return store.metadata.get("builder", {}).get("command") == "data.synthetic"
-
-
 def data_name(store: Store) -> str:
     """The data set's name, which for simulated data says that they are."""
-    return f"{store.name} (SIMULATED DATA)" if is_simulated(store) else store.name
+    return f"{store.name} (SIMULATED DATA)" if is_simulated(store.metadata) else store.name
 
 
 def _videos(store: Store, fold: str, partition: str) -> Sequence[str]:

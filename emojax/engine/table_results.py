@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from emojax.datasets.origin import is_simulated
 from emojax.datasets.source import Store
-from emojax.engine.table_check import data_name, is_simulated, scheme_note
+from emojax.engine.table_check import data_name, scheme_note
 from emojax.engine.table_plan import Job, Recipes, places, plan
 from emojax.engine.table_runs import Run, find_run
 from emojax.engine.table_scores import measure, task_of
@@ -149,7 +150,7 @@ def assemble(table: PaperTable, context: Context) -> Result:
         notes=tuple(_notes(table, lines, context)),
         comparisons=tuple(comparisons),
         data=context.store.name,
-        simulated=is_simulated(context.store),
+        simulated=is_simulated(context.store.metadata),
         budget=context.recipes.budget,
         seeds=context.seeds,
     )
@@ -264,7 +265,7 @@ def _notes(table: PaperTable, lines: Sequence[Line], context: Context) -> list[s
             for part, folds in told.items()
         ]
         notes.append("Scored on " + "; ".join(parts) + ".")
-    if told and is_simulated(context.store):
+    if told and is_simulated(context.store.metadata):
         notes.append(
             "The data are simulated: our numbers say nothing about Aff-Wild2, and do not compare "
             "with the paper's. Compare them with the optimum, the best possible prediction from "
