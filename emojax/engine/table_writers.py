@@ -22,6 +22,7 @@ from emojax.paper_tables.schema import Column, PaperTable
 
 TABLE_FILES = ("TABLE.md", "TABLE.json", "TABLE.csv")
 PICTURE = "TABLE.png"
+OPTIMUM_ROW = "optimum of the simulation"
 _WIDE = 4  # columns; a screen has no room for the ranges of more
 
 
@@ -36,8 +37,22 @@ def header(result: Result) -> list[str]:
 
 
 def rows(result: Result) -> list[list[str]]:
-    """The cells under ``header``."""
-    return [_texts(result, line) for line in result.lines]
+    """The cells under ``header``; an optimum that all rows share is a row of its own."""
+    found = [_texts(result, line) for line in result.lines]
+    if _shares_optimum(result):
+        published = _any_published(result)
+        texts = [OPTIMUM_ROW, *[""] * len(result.table.facts)]
+        for column, number in zip(result.table.columns, _optimum(result), strict=True):
+            texts += [number, ""] if column.published and published else [number]
+        found.append(texts)
+    return found
+
+
+def _optimum(result: Result) -> list[str]:
+    """The optimum that all rows share, column by column."""
+    columns = zip(*(line.cells for line in result.lines), strict=True)
+    known = ([cell.optimum for cell in cells if cell.optimum is not None] for cells in columns)
+    return [_number(result.table, values[0] if values else None) for values in known]
 
 
 def _texts(result: Result, line: Line) -> list[str]:
@@ -52,7 +67,17 @@ def _texts(result: Result, line: Line) -> list[str]:
     return texts
 
 
+def _shares_optimum(result: Result) -> bool:
+    """Whether there is an optimum and no two rows differ in it, as rows of several folds do."""
+    columns = zip(*(line.cells for line in result.lines), strict=True)
+    known = [{cell.optimum for cell in cells} - {None} for cells in columns]
+    return any(known) and all(len(values) <= 1 for values in known)
+
+
 def _has_optimum(result: Result, column: Column) -> bool:
+    """Whether a column of its own shows the optimum row by row."""
+    if _shares_optimum(result):
+        return False
     at = result.table.columns.index(column)
     return any(line.cells[at].optimum is not None for line in result.lines)
 
@@ -228,8 +253,10 @@ def print_table(result: Result, console: Console) -> None:
     facts = [result.table.label, *result.table.facts]
     for number, name in enumerate([*facts, *titles] if many else header(result)):
         table.add_column(escape(name), justify="left" if number < len(facts) else "right")
-    for line in result.lines:
-        texts = _brief(result.table, line) if many else _texts(result, line)
+    shown = [_brief(result.table, line) for line in result.lines] if many else rows(result)
+    if many and _shares_optimum(result):
+        shown.append([OPTIMUM_ROW, *[""] * len(result.table.facts), *_optimum(result)])
+    for texts in shown:
         table.add_row(*(escape(text) for text in texts))
     console.print(table)
     if many:
