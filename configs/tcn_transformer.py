@@ -23,7 +23,7 @@ split; the code's folds 1 to 4 are KFold(4) over pooled training and validation 
 of the store, by source video.
 
 ``va_STREAMS``, ``expr_STREAMS``, ``au_STREAMS``: the rows of Tables 6, 7 and 8, with "+" between
-streams: ``va_eff+arcface``. ``TABLES`` below lists them with their published scores.
+streams: ``va_eff+arcface``. ``emojax/paper_tables/tcn_transformer.py`` has their scores.
 
 ``simulated``, ``simulated_expr``, ``simulated_au``, ``simulated_all``, ``simulated_many`` (for
 thousands of videos): narrow and quick, for
@@ -39,6 +39,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose
+from emojax.paper_tables.tcn_transformer import ABLATIONS
 
 # Section 4.1.
 STREAMS: dict[str, tuple[str, ...]] = {
@@ -49,44 +50,6 @@ STREAMS: dict[str, tuple[str, ...]] = {
 LOSSES = {"va": "ccc", "expr": "cross_entropy", "au": "binary_cross_entropy"}  # section 3.6
 SELECTIONS = {"va": "ccc", "expr": "f1", "au": "f1"}  # code
 EPOCHS = {"va": 40, "expr": 30, "au": 30}  # code
-
-# Tables 6, 7 and 8, fold 0's validation: streams -> CCC of valence and arousal, or F1.
-TABLES: dict[str, dict[tuple[str, ...], tuple[float, ...]]] = {
-    "va": {
-        ("arcface",): (0.5013, 0.6054),
-        ("affectnet8",): (0.5392, 0.6629),
-        ("raf_db",): (0.5109, 0.6579),
-        ("eff",): (0.5208, 0.6467),
-        ("eff", "arcface"): (0.5216, 0.6519),
-        ("eff", "arcface", "affectnet8"): (0.5345, 0.6532),
-        ("eff", "arcface", "affectnet8", "raf_db"): (0.5429, 0.6613),
-        ("eff", "arcface", "affectnet8", "raf_db", "wav2vec2_emotion"): (0.5505, 0.6809),
-    },
-    "expr": {
-        ("arcface",): (0.3512,),
-        ("affectnet8",): (0.3937,),
-        ("raf_db",): (0.3928,),
-        ("eff",): (0.4018,),
-        ("eff", "arcface"): (0.4015,),
-        ("eff", "affectnet8"): (0.4138,),
-        ("eff", "raf_db"): (0.4012,),
-        ("eff", "affectnet8", "arcface"): (0.4093,),
-        ("eff", "affectnet8", "raf_db"): (0.4087,),
-        ("eff", "affectnet8", "wav2vec2_emotion"): (0.4028,),
-    },
-    "au": {
-        ("arcface",): (0.4598,),
-        ("affectnet8",): (0.4894,),
-        ("raf_db",): (0.4915,),
-        ("eff",): (0.5118,),
-        ("eff", "arcface"): (0.5042,),
-        ("eff", "affectnet8"): (0.5215,),
-        ("eff", "raf_db"): (0.5155,),
-        ("eff", "affectnet8", "arcface"): (0.5109,),
-        ("eff", "affectnet8", "raf_db"): (0.5248,),
-        ("eff", "affectnet8", "raf_db", "wav2vec2_emotion"): (0.5134,),
-    },
-}
 
 
 def paper(task: str = "va", streams: tuple[str, ...] = ()) -> ConfigDict:
@@ -271,7 +234,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
 }
 VARIANTS |= {
     f"{task}_{'+'.join(streams)}": functools.partial(paper, task, streams)
-    for task, rows in TABLES.items()
+    for task, rows in ABLATIONS.items()
     for streams in rows
 }
 

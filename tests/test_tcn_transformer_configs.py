@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs.tcn_transformer import STREAMS, TABLES, VARIANTS, get_config
+from configs.tcn_transformer import ABLATIONS, STREAMS, VARIANTS, get_config
 from emojax.errors import InputError
 from emojax.models import build_model
 from emojax.specs import STREAMS as SPECS
@@ -69,14 +69,14 @@ def test_sizes_of_the_shipped_models(
 
 
 def test_every_row_of_the_tables_is_a_variant_with_its_streams() -> None:
-    assert [len(rows) for rows in TABLES.values()] == [8, 10, 10]
-    for task, rows in TABLES.items():
+    assert [len(rows) for rows in ABLATIONS.values()] == [8, 10, 10]
+    for task, rows in ABLATIONS.items():
         for streams in rows:
             config = get_config(f"{task}_{'+'.join(streams)}")
             assert tuple(config.data.streams) == streams
             assert tuple(config.data.tasks) == (task,)
             assert set(config.model.channels) == set(config.data.resampling) == set(streams)
-        assert TABLES[task].get(STREAMS[task]) in (None, max(rows.values()))
+        assert ABLATIONS[task].get(STREAMS[task]) in (None, max(rows.values()))
     parameters("expr_arcface")  # one stream, 128 wide
     with pytest.raises(InputError, match="Unknown variant") as caught:
         get_config("va_arcfac")
