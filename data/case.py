@@ -35,13 +35,10 @@ from absl import flags
 from data.case_files import CLIPS as ALL_CLIPS
 from data.case_files import FRAME_MS, Cut, PersonFiles, find_files, read_person, sha256
 from data.case_physiology import EventFinder, neurokit_finder, source_streams
-from data.epic2023 import Export, make_folds, records
-from data.epic_features import COLUMNS, SOURCE_WIDTHS
+from data.epic2023 import Export, write_store
+from data.epic_features import SOURCE_WIDTHS
 from emojax import cli
-from emojax.datasets.store import StoreWriter
 from emojax.errors import InputError
-from emojax.ops.epic import SCENARIOS
-from emojax.specs import STREAMS
 
 # Scenario 2: the people that each fold tests on.
 PEOPLE = (
@@ -166,35 +163,18 @@ def build(
     """
     find_events = find_events or neurokit_finder()
     export, digests = read_release(source, find_events, protocol, say)
-    folds = make_folds(export, seed)
-    writer = StoreWriter(
+    write_store(
         out,
+        export,
         name="case",
-        streams=[
-            dataclasses.replace(STREAMS[name], width=len(columns))
-            for name, columns in COLUMNS.items()
-        ],
-        tasks=["va"],
         description="CASE (Sharma et al. 2019, Sci Data 6:196), cut as in EPiC-2023 (Coles et al. "
         "2025, R. Soc. Open Sci. 12(6):241778): peripheral physiology with the person's own "
         "joystick ratings, 0.5 to 9.5. Features are relative to each person.",
-        builder={
-            "command": "data.case",
-            "seed": seed,
-            "columns": {name: list(columns) for name, columns in COLUMNS.items()},
-            "scenarios": SCENARIOS,
-            "terms": _TERMS,
-        },
+        builder={"command": "data.case", "terms": _TERMS},
         sources=digests,
+        seed=seed,
         overwrite=overwrite,
-    )
-    with writer:
-        for record in records(export):
-            writer.add(record)
-        writer.finish(folds)
-    say(
-        f"{len(export.person_V)} recordings of {len(np.unique(export.person_V))} people, "
-        f"{len(folds)} folds: {', '.join(fold.name for fold in folds)}"
+        say=say,
     )
 
 

@@ -16,8 +16,9 @@ Sharma et al. 2019, Sci Data 6:196 (the recordings); Coles et al. 2025, R. Soc. 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -206,25 +207,64 @@ def build(
         InputError: see ``read_export``; or the target exists.
     """
     export = read_export(source)
-    folds = make_folds(export, seed)
-    writer = StoreWriter(
+    write_store(
         out,
+        export,
         name="epic2023",
-        streams=[
-            dataclasses.replace(STREAMS[name], width=len(columns))
-            for name, columns in COLUMNS.items()
-        ],
-        tasks=["va"],
         description="EPiC-2023 / CASE: peripheral physiology with the person's own joystick "
         "ratings, 0.5 to 9.5 (Sharma et al. 2019, Sci Data 6:196; Coles et al. 2025, R. Soc. "
         "Open Sci. 12(6):241778). Features are relative to each person.",
+        builder={"command": "data.epic2023"},
+        sources={FILE: export.sha256},
+        seed=seed,
+        overwrite=overwrite,
+        say=say,
+    )
+
+
+def write_store(
+    out: str | Path,
+    export: Export,
+    *,
+    name: str,
+    description: str,
+    builder: Mapping[str, Any],
+    sources: Mapping[str, str],
+    seed: int,
+    overwrite: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Writes recordings with their folds, wherever they were read.
+
+    Args:
+        out: folder to create.
+        export: the recordings.
+        name, description, sources: see ``StoreWriter``.
+        builder: what only this builder can tell; seed, columns and scenarios are added.
+        seed: see ``make_folds``.
+        overwrite: replace a store that is there already.
+        say: takes lines of progress.
+
+    Raises:
+        InputError: the target exists.
+    """
+    folds = make_folds(export, seed)
+    writer = StoreWriter(
+        out,
+        name=name,
+        streams=[
+            dataclasses.replace(STREAMS[stream], width=len(columns))
+            for stream, columns in COLUMNS.items()
+        ],
+        tasks=["va"],
+        description=description,
         builder={
-            "command": "data.epic2023",
+            **builder,
             "seed": seed,
-            "columns": {name: list(columns) for name, columns in COLUMNS.items()},
+            "columns": {stream: list(columns) for stream, columns in COLUMNS.items()},
             "scenarios": SCENARIOS,
         },
-        sources={FILE: export.sha256},
+        sources=sources,
         overwrite=overwrite,
     )
     with writer:

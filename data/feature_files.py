@@ -65,8 +65,9 @@ class Form(abc.ABC):
         """The clock that goes without saying, or "" if it must be declared."""
         return self.default_clock
 
+    @abc.abstractmethod
     def _find(self) -> dict[str, Path]:
-        raise NotImplementedError
+        """Video -> file or folder, in any order."""
 
     def _with_suffix(self, suffix: str) -> dict[str, Path]:
         return {path.name[: -len(suffix)]: path for path in entries(self._options.path, suffix)}
