@@ -19,19 +19,25 @@ from typing import Any
 from absl import flags
 
 from emojax import cli
-from emojax.engine.missing_modality import KEPT, PATTERNS, VALIDITY, MissingPlan, missing_modality
-from emojax.engine.prediction_checks import calibrate, stability
-from emojax.engine.run_comparison import compare_runs
 from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.stream_importance import stream_importance
-from emojax.engine.study_data import StudiedRun, open_studied
-from emojax.engine.study_output import StudyTable, print_tables, progress_bar, write_tables
-from emojax.engine.study_plots import (
+from emojax.engine.studies.data import StudiedRun, open_studied
+from emojax.engine.studies.missing_modality import (
+    KEPT,
+    PATTERNS,
+    VALIDITY,
+    MissingPlan,
+    missing_modality,
+)
+from emojax.engine.studies.output import StudyTable, print_tables, progress_bar, write_tables
+from emojax.engine.studies.plots import (
     plot_importance,
     plot_missing,
     plot_reliability,
     shown_scores,
 )
+from emojax.engine.studies.prediction_checks import calibrate, stability
+from emojax.engine.studies.run_comparison import compare_runs
+from emojax.engine.studies.stream_importance import stream_importance
 from emojax.errors import InputError, closest
 from emojax.ops.significance import LEVEL, dagger
 

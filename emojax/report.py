@@ -17,8 +17,8 @@ from absl import flags
 from rich.console import Console
 
 from emojax import cli
-from emojax.engine.report_page import write_page
-from emojax.engine.report_runs import read_runs
+from emojax.engine.reports.page import write_page
+from emojax.engine.reports.runs import read_runs
 from emojax.errors import InputError
 
 _OUT = flags.DEFINE_string(

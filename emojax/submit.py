@@ -24,7 +24,17 @@ from emojax.datasets.source import Store
 from emojax.engine.evaluator import Predictions, ensemble
 from emojax.engine.restore import open_run
 from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.submission import (
+from emojax.engine.submissions.check import check_annotations, check_submission
+from emojax.engine.submissions.frames import (
+    SUBMISSION_TASKS,
+    FrameList,
+    check_same_videos,
+    every_frame,
+    read_template,
+    read_test_list,
+    shortened,
+)
+from emojax.engine.submissions.writing import (
     Decision,
     VideoAnswer,
     answer,
@@ -35,16 +45,6 @@ from emojax.engine.submission import (
     summary,
     write_annotations,
     write_submission,
-)
-from emojax.engine.submission_check import check_annotations, check_submission
-from emojax.engine.submission_frames import (
-    SUBMISSION_TASKS,
-    FrameList,
-    check_same_videos,
-    every_frame,
-    read_template,
-    read_test_list,
-    shortened,
 )
 from emojax.errors import InputError
 

@@ -39,7 +39,7 @@ from emojax.engine.system_facts import (
     parameter_counts,
     receptive_field,
 )
-from emojax.engine.variants import Variant, discover, read_variants
+from emojax.engine.tables.variants import Variant, discover, read_variants
 from emojax.errors import InputError, closest
 from emojax.specs import STREAMS, StreamSpec
 

@@ -29,12 +29,12 @@ from rich.console import Console
 from emojax import cli
 from emojax.datasets.source import Store
 from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.table_budgets import BUDGETS, PAPER
-from emojax.engine.table_check import Needs
-from emojax.engine.table_plan import Job, Recipes, plan
-from emojax.engine.table_results import Context, assemble
-from emojax.engine.table_runs import find_run, train
-from emojax.engine.table_writers import print_list, print_table, write_table
+from emojax.engine.tables.budgets import BUDGETS, PAPER
+from emojax.engine.tables.check import Needs
+from emojax.engine.tables.plan import Job, Recipes, plan
+from emojax.engine.tables.results import Context, assemble
+from emojax.engine.tables.runs import find_run, train
+from emojax.engine.tables.writers import print_list, print_table, write_table
 from emojax.errors import InputError, closest
 from emojax.paper_tables import TABLES
 from emojax.paper_tables.schema import PaperTable, Row

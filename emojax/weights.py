@@ -28,8 +28,8 @@ from emojax.datasets.source import Store
 from emojax.engine.restore import TrainedRun, open_run
 from emojax.engine.runtime import use_compilation_cache
 from emojax.engine.session import build_session
-from emojax.engine.torch_weights import STATISTICS, TorchReplica, import_torch
-from emojax.engine.weight_runs import export_replica, import_replicas, read_replica
+from emojax.engine.weights.runs import export_replica, import_replicas, read_replica
+from emojax.engine.weights.torch import STATISTICS, TorchReplica, import_torch
 from emojax.errors import InputError, closest
 from emojax.models.torch_names import LAYOUTS
 from emojax.specs import STREAMS

@@ -20,7 +20,7 @@ import numpy as np
 
 from emojax.engine.session import Session, as_plain, build_session
 from emojax.engine.system_facts import abstract_variables
-from emojax.engine.variants import Variant, discover
+from emojax.engine.tables.variants import Variant, discover
 from emojax.models import MODELS
 from emojax.specs import STREAMS, StreamSpec
 

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 FORKING = """
 import json, os, runpy, sys
-import emojax.cli, emojax.engine.study_plots, emojax.engine.prediction_checks
-import emojax.engine.run_comparison, emojax.engine.study_output
+import emojax.cli, emojax.engine.studies.plots, emojax.engine.studies.prediction_checks
+import emojax.engine.studies.run_comparison, emojax.engine.studies.output
 from emojax.models import MODELS
 
 MODELS["partial"] = "tests.partial_model:Partial"

@@ -18,7 +18,7 @@ import pytest
 
 from emojax.engine.session import Session, build_session
 from emojax.engine.system_facts import abstract_variables, parameter_counts, quick_compiling
-from emojax.engine.variants import Variant
+from emojax.engine.tables.variants import Variant
 from emojax.models import MODELS
 from emojax.specs import STREAMS, TASKS
 from tests.compiling import unoptimised  # noqa: F401 - a fixture

@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emojax.datasets.source import Store
-from emojax.engine import report_series
-from emojax.engine.report_page import write_page
-from emojax.engine.report_runs import read_runs
-from emojax.engine.report_series import extremes
-from emojax.engine.report_statistics import score_tables
+from emojax.engine.reports import series as report_series
+from emojax.engine.reports.page import write_page
+from emojax.engine.reports.runs import read_runs
+from emojax.engine.reports.series import extremes
+from emojax.engine.reports.statistics import score_tables
 from emojax.engine.timelines import assess_video, read_timelines
 from emojax.errors import InputError
 from emojax.ops.bootstrap import interval, paired_difference, resampled_scores

@@ -15,27 +15,27 @@ from hypothesis import strategies as st
 from emojax.datasets.source import Store
 from emojax.engine.evaluation import evaluate_folds
 from emojax.engine.evaluator import Predictor
-from emojax.engine.missing_modality import (
+from emojax.engine.restore import open_run
+from emojax.engine.scoring import OURS
+from emojax.engine.session import build_session
+from emojax.engine.step import forward
+from emojax.engine.studies.data import StudiedRun, VideoStates, open_studied
+from emojax.engine.studies.missing_modality import (
     PATTERNS,
     MissingPlan,
     drop_at_input,
     missing_modality,
     without_rows,
 )
-from emojax.engine.prediction_checks import calibrate, stability
-from emojax.engine.restore import open_run
-from emojax.engine.run_comparison import compare_runs
-from emojax.engine.scoring import OURS
-from emojax.engine.session import build_session
-from emojax.engine.step import forward
-from emojax.engine.stream_importance import (
+from emojax.engine.studies.prediction_checks import calibrate, stability
+from emojax.engine.studies.run_comparison import compare_runs
+from emojax.engine.studies.stream_importance import (
     LEFT_OUT,
     PERMUTED,
     partner_videos,
     stream_importance,
     with_rows_of,
 )
-from emojax.engine.study_data import StudiedRun, VideoStates, open_studied
 from emojax.errors import InputError
 from emojax.models.exptrm import ExpTrm, stack_context
 from emojax.ops.calibration import class_calibration

@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from emojax.engine.submission import (
+from emojax.engine.submissions.check import check_annotations, check_submission
+from emojax.engine.submissions.frames import (
+    check_same_videos,
+    every_frame,
+    header_of,
+    read_template,
+    read_test_list,
+)
+from emojax.engine.submissions.writing import (
     Decision,
     answer,
     read_decision,
@@ -23,14 +31,6 @@ from emojax.engine.submission import (
     summary,
     write_annotations,
     write_submission,
-)
-from emojax.engine.submission_check import check_annotations, check_submission
-from emojax.engine.submission_frames import (
-    check_same_videos,
-    every_frame,
-    header_of,
-    read_template,
-    read_test_list,
 )
 from emojax.errors import InputError
 from emojax.ops.decisions import DECISION_RULES

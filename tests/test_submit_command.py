@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from emojax.datasets.source import Store
-from emojax.engine.submission_check import check_submission
-from emojax.engine.submission_frames import header_of
+from emojax.engine.submissions.check import check_submission
+from emojax.engine.submissions.frames import header_of
 from emojax.specs import TASKS
 from tests.small_store import build_small_store
 from tests.test_commands import FORKING, ROOT

@@ -27,7 +27,7 @@ from emojax.engine.system_facts import (
     quick_compiling,
     receptive_field,
 )
-from emojax.engine.variants import discover, read_variants
+from emojax.engine.tables.variants import discover, read_variants
 from emojax.errors import InputError
 from emojax.specs import StreamSpec
 from tests.small_store import small_config

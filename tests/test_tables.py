@@ -19,9 +19,9 @@ from data.synthetic import make_options
 from emojax.datasets.folds import parse_scheme
 from emojax.datasets.source import Store
 from emojax.engine.session import as_plain, build_session
-from emojax.engine.table_budgets import BUDGETS, PAPER, SMALL, TINY
-from emojax.engine.table_plan import Recipes, places, plan
-from emojax.engine.table_scores import task_of
+from emojax.engine.tables.budgets import BUDGETS, PAPER, SMALL, TINY
+from emojax.engine.tables.plan import Recipes, places, plan
+from emojax.engine.tables.scores import task_of
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
 from emojax.paper_tables import TABLES

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from emojax.datasets.source import Store
-from emojax.engine.report_page import write_page
-from emojax.engine.report_runs import read_runs
+from emojax.engine.reports.page import write_page
+from emojax.engine.reports.runs import read_runs
 from emojax.engine.scoring import FoldResult
 from emojax.engine.timelines import (
     assess_video,

@@ -19,7 +19,7 @@ from emojax.engine.restore import open_run
 from emojax.engine.session import build_session
 from emojax.engine.state import init_variables
 from emojax.engine.system_facts import quick_compiling as quick_options
-from emojax.engine.torch_weights import import_torch
+from emojax.engine.weights.torch import import_torch
 from emojax.errors import InputError
 from emojax.specs import StreamSpec
 from tests.small_store import build_small_store, small_config

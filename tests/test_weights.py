@@ -18,8 +18,8 @@ import emojax.weights
 from emojax.datasets.source import Store
 from emojax.engine.restore import TrainedRun, open_run
 from emojax.engine.session import fold_normalisation
-from emojax.engine.weight_files import MAX_HEADER_BYTES, read_tensors, write_tensors
-from emojax.engine.weight_runs import (
+from emojax.engine.weights.files import MAX_HEADER_BYTES, read_tensors, write_tensors
+from emojax.engine.weights.runs import (
     export_replica,
     import_replicas,
     named_leaves,

@@ -14,7 +14,7 @@ import numpy as np
 
 from emojax.engine.session import Session
 from emojax.engine.state import init_variables
-from emojax.engine.weight_runs import named_leaves
+from emojax.engine.weights.runs import named_leaves
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emojax.datasets.origin import is_simulated
-from emojax.engine.report_runs import ReportedRun
-from emojax.engine.report_series import curve_panels, task_facts, timelines
-from emojax.engine.report_statistics import score_tables
-from emojax.engine.report_tables import (
+from emojax.engine.reports.runs import ReportedRun
+from emojax.engine.reports.series import curve_panels, task_facts, timelines
+from emojax.engine.reports.statistics import score_tables
+from emojax.engine.reports.tables import (
     configuration_part,
     confusion_part,
     data_part,
@@ -26,8 +26,8 @@ from emojax.engine.report_tables import (
     text,
 )
 
-_SCRIPT = Path(__file__).with_name("report_page.js")
-_STYLE = Path(__file__).with_name("report_page.css")
+_SCRIPT = Path(__file__).with_name("page.js")
+_STYLE = Path(__file__).with_name("page.css")
 
 
 def write_page(path: Path, runs: Sequence[ReportedRun], partition: str, *, draws: int) -> None:

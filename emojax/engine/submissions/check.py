@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emojax.engine.submission_frames import (
+from emojax.engine.submissions.frames import (
     FrameList,
     check_header,
     frame_list,

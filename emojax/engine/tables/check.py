@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from emojax.datasets.origin import is_simulated
 from emojax.datasets.source import Store
-from emojax.engine.table_budgets import PAPER, SMALL, TINY
-from emojax.engine.table_plan import Recipes, places
+from emojax.engine.tables.budgets import PAPER, SMALL, TINY
+from emojax.engine.tables.plan import Recipes, places
 from emojax.errors import InputError
 from emojax.paper_tables.schema import PaperTable, Row
 from emojax.specs import STREAMS

@@ -28,7 +28,7 @@ from emojax.engine.replicas import Replica
 from emojax.engine.restore import TrainedRun, open_run
 from emojax.engine.schedule import initial_state
 from emojax.engine.session import Session, build_session
-from emojax.engine.weight_files import TensorFile, as_float32, read_tensors, write_tensors
+from emojax.engine.weights.files import TensorFile, as_float32, read_tensors, write_tensors
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
 from emojax.specs import StreamSpec

@@ -28,9 +28,9 @@ from emojax.engine.evaluator import (
 from emojax.engine.restore import TrainedRun, open_run
 from emojax.engine.scoring import OPTIMUM, assess
 from emojax.engine.session import Session
-from emojax.engine.submission import answer, write_submission
-from emojax.engine.submission_frames import every_frame
-from emojax.engine.table_runs import Run, write_atomically
+from emojax.engine.submissions.frames import every_frame
+from emojax.engine.submissions.writing import answer, write_submission
+from emojax.engine.tables.runs import Run, write_atomically
 from emojax.ops.stability import StabilityCounts, stability_counts
 from emojax.ops.tasks import TASK_OPS
 from emojax.paper_tables.emma_net import EPSILONS

@@ -12,8 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from emojax.engine.session import as_plain
-from emojax.engine.table_budgets import narrowed
-from emojax.engine.variants import Variant, discover
+from emojax.engine.tables.budgets import narrowed
+from emojax.engine.tables.variants import Variant, discover
 from emojax.errors import InputError, closest
 from emojax.paper_tables.schema import PaperTable, Place, Row, Training, place
 
@@ -93,7 +93,7 @@ class Recipes:
 
     Args:
         configs: folder of the configurations.
-        budget: one of ``table_budgets.BUDGETS``.
+        budget: one of ``budgets.BUDGETS``.
         checksum: of the store; "" for none.
         init_from: label of a row -> workdir of a run to start it from.
     """

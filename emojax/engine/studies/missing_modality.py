@@ -27,7 +27,7 @@ from emojax.datasets.windows import WindowSpec
 from emojax.engine.evaluator import Fed, Predictor
 from emojax.engine.session import Session
 from emojax.engine.step import stacks
-from emojax.engine.study_data import AlteredStore, StudiedRun, VideoStates
+from emojax.engine.studies.data import AlteredStore, StudiedRun, VideoStates
 from emojax.types import Batch
 
 KEPT, CLEARED = "kept", "cleared"

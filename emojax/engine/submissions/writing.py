@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from emojax.engine.submission_frames import FrameList, header_of, read_lines, shortened
+from emojax.engine.submissions.frames import FrameList, header_of, read_lines, shortened
 from emojax.errors import InputError
 from emojax.ops.decisions import DECISION_RULES
 from emojax.ops.tasks import TASK_OPS

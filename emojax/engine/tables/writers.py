@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from emojax.engine.table_plan import places
-from emojax.engine.table_results import Cell, Line, Result
-from emojax.engine.table_runs import write_atomically
+from emojax.engine.tables.plan import places
+from emojax.engine.tables.results import Cell, Line, Result
+from emojax.engine.tables.runs import write_atomically
 from emojax.paper_tables.schema import Column, PaperTable
 
 TABLE_FILES = ("TABLE.md", "TABLE.json", "TABLE.csv")

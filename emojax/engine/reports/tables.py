@@ -13,8 +13,8 @@ import numpy as np
 
 from emojax.datasets.origin import is_simulated
 from emojax.engine.confusion import percent, short_count
-from emojax.engine.report_runs import ReportedRun, differing, flat
-from emojax.engine.report_statistics import Difference, Scored, ScoreTable, System
+from emojax.engine.reports.runs import ReportedRun, differing, flat
+from emojax.engine.reports.statistics import Difference, Scored, ScoreTable, System
 from emojax.engine.scoring import (
     BASELINE,
     MEAN,

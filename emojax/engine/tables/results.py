@@ -11,11 +11,11 @@ import numpy as np
 
 from emojax.datasets.origin import is_simulated
 from emojax.datasets.source import Store
-from emojax.engine.table_check import data_name, scheme_note
-from emojax.engine.table_plan import Job, Recipes, places, plan
-from emojax.engine.table_runs import Run, find_run
-from emojax.engine.table_scores import measure, task_of
-from emojax.engine.table_study import Comparison, compare, missing_scores, share_key
+from emojax.engine.tables.check import data_name, scheme_note
+from emojax.engine.tables.plan import Job, Recipes, places, plan
+from emojax.engine.tables.runs import Run, find_run
+from emojax.engine.tables.scores import measure, task_of
+from emojax.engine.tables.study import Comparison, compare, missing_scores, share_key
 from emojax.paper_tables.schema import Column, PaperTable, Place, Row, place
 
 PUBLISHED_ONLY, NOT_TRAINED, DIVERGED = "published only", "not trained", "diverged"

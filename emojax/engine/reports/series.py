@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from emojax.engine.plots import metric_panels
-from emojax.engine.report_runs import ReportedRun
-from emojax.engine.report_statistics import System
+from emojax.engine.reports.runs import ReportedRun
+from emojax.engine.reports.statistics import System
 from emojax.engine.scoring import OURS
 from emojax.engine.timelines import TaskTimeline, VideoTimeline, assess_video
 from emojax.ops.tasks import TASK_OPS

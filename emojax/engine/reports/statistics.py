@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emojax.engine.report_runs import ReportedRun
+from emojax.engine.reports.runs import ReportedRun
 from emojax.engine.scoring import OURS
 from emojax.engine.timelines import VideoTimeline, assess_video
 from emojax.ops.bootstrap import interval, resampled_scores, two_sided_p

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emojax.engine.study_data import StudiedRun, VideoStates
+from emojax.engine.studies.data import StudiedRun, VideoStates
 from emojax.errors import InputError
 from emojax.ops.bootstrap import interval, pooled_state, two_sided_p
 from emojax.ops.metrics import Moments

@@ -205,7 +205,7 @@ def narrowed(config: Mapping[str, Any], budget: str) -> dict[str, Any]:
             field="--budget",
             found=f"{budget}, for {model}",
             expected="one of " + ", ".join(NARROWINGS[budget]),
-            remedy=f"add a row to emojax/engine/table_budgets.py, or use --budget={PAPER}",
+            remedy=f"add a row to emojax/engine/tables/budgets.py, or use --budget={PAPER}",
         )
     narrowing, flat = NARROWINGS[budget][model], flatten(config)
     changes: dict[str, Any] = {}

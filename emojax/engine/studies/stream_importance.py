@@ -18,8 +18,8 @@ import numpy as np
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.transforms import row_spacing
 from emojax.engine.evaluator import Predictor
-from emojax.engine.missing_modality import drop_at_input
-from emojax.engine.study_data import AlteredStore, StudiedRun, VideoStates
+from emojax.engine.studies.data import AlteredStore, StudiedRun, VideoStates
+from emojax.engine.studies.missing_modality import drop_at_input
 from emojax.errors import InputError
 from emojax.ops.bootstrap import interval, two_sided_p
 

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emojax.engine.missing_modality import CurvePoint
 from emojax.engine.plots import save_figure
-from emojax.engine.stream_importance import Importance
+from emojax.engine.studies.missing_modality import CurvePoint
+from emojax.engine.studies.stream_importance import Importance
 from emojax.ops.calibration import Calibration
 from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS

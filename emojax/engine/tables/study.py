@@ -12,11 +12,11 @@ import numpy as np
 
 from emojax.datasets.source import Store
 from emojax.engine.evaluation import partition_videos
-from emojax.engine.missing_modality import MissingPlan, missing_modality
 from emojax.engine.restore import open_run
-from emojax.engine.study_data import StudiedRun
-from emojax.engine.table_runs import Run, write_atomically
-from emojax.engine.table_scores import Measured
+from emojax.engine.studies.data import StudiedRun
+from emojax.engine.studies.missing_modality import MissingPlan, missing_modality
+from emojax.engine.tables.runs import Run, write_atomically
+from emojax.engine.tables.scores import Measured
 from emojax.ops.bootstrap import interval, resampled_scores, two_sided_p
 from emojax.ops.significance import dagger, fisher_test
 

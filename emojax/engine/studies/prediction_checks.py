@@ -9,7 +9,7 @@ import numpy as np
 
 from emojax.engine.evaluator import Predictions, reference_predictions
 from emojax.engine.scoring import OPTIMUM
-from emojax.engine.study_data import StudiedRun
+from emojax.engine.studies.data import StudiedRun
 from emojax.errors import InputError
 from emojax.ops.calibration import DECIDED, Calibration, class_calibration, unit_calibration
 from emojax.ops.stability import StabilityCounts, consecutive_change, stability_counts

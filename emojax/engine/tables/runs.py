@@ -16,7 +16,7 @@ from emojax.engine.checkpoint import saved_steps
 from emojax.engine.loop import Trainer
 from emojax.engine.restore import open_run
 from emojax.engine.session import build_session
-from emojax.engine.table_plan import Job
+from emojax.engine.tables.plan import Job
 from emojax.errors import InputError
 
 FINISHED_FILE = "finished.json"

@@ -14,8 +14,8 @@ from emojax.datasets.source import Store
 from emojax.engine.restore import TrainedRun
 from emojax.engine.session import Session, fold_normalisation
 from emojax.engine.state import init_variables
-from emojax.engine.weight_files import as_float32, read_tensors
-from emojax.engine.weight_runs import named_leaves, variables_of, write_run
+from emojax.engine.weights.files import as_float32, read_tensors
+from emojax.engine.weights.runs import named_leaves, variables_of, write_run
 from emojax.errors import InputError
 from emojax.models.torch_names import LAYOUTS, TorchWeights, find_modalities, load_torch_names
 from emojax.specs import TASKS

@@ -1,0 +1,1 @@
+"""Studies of trained runs: missing modalities, importance of streams, comparisons."""

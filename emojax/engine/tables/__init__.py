@@ -1,0 +1,1 @@
+"""Tables of the papers: plans, trainings, scores and how they are printed."""
