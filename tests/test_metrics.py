@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.metrics import f1_score
 
 from emojax.ops import metrics, outcomes
 from emojax.ops.masking import masked_mean, zero_where_padded
@@ -290,6 +291,36 @@ def test_binary_f1_equals_the_reference_and_merges(seed: int, n: int) -> None:
     merged = functools.reduce(metrics.BinaryCounts.merge, parts, metrics.BinaryCounts.empty(4))
     for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_f1_is_that_of_scikit_learn_on_a_whole_partition_in_any_split(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    frames, classes = 40_000, 8
+    true = rng.choice(classes, frames, p=rng.dirichlet(np.ones(classes)))
+    predicted = np.where(rng.random(frames) < 0.6, true, rng.integers(0, classes, frames))
+    mask = rng.random(frames) > 0.2
+    units = (rng.random((frames, 12)) < np.linspace(0.001, 0.6, 12)).astype(np.float32)
+    shown = units.astype(bool) ^ (rng.random(units.shape) < 0.1)
+    known = rng.random(units.shape) > 0.2
+    cuts = np.split(np.arange(frames), np.sort(rng.integers(0, frames, 9)))
+
+    confusion = metrics.ConfusionCounts.empty(classes)
+    counts = metrics.BinaryCounts.empty(12)
+    for cut in cuts:
+        labels = true[cut].astype(np.float32)
+        confusion = confusion.merge(
+            metrics.confusion_counts(predicted[cut], labels, mask[cut], classes)
+        )
+        counts = counts.merge(metrics.binary_counts(shown[cut], units[cut], known[cut]))
+    options = {"labels": range(classes), "zero_division": 0}
+    by_class = f1_score(true[mask], predicted[mask], average=None, **options)
+    macro = f1_score(true[mask], predicted[mask], average="macro", **options)
+    np.testing.assert_allclose(confusion.f1(), by_class, rtol=0, atol=1e-12)
+    assert confusion.macro_f1() == pytest.approx(macro, abs=1e-12)
+    by_unit = [f1_score(units[known[:, c], c], shown[known[:, c], c]) for c in range(12)]
+    np.testing.assert_allclose(counts.f1(), by_unit, rtol=0, atol=1e-12)
+    assert counts.mean_f1() == pytest.approx(np.mean(by_unit), abs=1e-12)
 
 
 def test_counts_under_jit_and_vmap_agree_with_the_host() -> None:
