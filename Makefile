@@ -9,7 +9,7 @@ LOCK_VENV := build/lock
 TESTS ?=
 WORKERS ?= 2
 
-.PHONY: help setup demo demo-again test lint check lock clean
+.PHONY: help setup demo demo-again test lint check nightly bench lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,8 @@ help:
 	@echo "make test        set up and run the tests; TESTS=... chooses"
 	@echo "make lint        ruff and mypy"
 	@echo "make check       lint and test"
+	@echo "make nightly     every table of the papers on tiny data, to see that each one runs (an hour)"
+	@echo "make bench       emojax against PyTorch on this machine; OPTIONS=--quick for a first look"
 	@echo "make lock        resolve requirements.lock anew from pyproject.toml"
 	@echo "make clean       delete what make built, but neither stores nor runs"
 
@@ -70,6 +72,28 @@ lint: setup
 	$(VENV)/bin/mypy
 
 check: lint test
+
+# ---- What is too long for CI -------------------------------------------------------------------
+# Every table and curve of the five papers is trained, scored and written once, on simulated data
+# and in networks too small to say anything about the systems. Interrupted, it goes on.
+
+NIGHTLY_STORE := stores/nightly
+NIGHTLY_STREAMS := vggface compare_lld egemaps fan deepspectrum openpose ir50 vggish logmel bert \
+  eff raf_db affectnet8 arcface wav2vec2_emotion
+comma := ,
+empty :=
+space := $(empty) $(empty)
+
+nightly: setup
+	@[ -e $(NIGHTLY_STORE) ] || $(PY) -m data.synthetic --out=$(NIGHTLY_STORE) --size=tiny \
+	  --train_videos=16 --tasks=va,expr,au --folds=blocks:6 \
+	  --streams=$(subst $(space),$(comma),$(strip $(NIGHTLY_STREAMS))) \
+	  $(NIGHTLY_STREAMS:%=--width=%=64)
+	$(PY) -m emojax.tables --all --store=$(NIGHTLY_STORE) --budget=tiny --seeds=1 --trials=2 \
+	  --workdir=runs/nightly
+
+bench: setup
+	$(PY) -m benchmarks.bench --out=runs/bench $(OPTIONS)
 
 # ---- Demo --------------------------------------------------------------------------------------
 # Data are built again only when their options or the simulator change, and the model is trained

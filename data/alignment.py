@@ -27,8 +27,6 @@ from emojax.errors import InputError
 from emojax.specs import TASKS
 
 _SHOWN = 20  # lines of the table on screen
-# How FeatureRows tells that rows in order, without numbers, are too few.
-_IN_ORDER = ", last "
 _LIMIT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(%?)")
 
 
@@ -195,7 +193,7 @@ def read_stream(source: FeatureSource, video: VideoFrames) -> StreamRead:
     if rows.expected is not None:
         surplus = (rows.found if span is None else span) - rows.expected
         # Rows with numbers may end early, where there is no face; rows in order may not.
-        off = max(surplus, 0) if _IN_ORDER not in rows.how else abs(surplus)
+        off = max(surplus, 0) if rows.numbered else abs(surplus)
     return StreamRead(Item(what, rows.found, rows.expected, off, rows.how), rows)
 
 

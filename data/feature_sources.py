@@ -51,6 +51,8 @@ class FeatureRows:
         found: rows in the file or files.
         expected: rows that the clock calls for; None for clocks of their own (pts, fps, hop).
         how: phrases for the report of mismatches: "one row per frame, last 2 frames without".
+        numbered: whether the file says which frame each row is of; such rows may have gaps and
+            end early, where rows in order may not.
     """
 
     stream: StreamRows
@@ -58,6 +60,7 @@ class FeatureRows:
     found: int
     expected: int | None
     how: str
+    numbered: bool = False
 
 
 class FeatureSource:
@@ -138,7 +141,8 @@ class FeatureSource:
             stream = self._resampled(stream, video, method)
             target = "the frames" if self.spec.rate is None else f"{self.spec.rate:g} Hz"
             notes.append(f"{method} at {target}")
-        return FeatureRows(stream, file, raw.found, placed.expected, ", ".join(notes))
+        numbered = raw.index_N is not None
+        return FeatureRows(stream, file, raw.found, placed.expected, ", ".join(notes), numbered)
 
     def _read(self, name: str) -> RawRows:
         """Rows of a video, finite where valid; the last one is kept, for it is asked for twice."""
