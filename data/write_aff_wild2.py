@@ -8,6 +8,7 @@ licensed data set. Files:
 
     annotations/VA_Estimation_Challenge/Train_Set/<video>.txt ...   Validation_Set, other tasks
     test_lists/Valence_Arousal_Estimation_Challenge_test_set_release.txt ...
+    templates/va.txt ...                                            test frames to answer
     timestamps/<video>.csv                                          seconds of every frame
     features/<stream>/...                                           see ``choose_form``
 
@@ -148,11 +149,7 @@ def write(
         (out / "annotations" / SIMULATED_FILE).write_text(_SIMULATED, encoding="utf-8")
     arguments = [f"--annotations={out / 'annotations'}", f"--tasks={','.join(store.tasks)}"]
     if store.partitions["test"]:
-        (out / "test_lists").mkdir()
-        for task in store.tasks:
-            path = out / "test_lists" / TEST_LISTS[task]
-            path.write_text("\n".join(store.partitions["test"]) + "\n", encoding="utf-8")
-            arguments.append(f"--test_list={path}")
+        arguments += _write_tests(store, out)
     arguments.append(f"--timestamps={out / 'timestamps'}")
     for name, spec in store.streams.items():
         parts = [f"{name}={out / 'features' / name}", *forms[name].options]
@@ -167,6 +164,27 @@ def write(
         arguments.append(f"--max_mismatch={most_off}")
     empty = sum(trait.empty for trait in traits.values())
     return arguments + ([f"--max_missing={empty}"] if empty else [])
+
+
+def _write_tests(store: Store, out: Path) -> list[str]:
+    """Test lists and, for ``emojax.submit``, templates; the arguments that name the former."""
+    names = store.partitions["test"]
+    frames = {name: store.videos[store.index_of(name)].num_frames for name in names}
+    arguments = []
+    for task in store.tasks:
+        path = out / "test_lists" / TEST_LISTS[task]
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(names) + "\n", encoding="utf-8")
+        arguments.append(f"--test_list={path}")
+        labels = TASKS[task].labels
+        template = out / "templates" / f"{task}.txt"
+        template.parent.mkdir(exist_ok=True)
+        with template.open("w", encoding="utf-8") as file:
+            file.write(",".join(["image_location", *labels]) + "\n")
+            for name, count in frames.items():
+                blank = "," * len(labels)
+                file.writelines(f"{name}/{i:05d}.jpg{blank}\n" for i in range(1, count + 1))
+    return arguments
 
 
 def _check(store: Store, out: Path, per_frame: Sequence[str]) -> None:

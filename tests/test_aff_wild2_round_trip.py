@@ -19,6 +19,7 @@ from emojax.datasets.origin import is_simulated
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
+from emojax.engine.submissions.frames import read_template
 from emojax.errors import InputError
 from emojax.specs import StreamSpec
 from tests.annotation_files import random_labels
@@ -148,6 +149,12 @@ def test_every_stream_has_the_form_of_its_tools(store: Store, tmp_path: Path) ->
     }  # fmt: skip
     lists = [path.read_text() for path in (out / "test_lists").iterdir()]
     assert lists == ["6\n7_right\n"] * 3
+    for task in ("va", "expr", "au"):
+        frames = read_template(out / "templates" / f"{task}.txt", task)
+        assert frames.videos == ("6", "7_right")
+        counts = [store.videos[store.index_of(name)].num_frames for name in frames.videos]
+        assert np.bincount(frames.video_N).tolist() == counts
+        assert frames.number_N[:2].tolist() == [1, 2]
     header = (out / "annotations/VA_Estimation_Challenge/Train_Set/3.txt").read_text()
     assert header.startswith("valence,arousal\n")
 
