@@ -1,0 +1,151 @@
+"""The whole benchmark, on whatever is here: ``python -m benchmarks.bench``.
+
+    python -m benchmarks.bench --out=build/bench
+    python -m benchmarks.bench --quick
+    python -m benchmarks.bench --parts=systems,replicas --systems=rjcma --dtype=bfloat16
+
+Prints a table of each part and writes bench.json, bench.md and pictures. Every number in them was
+measured in this run; what could not be says why. Parts:
+
+systems    a training step of each system, emojax beside PyTorch eager and torch.compile, after a
+           check that they compute the same; floors and peak memory
+replicas   R replicas in one program beside single trainings one after another
+kernels    layers beside the matmul rate, and kernels against each other
+protocol   RJCMA's whole cross-validation, extrapolated from a few steps
+feed       what reading windows costs
+scaling    time and memory against T, B, R and number of streams
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from absl import flags
+
+from benchmarks.context import Context
+from benchmarks.machine import backend, describe
+from benchmarks.parts.feed import feed_part
+from benchmarks.parts.kernels import kernels_part
+from benchmarks.parts.protocol import protocol_part
+from benchmarks.parts.replicas import replicas_part
+from benchmarks.parts.scaling import scaling_part
+from benchmarks.parts.systems import systems_part
+from benchmarks.results import JSON_FILE, MARKDOWN_FILE, Column, Missing, Part, Table, write
+from benchmarks.timing import told
+from benchmarks.torch_models import NAMES
+from emojax import cli
+from emojax.engine.host_memory import keep_freed_memory
+from emojax.engine.runtime import use_compilation_cache
+from emojax.errors import InputError, closest
+
+PARTS: dict[str, Callable[[Context], Part]] = {
+    "systems": systems_part,
+    "replicas": replicas_part,
+    "kernels": kernels_part,
+    "protocol": protocol_part,
+    "feed": feed_part,
+    "scaling": scaling_part,
+}
+# A machine with an accelerator is often lent for ten.
+_MINUTES_ON_ACCELERATORS = 9.0
+# How the minutes are dealt out, so that a slow part does not take them all.
+_WEIGHTS = {
+    "systems": 5.0, "replicas": 1.5, "kernels": 1.0, "protocol": 1.0, "feed": 1.0, "scaling": 1.5
+}  # fmt: skip
+QUICK_SYSTEMS = ("rjcma", "emma_net")
+
+_QUICK = flags.DEFINE_bool("quick", False, "Narrow models, few windows: does everything run?")
+_SYSTEMS = flags.DEFINE_list(
+    "systems",
+    [],
+    "Some of " + ", ".join(NAMES) + "; replicas, B, R and streams are those of the first. All by "
+    "default, two with --quick.",
+)
+_PARTS = flags.DEFINE_list("parts", [], "Some of " + ", ".join(PARTS) + "; all by default.")
+_OUT = flags.DEFINE_string("out", "build/bench", "Folder for results.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
+_MINUTES = flags.DEFINE_float(
+    "minutes", None, "Begin nothing new after so long; 0: no limit, 9 on an accelerator."
+)
+_COMPILE = flags.DEFINE_string(
+    "torch_compile", None, "Mode of torch.compile; empty leaves it out, as --quick does."
+)
+
+
+def main() -> None:
+    """Runs the parts and writes what they found."""
+    # PyTorch and processes that measure memory use the same card.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    use_compilation_cache()
+    keep_freed_memory()
+    quick = _QUICK.value
+    systems = tuple(_SYSTEMS.value) or (QUICK_SYSTEMS if quick else NAMES)
+    parts = tuple(_PARTS.value) or tuple(PARTS)
+    _check("systems", systems, NAMES)
+    _check("parts", parts, tuple(PARTS))
+    out = cli.folder("out", _OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    console = cli.console()
+    default_mode = "" if quick else "default"
+    minutes = 0.0 if backend() == "cpu" else _MINUTES_ON_ACCELERATORS
+    context = Context(
+        systems,
+        out,
+        quick=quick,
+        dtype=_DTYPE.value,
+        compile_mode=default_mode if _COMPILE.value is None else _COMPILE.value,
+        minutes=minutes if _MINUTES.value is None else _MINUTES.value,
+        say=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
+    )
+    header = describe(" ".join(["python -m benchmarks.bench", *sys.argv[1:]]))
+    for key, value in header.items():
+        console.print(f"{key}: {value}", markup=False, highlight=False)
+    done: list[Part] = []
+    for part in run(context, parts):
+        done.append(part)
+        for table in part.tables:
+            table.show(console)
+        write(out, header, done)
+    console.print(
+        f"{sum(part.seconds for part in done):.0f} s; {out / JSON_FILE}, {out / MARKDOWN_FILE}"
+        + "".join(f", {out / picture}" for part in done for picture in part.pictures),
+        markup=False,
+        highlight=False,
+    )
+
+
+def run(context: Context, parts: tuple[str, ...]) -> Iterator[Part]:
+    """The parts, one after the other, as they end; one that fails says so in a table."""
+    total = sum(_WEIGHTS[name] for name in parts)
+    dealt = 0.0
+    for name in parts:
+        began = time.monotonic()
+        dealt += _WEIGHTS[name]
+        context.share = dealt / total
+        try:
+            part = PARTS[name](context)
+        except Exception as error:
+            table = Table(name, (Column("part", "part"), Column("result", "result")))
+            table.add(part=name, result=Missing(told(error)))
+            part = Part(name, [table])
+        part.seconds = time.monotonic() - began
+        yield part
+
+
+def _check(flag: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for name in given:
+        if name not in known:
+            raise InputError(
+                "The benchmark knows no such thing.",
+                field=f"--{flag}",
+                found=name,
+                expected="some of " + ", ".join(known),
+                remedy=closest(name, known),
+            )
+
+
+if __name__ == "__main__":
+    cli.run(main)

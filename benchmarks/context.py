@@ -1,0 +1,147 @@
+"""What every part of the benchmark shares: options, PyTorch, sizes, measured rates, the clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import backend, import_torch, matmul_rate
+from benchmarks.results import Missing
+from benchmarks.timing import told
+from benchmarks.workload import Case
+
+# Sizes of --quick: every part of the papers' models once, narrow, on few and short windows.
+QUICK: dict[str, Case] = {
+    "rjcma": Case(
+        "rjcma",
+        window=60,
+        batch=4,
+        model={
+            "channels": {"ir50": (64, 32), "vggish": (32, 32), "bert": (64, 32)},
+            "recursions": 1,
+        },
+    ),
+    "exptrm": Case(
+        "exptrm",
+        window=30,
+        batch=4,
+        model={"width": 64, "attention_heads": 4, "hidden": 128, "layers": 1},
+    ),
+    "emma_net": Case("emma_net", window=36, batch=4, model={"layers": 1, "width": 64}),
+    "multiscale_tcn": Case(
+        "multiscale_tcn",
+        window=60,
+        batch=4,
+        model={"channels": {"ir50": (32, 32), "vggish": (32, 32), "logmel": (32, 32)}},
+    ),
+    "tcn_transformer": Case(
+        "tcn_transformer",
+        window=60,
+        batch=4,
+        model={
+            "layers": 1,
+            "channels": {
+                "eff": (64, 32),
+                "affectnet8": (32, 32),
+                "raf_db": (32, 32),
+                "wav2vec2_emotion": (32, 32),
+            },
+            "feed_forward": 128,
+        },
+    ),
+    "recurrent_baselines": Case(
+        "recurrent_baselines",
+        window=30,
+        batch=4,
+        model={
+            "hidden": {"vggface": 128},
+            "recurrent": {"vggface": (64,), "compare_lld": (64,)},
+            "fused": (64,),
+        },
+    ),
+}
+
+
+@dataclasses.dataclass
+class Context:
+    """Shared by the parts.
+
+    Attributes:
+        systems: to compare.
+        out: folder for pictures.
+        quick: small sizes and few rounds.
+        dtype: of the computation.
+        compile_mode: of ``torch.compile``; empty leaves it out.
+        minutes: after which nothing new is begun; 0 for no limit.
+        share: of the minutes, at whose end the present part begins nothing new.
+        say: prints a line of progress.
+    """
+
+    systems: tuple[str, ...]
+    out: Path
+    quick: bool = False
+    dtype: str = "float32"
+    compile_mode: str = "default"
+    minutes: float = 0.0
+    share: float = 1.0
+    say: Callable[[str], None] = lambda line: None
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    def case(self, system: str, **changes: Any) -> Case:
+        """A system at the paper's sizes, or at the small ones."""
+        case = QUICK.get(system, Case(system)) if self.quick else Case(system)
+        return dataclasses.replace(case, dtype=self.dtype, **changes)
+
+    @functools.cached_property
+    def torch(self) -> Any | Missing:
+        """PyTorch, or why it is not there."""
+        try:
+            return import_torch()
+        except ImportError as error:
+            return Missing(str(error))
+
+    @property
+    def torch_or_none(self) -> Any | None:
+        """PyTorch, if it is there."""
+        return None if isinstance(self.torch, Missing) else self.torch
+
+    def rate(self, dtype: str) -> float | Missing:
+        """FLOP/s of a matrix product in this run, measured once."""
+        return self._rates(dtype)[0]
+
+    def rate_by_framework(self, dtype: str) -> dict[str, float]:
+        """The same of each framework."""
+        return self._rates(dtype)[1]
+
+    @functools.cached_property
+    def _rates(self) -> Callable[[str], tuple[float | Missing, dict[str, float]]]:
+        @functools.cache
+        def measure(dtype: str) -> tuple[float | Missing, dict[str, float]]:
+            size = 8192 if backend() != "cpu" else 1024 if self.quick else 2048
+            try:
+                return matmul_rate(dtype, size=size, torch=self.torch_or_none)
+            except Exception as error:
+                return Missing(told(error)), {}
+
+        return measure
+
+    @property
+    def sizes(self) -> str:
+        """For titles."""
+        return "reduced sizes (--quick)" if self.quick else "the papers' sizes"
+
+    @property
+    def left(self) -> float:
+        """Seconds until nothing new is begun."""
+        if not self.minutes:
+            return float("inf")
+        return 60 * self.minutes * self.share - (time.monotonic() - self.started)
+
+    @property
+    def out_of_time(self) -> Missing | None:
+        """What to put where a measurement would begin too late, else None."""
+        return Missing(f"out of time (--minutes={self.minutes:g})") if self.left <= 0 else None
