@@ -1,16 +1,10 @@
-"""Compiling without optimisation, for tests that compile much and compute little."""
+"""Compiling as users do, where a test is about rounding; conftest.py has it quick elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import jax
-import pytest
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unoptimised() -> Iterator[None]:
-    """What a program computes is the same; it only compiles in half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# For ``jax.jit(..., compiler_options=OPTIMISED)``: XLA's defaults.
+OPTIMISED = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_use_fusion_emitters": True,
+}

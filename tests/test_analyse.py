@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.forked_commands import run_forked, said
 from tests.partial_model import two_runs  # noqa: F401 - a fixture
-from tests.training_runs import (
-    quick_compiling,  # noqa: F401 - a fixture
-    subprocess_environment,
-)
+from tests.training_runs import quick_compiling  # noqa: F401 - a fixture
 
-ROOT = Path(__file__).parents[1]
-
-FORKING = """
-import json, os, runpy, sys
-import emojax.cli, emojax.engine.studies.plots, emojax.engine.studies.prediction_checks
+PREPARATION = """
+import emojax.engine.studies.plots, emojax.engine.studies.prediction_checks
 import emojax.engine.studies.run_comparison, emojax.engine.studies.output
 from emojax.models import MODELS
 
 MODELS["partial"] = "tests.partial_model:Partial"
-folder = sys.argv[1]
-for name, arguments in json.load(open(os.path.join(folder, "cases.json"))).items():
-    child = os.fork()
-    if child == 0:
-        for stream in (1, 2):
-            path = os.path.join(folder, f"{name}.{stream}")
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
-        sys.argv = ["analyse", *arguments]
-        runpy.run_module("emojax.analyse", run_name="__main__", alter_sys=True)
-        sys.exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    open(os.path.join(folder, f"{name}.status"), "w").write(str(status))
 """
 
 WRONG = {
@@ -67,25 +48,16 @@ def called(two_runs: Path) -> Path:  # noqa: F811
     for name, words in cases.items():
         for place, path in places.items():
             words = [word.replace(place, path) for word in words]
-        cases[name] = words
-    (two_runs / "cases.json").write_text(json.dumps(cases))
-    subprocess.run(
-        [sys.executable, "-c", FORKING, str(two_runs)],
-        env=subprocess_environment() | {"COLUMNS": "200", "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        check=True,
-        timeout=300,
-    )
-    return two_runs
+        cases[name] = ["emojax.analyse", *words]
+    return run_forked(two_runs, cases, columns=200, preparation=PREPARATION)
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_bad_calls_are_told_on_one_screen(called: Path, name: str) -> None:
-    said = (called / f"{name}.2").read_text()
-    assert (called / f"{name}.status").read_text() == "2", said
-    assert said.startswith("error: ")
-    assert WRONG[name][1] in said
-    assert "Traceback" not in said
+    _, errors = said(called, name, 2)
+    assert errors.startswith("error: ")
+    assert WRONG[name][1] in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
@@ -101,8 +73,7 @@ def test_bad_calls_are_told_on_one_screen(called: Path, name: str) -> None:
 def test_studies_leave_tables_pictures_and_one_document(
     called: Path, name: str, folder: str, files: list[str]
 ) -> None:
-    said = (called / f"{name}.2").read_text()
-    assert (called / f"{name}.status").read_text() == "0", said
+    shown, _ = said(called, name)
     out = called / "run" / folder
     assert {*files, "study.json"} <= {path.name for path in out.iterdir()}
     document = json.loads((out / "study.json").read_text())
@@ -110,7 +81,6 @@ def test_studies_leave_tables_pictures_and_one_document(
     with (out / f"{name}.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(document[name]) > 0
-    shown = (called / f"{name}.1").read_text()
     assert "small" in shown
     assert str(out) in shown
     if name == "compare":

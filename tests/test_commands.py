@@ -1,6 +1,6 @@
 """The three commands as a user calls them, and what they say about bad input.
 
-Commands that work run as ``python -m``, each in a process of its own. Commands that fail are
+A training and its evaluation run as ``python -m``, each in a process of its own. The others are
 many and each needs all imports, so one process imports once and forks for each of them.
 """
 
@@ -18,34 +18,13 @@ import numpy as np
 import pytest
 
 from emojax.datasets.source import Store
+from tests.forked_commands import ROOT, run_forked, said
 from tests.small_store import build_small_store
 from tests.training_runs import (
     quick_compiling,  # noqa: F401 - a fixture
     subprocess_environment,
     tiny_config,
 )
-
-ROOT = Path(__file__).parents[1]
-
-# Imports what the commands import, but not their modules, whose flags exist once a process.
-FORKING = """
-import json, os, runpy, sys
-import emojax.engine.evaluation, emojax.engine.loop, emojax.engine.restore, emojax.cli
-from ml_collections import config_flags
-
-folder = sys.argv[1]
-for name, (module, *flags) in json.load(open(os.path.join(folder, "cases.json"))).items():
-    child = os.fork()
-    if child == 0:
-        for stream in (1, 2):
-            path = os.path.join(folder, f"{name}.{stream}")
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
-        sys.argv = [module, *flags]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        sys.exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    open(os.path.join(folder, f"{name}.status"), "w").write(str(status))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +66,111 @@ def trained(here: Path) -> subprocess.CompletedProcess[str]:
         f"--workdir={here / 'run'}",
         "--config.train.epochs=2",
     )
+
+
+def flip_byte_of(store: Path, video: str) -> None:
+    """Changes one byte in the middle of a video's record."""
+    entry = next(v for v in Store(store).videos if v.name == video)
+    (shard,) = store.glob("*.tfrecord")
+    data = bytearray(shard.read_bytes())
+    data[entry.offset + 12 + entry.length // 2] ^= 0x10
+    shard.write_bytes(data)
+
+
+# name -> words that the message must hold.
+FAILURES: dict[str, tuple[str, ...]] = {
+    "no_config": ("--config",),
+    "config_is_missing": ("nothere.py", "No such file"),
+    "incomplete_config": ("incomplete", "config.data.streams"),
+    "unknown_variant": ("dmo", "demo"),
+    "misspelt_key": ("--config.data.bath_size", "did you mean 'batch_size'?"),
+    "misspelt_beside_right": ("--config.train.epoch\n", "did you mean 'epochs'?"),
+    "task_without_target": ("expr", "config.replicas.targets"),
+    "misspelt_flag": ("workdr", "workdir"),
+    "wrong_type": ("batch_size", "many"),
+    "positional": ("epochs=3", "--name=value"),
+    "no_store": ("config.data.store", "data.synthetic"),
+    "store_is_missing": ("nowhere", "data.synthetic"),
+    "flipped_byte": ("damaged", "checksum", ".tfrecord"),
+    "unknown_stream": ("config.data.streams", "vgish", "vggish"),
+    "stride": ("config.data.stride", "stride 99"),
+    "rate_is_nan": ("config.train.learning_rate", "nan", "finite"),
+    "diverged": ("diverged", "valence, arousal", "clip_norm"),
+    "another_model": ("another configuration", "config.model.head_width", "--overwrite"),
+    "overwrite_what_is_no_run": ("--overwrite", "without config.json"),
+    "workdir_is_a_file": ("workdir", "a file"),
+    "no_checkpoint": ("no checkpoint", "train first"),
+    "wrong_step": ("step 7", "[5, 10]"),
+    "wrong_partition": ("--partition", "training", "validation"),
+    "unknown_video": ("test-9", "test-0"),
+    "unknown_fold": ("--fold", "9"),
+    "out_is_a_file": ("--out", "a file"),
+}
+
+
+@pytest.fixture(scope="module")
+def called(here: Path, trained: subprocess.CompletedProcess[str]) -> Path:
+    """Runs all commands but the training; status and output of each are files in this folder."""
+    assert trained.returncode == 0, trained.stderr
+    shutil.copy(here / "run" / "validation" / "scores.json", here / "scores_before.json")
+    build_small_store(here / "other", lengths=(50, 40), validation_lengths=(30,), folds=1)
+    broken = Path(shutil.copytree(here / "store", here / "broken"))
+    flip_byte_of(broken, "train-2")
+    (here / "file").write_text("not a folder")
+    (here / "precious").mkdir()
+    (here / "bare.py").write_text(
+        "from ml_collections import ConfigDict\n\n\ndef get_config():\n"
+        f"    return ConfigDict({{'data': {{'store': {str(here / 'store')!r}}}}})\n"
+    )
+    config, run = f"--config={here / 'config.py'}", f"--checkpoint={here / 'run'}"
+    new = f"--workdir={here / 'new'}"
+
+    def train(*flags: str) -> list[str]:
+        return ["emojax.train", config, new, *flags]
+
+    cases = {
+        "no_config": ["emojax.train", new],
+        "config_is_missing": ["emojax.train", f"--config={here / 'nothere.py'}", new],
+        "incomplete_config": ["emojax.train", f"--config={here / 'bare.py'}", new],
+        "unknown_variant": ["emojax.train", "--config=configs/rjcma.py:dmo", new],
+        "misspelt_key": train("--config.data.bath_size=8"),
+        "misspelt_beside_right": train("--config.train.epochs=2", "--config.train.epoch=3"),
+        "task_without_target": train("--config.data.tasks=va,expr"),
+        "misspelt_flag": ["emojax.train", config, f"--workdr={here / 'new'}"],
+        "wrong_type": train("--config.data.batch_size=many"),
+        "positional": train("config.train.epochs=3"),
+        "no_store": train("--config.data.store="),
+        "store_is_missing": train(f"--config.data.store={here / 'nowhere'}"),
+        "flipped_byte": train(f"--config.data.store={broken}"),
+        "unknown_stream": train("--config.data.streams=('ir50','vgish')"),
+        "stride": train("--config.data.stride=99"),
+        "rate_is_nan": train("--config.train.learning_rate=nan"),
+        "diverged": train("--config.train.learning_rate=1e38", "--config.train.warmup=none"),
+        "another_model": [
+            "emojax.train",
+            config,
+            f"--workdir={here / 'run'}",
+            "--config.model.head_width=12",
+        ],
+        "overwrite_what_is_no_run": [
+            "emojax.train",
+            config,
+            f"--workdir={here / 'precious'}",
+            "--overwrite",
+        ],
+        "workdir_is_a_file": ["emojax.train", config, f"--workdir={here / 'file'}"],
+        "no_checkpoint": ["emojax.evaluate", f"--checkpoint={here / 'precious'}"],
+        "wrong_step": ["emojax.evaluate", run, "--step=7"],
+        "wrong_partition": ["emojax.evaluate", run, "--partition=training"],
+        "unknown_video": ["emojax.predict", run, f"--out={here / 'p'}", "--videos=test-9"],
+        "unknown_fold": ["emojax.predict", run, f"--out={here / 'p'}", "--fold=9"],
+        "out_is_a_file": ["emojax.predict", run, f"--out={here / 'file'}"],
+    }
+    assert set(cases) == set(FAILURES)
+    cases["other"] = ["emojax.evaluate", run, f"--store={here / 'other'}"]
+    out = f"--out={here / 'predictions'}"
+    cases["predict"] = ["emojax.predict", run, out, "--partition=all"]
+    return run_forked(here / "called", cases, columns=120)
 
 
 # -- what works --------------------------------------------------------------------------------
@@ -142,26 +226,21 @@ def test_evaluate_reproduces_the_scores_that_train_printed(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("trained")
-def test_another_store_is_evaluated_on_its_own_partitions(here: Path) -> None:
-    build_small_store(here / "other", lengths=(50, 40), validation_lengths=(30,), folds=1)
-    before = (here / "run" / "validation" / "scores.json").read_text()
-    done = call("emojax.evaluate", f"--checkpoint={here / 'run'}", f"--store={here / 'other'}")
-    assert done.returncode == 0, done.stderr
+def test_another_store_is_evaluated_on_its_own_partitions(here: Path, called: Path) -> None:
+    printed, _ = said(called, "other")
     # No baseline, which would have learnt from other videos than the model.
-    assert "ridge" not in done.stdout
+    assert "ridge" not in printed
     folder = here / "run" / "validation-on-other"
     assert (folder / "report.html").is_file()
     assert [path.name for path in folder.glob("validation-*.png")] == ["validation-0.png"]
+    before = (here / "scores_before.json").read_text()
     assert (here / "run" / "validation" / "scores.json").read_text() == before
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("trained")
-def test_predict_writes_a_row_for_every_frame(here: Path) -> None:
+def test_predict_writes_a_row_for_every_frame(here: Path, called: Path) -> None:
     out = here / "predictions"
-    done = call("emojax.predict", f"--checkpoint={here / 'run'}", f"--out={out}", "--partition=all")
-    assert done.returncode == 0, done.stderr
+    said(called, "predict")
     store = Store(here / "store")
     assert {path.name for path in out.rglob("*.csv")} == {f"{v.name}.csv" for v in store.videos}
     for i, video in enumerate(store.videos):
@@ -178,123 +257,11 @@ def test_predict_writes_a_row_for_every_frame(here: Path) -> None:
 # -- what does not -----------------------------------------------------------------------------
 
 
-def flip_byte_of(store: Path, video: str) -> None:
-    """Changes one byte in the middle of a video's record."""
-    entry = next(v for v in Store(store).videos if v.name == video)
-    (shard,) = store.glob("*.tfrecord")
-    data = bytearray(shard.read_bytes())
-    data[entry.offset + 12 + entry.length // 2] ^= 0x10
-    shard.write_bytes(data)
-
-
-# name -> words that the message must hold.
-FAILURES: dict[str, tuple[str, ...]] = {
-    "no_config": ("--config",),
-    "config_is_missing": ("nothere.py", "No such file"),
-    "incomplete_config": ("incomplete", "config.data.streams"),
-    "unknown_variant": ("dmo", "demo"),
-    "misspelt_key": ("--config.data.bath_size", "did you mean 'batch_size'?"),
-    "misspelt_beside_right": ("--config.train.epoch\n", "did you mean 'epochs'?"),
-    "task_without_target": ("expr", "config.replicas.targets"),
-    "misspelt_flag": ("workdr", "workdir"),
-    "wrong_type": ("batch_size", "many"),
-    "positional": ("epochs=3", "--name=value"),
-    "no_store": ("config.data.store", "data.synthetic"),
-    "store_is_missing": ("nowhere", "data.synthetic"),
-    "flipped_byte": ("damaged", "checksum", ".tfrecord"),
-    "unknown_stream": ("config.data.streams", "vgish", "vggish"),
-    "stride": ("config.data.stride", "stride 99"),
-    "rate_is_nan": ("config.train.learning_rate", "nan", "finite"),
-    "diverged": ("diverged", "valence, arousal", "clip_norm"),
-    "another_model": ("another configuration", "config.model.head_width", "--overwrite"),
-    "overwrite_what_is_no_run": ("--overwrite", "without config.json"),
-    "workdir_is_a_file": ("workdir", "a file"),
-    "no_checkpoint": ("no checkpoint", "train first"),
-    "wrong_step": ("step 7", "[5, 10]"),
-    "wrong_partition": ("--partition", "training", "validation"),
-    "unknown_video": ("test-9", "test-0"),
-    "unknown_fold": ("--fold", "9"),
-    "out_is_a_file": ("--out", "a file"),
-}
-
-
-@pytest.fixture(scope="module")
-def failures(here: Path, trained: subprocess.CompletedProcess[str]) -> Path:
-    """Runs all failing commands; status and output of each are files in this folder."""
-    assert trained.returncode == 0, trained.stderr
-    broken = Path(shutil.copytree(here / "store", here / "broken"))
-    flip_byte_of(broken, "train-2")
-    (here / "file").write_text("not a folder")
-    (here / "precious").mkdir()
-    (here / "bare.py").write_text(
-        "from ml_collections import ConfigDict\n\n\ndef get_config():\n"
-        f"    return ConfigDict({{'data': {{'store': {str(here / 'store')!r}}}}})\n"
-    )
-    config, run = f"--config={here / 'config.py'}", f"--checkpoint={here / 'run'}"
-    new = f"--workdir={here / 'new'}"
-
-    def train(*flags: str) -> list[str]:
-        return ["emojax.train", config, new, *flags]
-
-    cases = {
-        "no_config": ["emojax.train", new],
-        "config_is_missing": ["emojax.train", f"--config={here / 'nothere.py'}", new],
-        "incomplete_config": ["emojax.train", f"--config={here / 'bare.py'}", new],
-        "unknown_variant": ["emojax.train", "--config=configs/rjcma.py:dmo", new],
-        "misspelt_key": train("--config.data.bath_size=8"),
-        "misspelt_beside_right": train("--config.train.epochs=2", "--config.train.epoch=3"),
-        "task_without_target": train("--config.data.tasks=va,expr"),
-        "misspelt_flag": ["emojax.train", config, f"--workdr={here / 'new'}"],
-        "wrong_type": train("--config.data.batch_size=many"),
-        "positional": train("config.train.epochs=3"),
-        "no_store": train("--config.data.store="),
-        "store_is_missing": train(f"--config.data.store={here / 'nowhere'}"),
-        "flipped_byte": train(f"--config.data.store={broken}"),
-        "unknown_stream": train("--config.data.streams=('ir50','vgish')"),
-        "stride": train("--config.data.stride=99"),
-        "rate_is_nan": train("--config.train.learning_rate=nan"),
-        "diverged": train("--config.train.learning_rate=1e38", "--config.train.warmup=none"),
-        "another_model": [
-            "emojax.train",
-            config,
-            f"--workdir={here / 'run'}",
-            "--config.model.head_width=12",
-        ],
-        "overwrite_what_is_no_run": [
-            "emojax.train",
-            config,
-            f"--workdir={here / 'precious'}",
-            "--overwrite",
-        ],
-        "workdir_is_a_file": ["emojax.train", config, f"--workdir={here / 'file'}"],
-        "no_checkpoint": ["emojax.evaluate", f"--checkpoint={here / 'precious'}"],
-        "wrong_step": ["emojax.evaluate", run, "--step=7"],
-        "wrong_partition": ["emojax.evaluate", run, "--partition=training"],
-        "unknown_video": ["emojax.predict", run, f"--out={here / 'p'}", "--videos=test-9"],
-        "unknown_fold": ["emojax.predict", run, f"--out={here / 'p'}", "--fold=9"],
-        "out_is_a_file": ["emojax.predict", run, f"--out={here / 'file'}"],
-    }
-    assert set(cases) == set(FAILURES)
-    folder = here / "failures"
-    folder.mkdir()
-    (folder / "cases.json").write_text(json.dumps(cases))
-    done = subprocess.run(
-        [sys.executable, "-c", FORKING, str(folder)],
-        env=subprocess_environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAILURES)
-def test_bad_input_is_told_on_one_screen(failures: Path, name: str) -> None:
-    status = int((failures / f"{name}.status").read_text())
-    errors = (failures / f"{name}.2").read_text()
+def test_bad_input_is_told_on_one_screen(called: Path, name: str) -> None:
+    status = int((called / f"{name}.status").read_text())
+    errors = (called / f"{name}.2").read_text()
     assert status in (1, 2), errors[-2000:]
     assert "Traceback" not in errors, errors[-2000:]
     # Training that diverges reports its epochs first.
@@ -305,7 +272,7 @@ def test_bad_input_is_told_on_one_screen(failures: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_failing_commands_leave_no_trace(here: Path, failures: Path) -> None:
+def test_failing_commands_leave_no_trace(here: Path, called: Path) -> None:
     assert list((here / "precious").iterdir()) == []
     assert (here / "file").read_text() == "not a folder"
     assert json.loads((here / "run" / "config.json").read_text())["model"]["head_width"] == 8

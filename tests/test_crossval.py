@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,12 @@ from emojax.engine.restore import TrainedRun, open_run
 from emojax.engine.scoring import BASELINE, OURS, PROCESSED, FoldResult, pooled_scores
 from emojax.errors import InputError
 from emojax.ops.postprocessing import SMOOTHERS
+from tests.forked_commands import run_forked, said
 from tests.small_store import build_small_store
-from tests.test_commands import FORKING, ROOT, as_tuples
+from tests.test_commands import as_tuples
 from tests.test_metrics import reference_ccc
 from tests.training_runs import (
     quick_compiling,  # noqa: F401 - a fixture
-    subprocess_environment,
     tiny_config,
     train,
 )
@@ -260,32 +258,14 @@ def commands(folder: Path) -> Path:
         "unknown_step": ["emojax.predict", trained, "--out=p", "--postprocess=median"],
         "widths_alone": ["emojax.evaluate", trained, widths],
     }  # fmt: skip
-    done = folder / "done"
-    done.mkdir()
-    (done / "cases.json").write_text(json.dumps(cases))
-    finished = subprocess.run(
-        [sys.executable, "-c", FORKING, str(done)],
-        env=subprocess_environment() | {"COLUMNS": "160"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return done
-
-
-def output(commands: Path, name: str, status: int = 0) -> tuple[str, str]:
-    printed, errors = ((commands / f"{name}.{i}").read_text() for i in (1, 2))
-    assert int((commands / f"{name}.status").read_text()) == status, errors[-3000:]
-    return printed, errors
+    return run_forked(folder / "done", cases, columns=160)
 
 
 @pytest.mark.slow
 def test_crossval_prints_and_saves(
     folder: Path, commands: Path, store: Store, found: CrossValidation
 ) -> None:
-    printed, _ = output(commands, "crossval")
+    printed, _ = said(commands, "crossval")
     assert "was trained already, to step 3" in printed
     for words in ("seed by seed", "seed 5", "spread over folds and seeds", "ridge + smoothing",
                   "ccc_centring, postprocessed", "smoothing: gaussian", "fold 2: "):  # fmt: skip
@@ -312,13 +292,13 @@ def test_crossval_prints_and_saves(
 
 @pytest.mark.slow
 def test_evaluate_and_predict_postprocess(folder: Path, commands: Path, store: Store) -> None:
-    printed, _ = output(commands, "evaluate")
+    printed, _ = said(commands, "evaluate")
     assert PROCESSED in printed
     assert "optimistic" in printed
     tuned = json.loads((folder / "run" / "test" / POSTPROCESSING_FILE).read_text())
     assert set(tuned["seconds"]) == set(FOLDS)
     assert tuned["seconds"]["0"]["va"]["valence"] in SMOOTHERS["moving_average"].seconds
-    printed, _ = output(commands, "predict")
+    printed, _ = said(commands, "predict")
     assert "1 files for 1 videos, ccc_centring of 12 replica(s)" in printed
     assert "smoothing: gaussian" in printed
     with (folder / "out" / "va" / "test-0.csv").open(newline="") as file:
@@ -340,6 +320,6 @@ def test_evaluate_and_predict_postprocess(folder: Path, commands: Path, store: S
     ],
 )
 def test_bad_calls_are_told_on_one_screen(commands: Path, name: str, words: str) -> None:
-    _, errors = output(commands, name, 2)
+    _, errors = said(commands, name, 2)
     assert words in errors
     assert "Traceback" not in errors

@@ -21,7 +21,6 @@ from emojax.engine.system_facts import abstract_variables, parameter_counts, qui
 from emojax.engine.tables.variants import Variant
 from emojax.models import MODELS
 from emojax.specs import STREAMS, TASKS
-from tests.compiling import unoptimised  # noqa: F401 - a fixture
 from tests.small_models import (
     OWN_STREAMS,
     SMALL,

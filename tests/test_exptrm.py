@@ -19,7 +19,6 @@ from emojax.errors import InputError
 from emojax.models import build_model
 from emojax.models.exptrm import stack_context
 from emojax.specs import STREAMS
-from tests.compiling import unoptimised  # noqa: F401
 
 KEY = jax.random.key(0)
 WIDTHS = {"vggface": 6, "compare_lld": 3, "eda": 2}

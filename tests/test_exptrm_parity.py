@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from emojax.models import build_model
-from tests.compiling import unoptimised  # noqa: F401
 from tests.torch_encoder import attention_names, dense_names, encoder_names, load, relative_error
 
 torch = pytest.importorskip("torch", reason="parity tests need PyTorch (extra: parity)")

@@ -1,8 +1,6 @@
 """The MELD builder, on a small file of the same form and, where present, on the real one."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +14,10 @@ from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
 from emojax.specs import STREAMS as KNOWN_STREAMS
 from emojax.specs import TASKS
+from tests.forked_commands import run_forked, said
 from tests.small_store import build_small_store
 from tests.training_runs import (
     quick_compiling,  # noqa: F401 - a fixture
-    subprocess_environment,
     tiny_config,
     train,
 )
@@ -255,17 +253,6 @@ def test_ridge_on_text_scores_what_the_export_documents(real: Store) -> None:
 # -- from export to report -----------------------------------------------------------------
 
 
-def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)],
-        env=subprocess_environment() | {"COLUMNS": "120"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.mark.slow
 def test_streams_and_classes_of_a_store_go_all_the_way(store: Store, tmp_path: Path) -> None:
     """Stream specifications come from the store alone; decisions are tuned on request."""
@@ -282,10 +269,17 @@ def test_streams_and_classes_of_a_store_go_all_the_way(store: Store, tmp_path: P
     # Selection by an error: greater is better, so its sign is turned.
     assert (np.asarray(run.schedule.best) < 0).all()
 
-    done = call("emojax.evaluate", f"--checkpoint={tmp_path / 'run'}", "--decision=tuned")
-    assert done.returncode == 0, done.stderr
-    assert "model, tuned" in done.stdout
-    assert "all folds" in done.stdout
+    trained = f"--checkpoint={tmp_path / 'run'}"
+    cases = {
+        "evaluate": ["emojax.evaluate", trained, "--decision=tuned"],
+        "predict": [
+            "emojax.predict", trained, f"--out={tmp_path / 'p'}", "--videos=dialogue_003",
+        ],
+    }  # fmt: skip
+    called = run_forked(tmp_path / "called", cases, columns=120)
+    printed, _ = said(called, "evaluate")
+    assert "model, tuned" in printed
+    assert "all folds" in printed
     folder = tmp_path / "run" / "validation"
     scores = json.loads((folder / "scores.json").read_text())
     held = [name for number in "01" for name in store.fold(number).validation]
@@ -300,11 +294,7 @@ def test_streams_and_classes_of_a_store_go_all_the_way(store: Store, tmp_path: P
     assert (folder / "confusion_ekman.png").is_file()
     assert "no published number is comparable" in (folder / "report.html").read_text()
 
-    done = call(
-        "emojax.predict", f"--checkpoint={tmp_path / 'run'}", f"--out={tmp_path / 'p'}",
-        "--videos=dialogue_003",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    said(called, "predict")
     header, *rows = (tmp_path / "p" / "ekman" / "dialogue_003.csv").read_text().splitlines()
     assert header == "frame,seconds," + ",".join(TASKS["ekman"].labels)
     assert len(rows) == LENGTHS[1]
@@ -314,7 +304,7 @@ def test_streams_and_classes_of_a_store_go_all_the_way(store: Store, tmp_path: P
 def test_values_have_no_decision_to_tune(tmp_path: Path) -> None:
     va = Store(build_small_store(tmp_path / "store"))
     train(va, tmp_path / "run", tiny_config(va.path, train={"epochs": 1}))
-    done = call("emojax.evaluate", f"--checkpoint={tmp_path / 'run'}", "--decision=tuned")
-    assert done.returncode == 2
-    assert "no decision to tune" in done.stderr
-    assert "Traceback" not in done.stderr
+    cases = {"tuned": ["emojax.evaluate", f"--checkpoint={tmp_path / 'run'}", "--decision=tuned"]}
+    _, errors = said(run_forked(tmp_path / "called", cases), "tuned", 2)
+    assert "no decision to tune" in errors
+    assert "Traceback" not in errors

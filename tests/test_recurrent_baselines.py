@@ -20,7 +20,6 @@ from emojax.engine.session import build_session
 from emojax.errors import InputError
 from emojax.models import build_model
 from emojax.specs import STREAMS
-from tests.compiling import unoptimised  # noqa: F401
 from tests.torch_encoder import dense_names, load, relative_error
 
 KEY = jax.random.key(0)

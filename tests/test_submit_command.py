@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +11,11 @@ from emojax.datasets.source import Store
 from emojax.engine.submissions.check import check_submission
 from emojax.engine.submissions.frames import header_of
 from emojax.specs import TASKS
+from tests.forked_commands import run_forked, said
 from tests.small_store import build_small_store
-from tests.test_commands import FORKING, ROOT
 from tests.test_submission import scores, template, write_csv
 from tests.training_runs import (
     quick_compiling,  # noqa: F401 - a fixture
-    subprocess_environment,
     tiny_config,
     train,
 )
@@ -104,41 +100,29 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
             else word
             for word in words.split()
         ]
-    (folder / "cases.json").write_text(json.dumps(cases))
-    done = subprocess.run(
-        [sys.executable, "-c", FORKING, str(folder)],
-        env=subprocess_environment() | {"COLUMNS": "200"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+    return run_forked(folder, cases, columns=200)
 
 
-def said(folder: Path, name: str) -> str:
+def printed(folder: Path, name: str) -> str:
     """What a case printed, which must have succeeded."""
-    errors = (folder / f"{name}.2").read_text()
-    assert (folder / f"{name}.status").read_text() == "0", errors[-2000:]
-    return (folder / f"{name}.1").read_text()
+    return said(folder, name)[0]
 
 
 @pytest.mark.slow
 def test_a_run_answers_every_row_of_the_template(here: Path) -> None:
-    text = said(here, "run")
+    text = printed(here, "run")
     assert "26 rows, 7 repeated, 4 predictions cut" in text
     assert [line.split()[1:10:2] for line in text.splitlines() if "test-0" in line] == [
         ["test-0", "26", str(FRAMES), "7", "4"]
     ]
-    assert "sound, with the template: 1 videos, 26 rows" in said(here, "valid")
+    assert "sound, with the template: 1 videos, 26 rows" in printed(here, "valid")
 
 
 @pytest.mark.slow
 def test_files_of_predict_give_the_same_submission(here: Path) -> None:
-    said(here, "predict")
-    assert f"1 videos, {FRAMES} rows" in said(here, "again")
-    assert f"1 videos, {FRAMES} rows" in said(here, "valid_by_store")
+    printed(here, "predict")
+    assert f"1 videos, {FRAMES} rows" in printed(here, "again")
+    assert f"1 videos, {FRAMES} rows" in printed(here, "valid_by_store")
     whole_N2 = check_submission(here / "again.txt", "va")[1]
     numbers_N, values_N2 = rows_of_the_template(here)
     # Files of predictions have five decimals.
@@ -155,7 +139,7 @@ def rows_of_the_template(here: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.slow
 def test_what_nobody_predicts_is_said_loudly(here: Path) -> None:
-    text = said(here, "allowed")
+    text = printed(here, "allowed")
     assert "WARNING: 1 videos have no prediction" in text
     assert "nobody" in text
     last = (here / "allowed.txt").read_text().splitlines()[-1]
@@ -164,8 +148,8 @@ def test_what_nobody_predicts_is_said_loudly(here: Path) -> None:
 
 @pytest.mark.slow
 def test_units_are_decided_at_a_half_or_as_tuned(here: Path) -> None:
-    assert "at 0.5" in said(here, "units")
-    assert "tuned thresholds of the mean of 2 folds" in said(here, "tuned")
+    assert "at 0.5" in printed(here, "units")
+    assert "tuned thresholds of the mean of 2 folds" in printed(here, "tuned")
     order, units = check_submission(here / "units.txt", "au")
     assert order.videos == ("b", "a_left")
     tuned = check_submission(here / "tuned.txt", "au")[1]
@@ -174,8 +158,8 @@ def test_units_are_decided_at_a_half_or_as_tuned(here: Path) -> None:
 
 @pytest.mark.slow
 def test_the_third_edition_has_a_file_for_each_video(here: Path) -> None:
-    assert "2 videos, 10 rows" in said(here, "third")
-    assert "2 files, 10 rows" in said(here, "third_valid")
+    assert "2 videos, 10 rows" in printed(here, "third")
+    assert "2 files, 10 rows" in printed(here, "third_valid")
     assert sorted(path.name for path in (here / "third").iterdir()) == ["a_left.txt", "b.txt"]
     assert (here / "third" / "b.txt").read_text().splitlines()[0] == ",".join(UNITS)
 
@@ -183,8 +167,7 @@ def test_the_third_edition_has_a_file_for_each_video(here: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAILURES)
 def test_what_is_wrong_is_told_on_one_screen(here: Path, name: str) -> None:
-    errors = (here / f"{name}.2").read_text()
-    assert (here / f"{name}.status").read_text() == "2", errors[-2000:]
+    _, errors = said(here, name, 2)
     assert "Traceback" not in errors
     assert len(errors.splitlines()) <= 15
     for words in FAILURES[name]:

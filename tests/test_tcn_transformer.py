@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from emojax.errors import InputError
 from emojax.models import build_model
 from emojax.models.tcn_transformer import VARIANTS
-from tests.compiling import unoptimised  # noqa: F401 - a fixture
 
 KEY = jax.random.key(0)
 WIDTHS = {"eff": 6, "wav2vec2_emotion": 3, "raf_db": 5, "bert": 4, "eda": 2}

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from emojax.models import build_model
-from tests.compiling import unoptimised  # noqa: F401 - a fixture
 
 torch = pytest.importorskip("torch", reason="parity tests need PyTorch (extra: parity)")
 nn = torch.nn

@@ -21,29 +21,22 @@ from tests.small_store import small_config
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiles without optimisation, and each program of a test file once.
-
-    Compiling dropout's random bits costs far more here than the few steps that run. Which
-    program runs is the same, and so is what these tests say about it.
-    """
+    """Compiles each program once for all test files that a process runs."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [getattr(jax.config, name) for name in names]
     jax.config.update(names[0], str(tmp_path_factory.getbasetemp() / "compiled"))
     jax.config.update(names[1], 0.0)
-    jax.config.update("jax_disable_most_optimizations", True)
     compilation_cache.reset_cache()
     yield
     for name, value in zip(names, before, strict=True):
         jax.config.update(name, value)
-    jax.config.update("jax_disable_most_optimizations", False)
     compilation_cache.reset_cache()
 
 
 def subprocess_environment() -> dict[str, str]:
-    """The same settings for a program that a test starts."""
+    """The same settings for a program that a test starts; conftest.py sets the others."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
     }
 
