@@ -87,12 +87,14 @@ check: lint test
 WALK := runs/workflow
 WALK_DATA := $(WALK)/aff_wild2
 WALK_STREAMS := ir50 vggish bert eff affectnet8 raf_db wav2vec2_emotion
-WALK_FEATURES := --features=ir50=$(WALK_DATA)/features/ir50,clock=frame,missing=zeros \
-  --features=vggish=$(WALK_DATA)/features/vggish,clock=pts \
-  --features=bert=$(WALK_DATA)/features/bert,clock=frame,missing=zeros
+# Real features have the widths of emojax/specs.py, and need no width=.
+WALK_FRAMES := clock=frame,missing=zeros,width=64
+WALK_FEATURES := --features=ir50=$(WALK_DATA)/features/ir50,$(WALK_FRAMES) \
+  --features=vggish=$(WALK_DATA)/features/vggish,clock=pts,width=64 \
+  --features=bert=$(WALK_DATA)/features/bert,$(WALK_FRAMES)
 WALK_FACES := $(foreach name,eff affectnet8 raf_db,\
-  --features=$(name)=$(WALK_DATA)/features/$(name),clock=frame,missing=zeros)
-WALK_SPEECH := --features=wav2vec2_emotion=$(WALK_DATA)/features/wav2vec2_emotion,clock=fps:50,missing=zeros,rate=50
+  --features=$(name)=$(WALK_DATA)/features/$(name),$(WALK_FRAMES))
+WALK_SPEECH := --features=wav2vec2_emotion=$(WALK_DATA)/features/wav2vec2_emotion,clock=fps:50,missing=zeros,rate=50,width=64
 WALK_READ := $(PY) -m data.aff_wild2 --annotations=$(WALK_DATA)/annotations \
   --timestamps=$(WALK_DATA)/timestamps
 WALK_LISTS := $(WALK_DATA)/test_lists

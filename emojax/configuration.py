@@ -25,6 +25,7 @@ def base_config() -> ConfigDict:
     config.data.window = 300  # frames, or ticks of the clock
     config.data.stride = 200  # between the starts of windows
     config.data.batch_size = 12
+    config.data.feed = "auto"  # stream from disk, resident on the device, or what suits it
     config.data.align_end = False  # the last window: padded, or shifted to the video's end
     config.data.random_offset = False  # draw window starts anew in each epoch
     config.data.resampling = ConfigDict()  # stream -> nearest (default), linear or mean
@@ -48,6 +49,8 @@ def base_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.epochs = 10
     config.train.epoch_steps = 0  # steps between validations; 0: one pass over the windows
+    config.train.steps_per_dispatch = 0  # with the resident feed; 0: 1 on CPUs, else 32
+    config.train.memory_limit = 0  # bytes of a device, above which replicas take turns; 0: its own
     config.train.optimizer = "adam_l2"  # adam_l2 or adamw
     config.train.learning_rate = 1e-4
     config.train.weight_decay = 0.0

@@ -29,6 +29,7 @@ from emojax.engine.crossval import (
 )
 from emojax.engine.evaluation import print_scores
 from emojax.engine.fold_plot import plot_folds
+from emojax.engine.host_memory import keep_freed_memory
 from emojax.engine.loop import Trainer
 from emojax.engine.postprocessing import check_steps
 from emojax.engine.restore import open_run
@@ -69,6 +70,7 @@ _SMOOTHER = flags.DEFINE_enum(
 def main() -> None:
     """Trains what is not trained yet, scores all folds, prints and saves."""
     use_compilation_cache()
+    keep_freed_memory()
     config = cli.read_config("config")
     workdir = cli.folder("workdir", _WORKDIR.value)
     steps = check_steps(_POSTPROCESS.value)

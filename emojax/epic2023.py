@@ -21,6 +21,7 @@ from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.engine.evaluation import BASELINE, OURS, evaluate_folds, partition_videos
 from emojax.engine.evaluator import Predictions
+from emojax.engine.host_memory import keep_freed_memory
 from emojax.engine.loop import Trainer
 from emojax.engine.restore import open_run
 from emojax.engine.runtime import use_compilation_cache
@@ -42,6 +43,7 @@ Row = dict[str, tuple[float, float]]
 def main() -> None:
     """Trains, predicts, and prints and saves the table."""
     use_compilation_cache()
+    keep_freed_memory()
     config = cli.read_config("config")
     if _STORE.value:
         config.data.store = _STORE.value

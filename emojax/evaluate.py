@@ -6,7 +6,8 @@ beside the papers' argmax and 0.5; those videos have to be predicted for it. Wit
 ``--postprocess=smooth,clip`` predictions are also smoothed over time and clipped to the labels'
 range, beside the raw ones. The width of smoothing is tuned on the training videos as well; the
 model has seen them, so it comes out small. ``emojax.crossval`` tunes on unseen videos, and
-``--widths=RUN/crossval/postprocessing.json`` takes what it found.
+``--widths=RUN/crossval/postprocessing.json`` takes what it found. With ``--full_sequence`` models
+that allow it are applied to whole videos instead of windows, as in ``emojax.predict``.
 """
 
 from __future__ import annotations
@@ -54,8 +55,14 @@ _SMOOTHER = flags.DEFINE_enum(
 _WIDTHS = flags.DEFINE_string(
     "widths", "", "A postprocessing.json to take the widths from, instead of tuning them."
 )
+_FULL_SEQUENCE = flags.DEFINE_bool(
+    "full_sequence", False, "Apply the model to whole videos instead of windows, if it allows it."
+)
 _OUT = flags.DEFINE_string(
-    "out", "", "Folder for the report; RUN/PARTITION, or RUN/PARTITION-on-NAME for another store."
+    "out",
+    "",
+    "Folder for the report; RUN/PARTITION, or RUN/PARTITION-on-NAME for another store, and with "
+    "-full-sequence after it for that.",
 )
 
 
@@ -64,9 +71,12 @@ def main() -> None:
     use_compilation_cache()
     run = open_run(_CHECKPOINT.value, _STEP.value)
     store = run.open_store(_STORE.value)
+    if _FULL_SEQUENCE.value:
+        run = run.full_sequence(store)
     partition = _PARTITION.value
     # What training wrote about its own store is not overwritten by another store's results.
     name = partition if run.trained_on(store) else f"{partition}-on-{Path(store.path).name}"
+    name += "-full-sequence" if _FULL_SEQUENCE.value else ""
     folder = cli.folder("out", _OUT.value or str(run.workdir / name))
     folds = run.folds(store)
     videos = [partition_videos(store, fold, partition) for fold in folds]

@@ -6,6 +6,11 @@ averaged, with ``--ensemble=ccc_centring`` after their traces were shifted to a 
 each fold's replicas are smoothed with that fold's width, and what comes of all is clipped to the
 range of the labels. ``--widths=RUN/crossval/postprocessing.json`` takes widths that
 ``emojax.crossval`` tuned on unseen videos; without it they are tuned on the training videos.
+
+Videos may be hours long: memory holds a few batches and the predictions, not the video. With
+``--full_sequence`` a video is not cut into overlapping windows; every frame gets what the model,
+applied to the whole video at once, predicts. That is for models that see a bounded neighbourhood
+or carry a state forward (see ``emojax/engine/full_sequence.py``); others refuse.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from emojax import cli
 from emojax.engine.evaluation import Tuning
 from emojax.engine.evaluator import ensemble
 from emojax.engine.postprocessing import check_steps, prepare_postprocessing
+from emojax.engine.prediction import predict_groups
 from emojax.engine.restore import open_run
 from emojax.engine.results import write_predictions
 from emojax.engine.runtime import use_compilation_cache
@@ -47,6 +53,9 @@ _SMOOTHER = flags.DEFINE_enum(
 _WIDTHS = flags.DEFINE_string(
     "widths", "", "A postprocessing.json to take the widths from, instead of tuning them."
 )
+_FULL_SEQUENCE = flags.DEFINE_bool(
+    "full_sequence", False, "Apply the model to whole videos instead of windows, if it allows it."
+)
 _OUT = flags.DEFINE_string("out", None, "Folder for the CSV files.", required=True)
 
 
@@ -56,6 +65,8 @@ def main() -> None:
     out = cli.folder("out", _OUT.value)
     run = open_run(_CHECKPOINT.value, _STEP.value)
     store = run.open_store(_STORE.value, labelled=False)
+    if _FULL_SEQUENCE.value:
+        run = run.full_sequence(store)
     session = run.session
     if _VIDEOS.value:
         names = [store.videos[store.index_of(name)].name for name in _VIDEOS.value]
@@ -89,20 +100,22 @@ def main() -> None:
         run.open_store,
         Tuning.on_training(run) if to_tune else None,
     )
-    per_replica = run.predict(store, [names] * len(session.folds.keys))
+    count = 0
+    for _, per_replica in predict_groups(run, store, names):
+        if postprocessing:
+            per_replica = [
+                postprocessing.smooth(store, predictions, int(fold))
+                for predictions, fold in zip(per_replica, session.folds.members_R, strict=True)
+            ]
+        combined = ensemble(session, per_replica, members, _ENSEMBLE.value)
+        if postprocessing:
+            combined = postprocessing.clip(combined)
+        count += write_predictions(out, store, combined)
     console = Console()
     if postprocessing:
-        per_replica = [
-            postprocessing.smooth(store, predictions, int(fold))
-            for predictions, fold in zip(per_replica, session.folds.members_R, strict=True)
-        ]
-    combined = ensemble(session, per_replica, members, _ENSEMBLE.value)
-    if postprocessing:
-        combined = postprocessing.clip(combined)
         for line in postprocessing.lines(session):
             console.print(line, highlight=False)
         postprocessing.write(out, session)
-    count = write_predictions(out, store, combined)
     console.print(
         f"{count} files for {len(names)} videos, {_ENSEMBLE.value} of {len(members)} "
         f"replica(s): {out}",

@@ -28,6 +28,7 @@ from rich.console import Console
 
 from emojax import cli
 from emojax.datasets.source import Store
+from emojax.engine.host_memory import keep_freed_memory
 from emojax.engine.runtime import use_compilation_cache
 from emojax.engine.tables.budgets import BUDGETS, PAPER
 from emojax.engine.tables.check import Needs
@@ -73,6 +74,7 @@ def main(*names: str, given: flags.FlagValues = flags.FLAGS) -> None:
         InputError: a name is unknown, or the store does not have what a table needs.
     """
     use_compilation_cache()
+    keep_freed_memory()
     console = cli.console()
     if given["list"].value:
         _list(Recipes(Path(given.configs), PAPER), console)

@@ -15,6 +15,7 @@ from rich.console import Console
 from emojax import cli
 from emojax.datasets.source import Store
 from emojax.engine.evaluation import evaluate_folds, partition_videos, print_scores
+from emojax.engine.host_memory import keep_freed_memory
 from emojax.engine.loop import Trainer
 from emojax.engine.restore import open_run
 from emojax.engine.results import write_results
@@ -27,12 +28,16 @@ config_flags.DEFINE_config_file("config", None, "Configuration file, see configs
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; made if it is not there.", required=True
 )
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "Folder for a profile of a few training steps, made with jax.profiler."
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Discard a run that lies in the workdir.")
 
 
 def main() -> None:
     """Trains, then evaluates the best weights on the validation videos."""
     use_compilation_cache()
+    keep_freed_memory()
     config = cli.read_config("config")
     workdir = cli.folder("workdir", _WORKDIR.value)
     if not config.get("data", {}).get("store"):
@@ -46,7 +51,8 @@ def main() -> None:
     store = Store(config.data.store)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
-    trainer = Trainer(session, store, workdir, fresh=_OVERWRITE.value)
+    profile = cli.folder("profile", _PROFILE.value) if _PROFILE.value else None
+    trainer = Trainer(session, store, workdir, fresh=_OVERWRITE.value, profile=profile)
     # An old run is discarded only when nothing is wrong with the new one.
     if _OVERWRITE.value and workdir.exists():
         discard_run(workdir)
@@ -62,6 +68,8 @@ def main() -> None:
     console.print(
         f"trained to step {run.step} in {time.monotonic() - started:.0f} s", highlight=False
     )
+    for line in trainer.profile.lines():
+        console.print(line, highlight=False, soft_wrap=True)
     trained = open_run(workdir)
     folds = trained.folds(store)
     videos = [partition_videos(store, fold, "validation") for fold in folds]

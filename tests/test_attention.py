@@ -20,7 +20,6 @@ from emojax.layers.attention import (
     sinusoidal_positions,
 )
 from emojax.layers.transformer import EncoderLayer, TransformerEncoder
-from tests.compiling import unoptimised  # noqa: F401
 from tests.torch_encoder import attention_names, encoder_names, load, relative_error
 
 KEY = jax.random.key(0)

@@ -304,8 +304,9 @@ def test_a_finished_replica_is_frozen_while_the_other_goes_on(
     assert run.schedule.active.tolist() == [True, False]
     for step in (10, 15, 20):
         assert_same_bits(replica(recorder.saved[step], 1), replica(recorder.saved[5], 1))
-        # The first replica does not notice.
-        assert_same_bits(replica(recorder.saved[step], 0), replica(free.saved[step], 0))
+        # The first replica does not notice, but for the rounding of a program of its own.
+        gap = furthest(replica(recorder.saved[step], 0).params, replica(free.saved[step], 0).params)
+        assert gap <= TOLERANCE
     rows = metric_rows(tmp_path)
     assert [bool(row["arousal/loss"]) for row in rows] == [True, False, False, False]
     assert all(row["valence/loss"] for row in rows)
@@ -335,7 +336,10 @@ def test_a_lost_replica_does_not_touch_the_other_and_is_reported(
         lost = checkpoints.restore(abstract)
     assert lost.step == 15
     assert lost.meta["schedule"]["active"] == [True, False]
-    assert_same_bits(replica(host(lost.state["train"]), 0), replica(host(sound.state), 0))
+    # It went on alone, in a program of its own, which rounds in its own way.
+    for part in ("params", "model_state", "best"):
+        found, expected = getattr(lost.state["train"], part), getattr(sound.state, part)
+        assert furthest(replica(found, 0), replica(expected, 0)) <= TOLERANCE
     assert not all(
         np.isfinite(x).all() for x in jax.tree.leaves(replica(lost.state["train"].params, 1))
     )

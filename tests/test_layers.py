@@ -209,7 +209,7 @@ def test_dropout_rate_mean_and_keys() -> None:
     values = np.unique(y)
     np.testing.assert_allclose(values, [0.0, 1 / 0.7], rtol=1e-4)
     assert abs(float(jnp.mean(y)) - 1) < 0.01
-    # Each half of a random word is a draw of its own.
+    # Neighbours are draws of their own.
     dropped = np.asarray(y == 0)[..., :30].reshape(-1, 2)
     assert abs((dropped[:, 0] & dropped[:, 1]).mean() - 0.09) < 0.01
 

@@ -11,19 +11,16 @@ import grain
 import jax
 import numpy as np
 
+from emojax.datasets.alignment import labels_at, row_grid, rows_at
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
-from emojax.datasets.transforms import fill_nearest, nearest_rows, resample, row_spacing
 from emojax.datasets.windows import WindowSpec
-from emojax.specs import TASKS
 from emojax.types import Batch
 
 # Windows of a fixed grid return in every epoch, fold and seed: so many bytes of them are kept.
 _KEPT_BYTES = 1 << 28
-# Rows kept on either side of a window when a stream is cut out before it is resampled.
-_MARGIN_ROWS = 8
 # Entry of a window list that only fills up a batch, and start of a window drawn at random.
-_FILLER = -1
+FILLER = -1
 _RANDOM = -1
 # Endless for all purposes; Grain's own endless repeat overflows with batches of one window.
 _EPOCHS = 10**9
@@ -32,14 +29,18 @@ _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 
 class LoadWindow:
-    """Reads one window from a store: ``(video, start) -> Batch`` without the B axis."""
+    """Reads one window from a store: ``(video, start) -> Batch`` without the B axis.
 
-    def __init__(self, store: Store, spec: WindowSpec) -> None:
+    With ``keep``, the first windows of a fixed grid stay in memory, for they return.
+    """
+
+    def __init__(self, store: Store, spec: WindowSpec, *, keep: bool = True) -> None:
         self._store = store
         self._spec = spec
         self._lengths = spec.lengths
+        self._grids = {name: row_grid(spec, name) for name in spec.streams}
         self._kept: dict[tuple[int, int], Batch] = {}
-        self._room = 0 if spec.random_offset else _KEPT_BYTES
+        self._room = _KEPT_BYTES if keep and not spec.random_offset else 0
 
     def __call__(self, entry: tuple[int, int]) -> Batch:
         """Ticks start .. start + window of a video, padded beyond its end."""
@@ -55,7 +56,7 @@ class LoadWindow:
 
     def _load(self, video: int, start: int) -> Batch:
         spec = self._spec
-        filler = video == _FILLER
+        filler = video == FILLER
         number = 0 if filler else video
         record = self._store.read(number)
         num_ticks = 0 if filler else spec.num_ticks(self._store.videos[number])
@@ -63,19 +64,10 @@ class LoadWindow:
         streams, masks, valids = {}, {}, {}
         for name in spec.streams:
             streams[name], masks[name], valids[name] = self._rows(record, name, start, num_ticks)
-        frames_T = ticks_T
-        if spec.clock:
-            frames_T = nearest_rows(spec.tick_pts(record.pts_N, ticks_T), record.pts_N)
         labels, label_mask = {}, {}
         for task in spec.tasks:
-            # A store may hold videos that were annotated for only some of its tasks.
-            if task in record.labels:
-                labels_TK = record.labels[task][frames_T].astype(np.float32)
-            else:
-                shape = (len(frames_T), TASKS[task].columns)
-                labels_TK = np.full(shape, TASKS[task].ignore, np.float32)
-            mask_TK = TASKS[task].annotated(labels_TK)
-            labels[task] = _pad(np.where(mask_TK, labels_TK, 0).astype(np.float32), spec.window)
+            labels_TK, mask_TK = labels_at(record, task, spec, ticks_T)
+            labels[task] = _pad(labels_TK, spec.window)
             label_mask[task] = _pad(mask_TK, spec.window)
         frame_ids_T = np.full(spec.window, -1, np.int32)
         frame_ids_T[: len(ticks_T)] = ticks_T
@@ -94,35 +86,13 @@ class LoadWindow:
         self, record: VideoRecord, name: str, start: int, num_ticks: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, mask and validity of one stream. A row that covers a tick of the video is real."""
-        spec, stream = self._spec, record.streams[name]
-        length, window, rows = self._lengths[name], spec.window, spec.rows(name)
-        context = spec.context.get(name, 0)
-        # Row k covers the ticks start + [k, k + 1) * window / rows; low .. high are real.
-        low = max(-context, -start * rows // window)
-        high = min(rows + context, -((start - num_ticks) * rows // window))
+        length, context = self._lengths[name], self._spec.context.get(name, 0)
+        grid = self._grids[name]
+        low, high = grid.bounds(start, num_ticks)
+        low, high = max(-context, low), min(length - context, high)
         count = max(0, high - low)
-        # A row more on either side, so that "mean" knows how far the outer rows reach.
-        reach = None
-        if spec.clock:
-            # The same in every window, and at least the time that a row stands for.
-            reach = max(row_spacing(stream.pts_N), 0.5 * window / rows / spec.clock)
-            rows_T = np.arange(low - 1, low + count + 1)
-            pts_T = spec.tick_pts(record.pts_N, start + (rows_T + 0.5) * window / rows - 0.5)
-            cut = slice(1, 1 + count)
-        else:
-            first = max(0, start + low - 1)
-            pts_T = record.pts_N[first : start + high + 1 if count else first]
-            cut = slice(start + low - first, start + low - first + count)
-        near = _slice_near(stream.pts_N, pts_T)
-        method = spec.resampling.get(name, "nearest")
-        rows_TD, valid_T = resample(
-            stream.rows_ND[near], stream.pts_N[near], stream.valid_N[near], pts_T, method, reach
-        )
-        rows_TD, valid_T = rows_TD[cut], valid_T[cut]
-        if spec.fill == "nearest":
-            rows_TD, valid_T = fill_nearest(
-                rows_TD, valid_T, pts_T[cut], stream.rows_ND, stream.pts_N, stream.valid_N
-            )
+        first = start * grid.per_tick + low * grid.step
+        rows_TD, valid_T = rows_at(record, name, self._spec, first, count)
         before = low + context
         return (
             _pad(rows_TD, length, before),
@@ -187,14 +157,22 @@ def training_batches(
         seed: decides order and offsets, together with nothing else.
         load: reads the windows; several streams may share one, and what it keeps in memory.
     """
+    load = load or LoadWindow(store, spec)
+    windows = training_windows(store, videos, spec, seed=seed)
+    batches = windows.map(load).batch(batch_size, batch_fn=stack)
+    return iter(batches.to_iter_dataset(_READ))
+
+
+def training_windows(
+    store: Store, videos: Sequence[str], spec: WindowSpec, *, seed: int
+) -> grain.MapDataset:
+    """The endless, seeded, shuffled (video index, first tick) that training batches are of."""
     entries = window_list(store, videos, spec)
     if spec.random_offset:
         entries = [(video, _RANDOM) for video, _ in entries]
     draw = _DrawStart(tuple(spec.num_ticks(video) for video in store.videos), spec.window)
-    load = load or LoadWindow(store, spec)
     windows = grain.MapDataset.source(entries).seed(seed).shuffle().repeat(_EPOCHS)
-    batches = windows.random_map(draw).map(load).batch(batch_size, batch_fn=stack)
-    return iter(batches.to_iter_dataset(_READ))
+    return windows.random_map(draw)
 
 
 def training_feeds(
@@ -230,8 +208,8 @@ def evaluation_batches(
     """
     entries = window_list(store, videos, spec, evaluation=True)
     count = num_batches or -(-len(entries) // batch_size)
-    entries += [(_FILLER, 0)] * (count * batch_size - len(entries))
-    windows = grain.MapDataset.source(entries).map(LoadWindow(store, spec))
+    entries += [(FILLER, 0)] * (count * batch_size - len(entries))
+    windows = grain.MapDataset.source(entries).map(LoadWindow(store, spec, keep=False))
     return iter(windows.batch(batch_size, batch_fn=stack).to_iter_dataset(_READ))
 
 
@@ -244,7 +222,8 @@ def fingerprint(store: Store, spec: WindowSpec, batch_size: int) -> str:
     """Identifies a pipeline: a resumed run must see the batches the first one would have.
 
     Any stage added to the pipeline changes the seeds that Grain derives for the others,
-    hence the version number in the text.
+    hence the version number in the text. Version 1 aligned a row by what its window had been cut
+    to; since then a row depends on the video alone.
     """
     options = dataclasses.asdict(spec) | {
         "resampling": dict(spec.resampling),
@@ -252,14 +231,14 @@ def fingerprint(store: Store, spec: WindowSpec, batch_size: int) -> str:
         "rates": {name: float(rate) for name, rate in spec.rates.items()},
         "context": {name: rows for name, rows in spec.context.items() if rows},
     }
-    # Options that came later say nothing while they are not used: old runs can be resumed.
+    # Options that came later say nothing while they are not used, so that runs can be resumed.
     unused = WindowSpec(spec.streams, spec.tasks, spec.window, spec.stride)
     for name in ("clock", "rates", "context", "fill", "scored", "evaluation_stride"):
         if options[name] == getattr(unused, name):
             del options[name]
     text = json.dumps(
         {
-            "version": 1,
+            "version": 2,
             "spec": options,
             "batch_size": batch_size,
             "store": store.metadata["checksum"],
@@ -267,15 +246,6 @@ def fingerprint(store: Store, spec: WindowSpec, batch_size: int) -> str:
         sort_keys=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _slice_near(row_pts_N: np.ndarray, pts_T: np.ndarray) -> slice:
-    """Rows that can matter to these frames, and at least two where there are two."""
-    if len(pts_T) == 0:
-        return slice(0, 0)
-    low = np.searchsorted(row_pts_N, pts_T[0]) - _MARGIN_ROWS
-    high = np.searchsorted(row_pts_N, pts_T[-1]) + _MARGIN_ROWS
-    return slice(max(0, int(low)), int(high))
 
 
 def _pad(values_T: np.ndarray, length: int, before: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ protobuf wire format to find where each feature's bytes are.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import crc32c
@@ -24,12 +24,21 @@ FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 # Protobuf refuses messages of 2 GiB; a margin is left for the keys.
 MAX_PAYLOAD_BYTES = 2**31 - 2**20
 _MASK_DELTA = 0xA282EAD8
+# Checksums are computed of so many bytes at a time.
+_PART_BYTES = 1 << 24
 _REBUILD = "the file is damaged: copy it again or build the store again"
 
 
-def masked_crc(data: bytes | memoryview) -> int:
-    """CRC-32C of ``data``, rotated right by 15 bits plus a constant, as TFRecord wants it."""
-    crc = crc32c.crc32c(data)
+def masked_crc(data: bytes | memoryview, after_part: Callable[[], None] | None = None) -> int:
+    """CRC-32C of ``data``, rotated right by 15 bits plus a constant, as TFRecord wants it.
+
+    ``after_part`` is called whenever another 16 MiB were read.
+    """
+    view, crc = memoryview(data), 0
+    for start in range(0, len(view), _PART_BYTES):
+        crc = crc32c.crc32c(view[start : start + _PART_BYTES], crc)
+        if after_part is not None:
+            after_part()
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
@@ -40,7 +49,15 @@ def frame_record(payload: bytes) -> tuple[bytes, bytes, int]:
     return length + struct.pack("<I", masked_crc(length)), struct.pack("<I", crc), crc
 
 
-def check_record(buffer: memoryview, offset: int, length: int, crc: int, *, file: Path) -> None:
+def check_record(
+    buffer: memoryview,
+    offset: int,
+    length: int,
+    crc: int,
+    *,
+    file: Path,
+    after_part: Callable[[], None] | None = None,
+) -> None:
     """Checks the record at ``offset`` against its own checksums and against the index.
 
     Args:
@@ -49,6 +66,7 @@ def check_record(buffer: memoryview, offset: int, length: int, crc: int, *, file
         length: payload bytes according to the index.
         crc: masked CRC of the payload according to the index.
         file: named in errors.
+        after_part: see ``masked_crc``.
 
     Raises:
         InputError: the frame leaves the file, a checksum does not match, or the record is not
@@ -72,7 +90,7 @@ def check_record(buffer: memoryview, offset: int, length: int, crc: int, *, file
     _check(stored_length, length, "record length", file, offset, False)
     _check(data_crc, crc, "data checksum against the index", file, offset, False)
     payload = buffer[offset + HEADER_BYTES : end - FOOTER_BYTES]
-    _check(masked_crc(payload), crc, "data checksum", file, offset, True)
+    _check(masked_crc(payload, after_part), crc, "data checksum", file, offset, True)
 
 
 def encode_example(features: Mapping[str, bytes]) -> bytes:

@@ -7,7 +7,7 @@ import glob
 import mmap
 import threading
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 
@@ -207,6 +207,15 @@ class Store:
             result[stream] = mean_D, np.where(std_D <= _CONSTANT * np.abs(mean_D), 1.0, std_D)
         return result
 
+    def release(self) -> None:
+        """Gives back the memory of what was read; arrays stay good and are read anew if used.
+
+        A mapped file stays in a process's memory as far as it was touched, which is all of a
+        video once it was read and checked. Where the system has no ``madvise``, nothing is done.
+        """
+        for shard in self._maps:
+            _release(shard)
+
     def close(self) -> None:
         """Lets go of the shards; their memory goes when the last view of it does."""
         self._closed = True
@@ -308,7 +317,14 @@ class Store:
     def _verify(self, entry: VideoEntry, shard: memoryview) -> dict[str, tuple[int, int]]:
         """Checks a record against checksums and index; field offsets count from the shard."""
         file = self.path / self._shards[entry.shard]["file"]
-        check_record(shard, entry.offset, entry.length, entry.crc, file=file)
+        check_record(
+            shard,
+            entry.offset,
+            entry.length,
+            entry.crc,
+            file=file,
+            after_part=lambda: _release(shard),
+        )
         start = entry.offset + HEADER_BYTES
         try:
             located = locate_fields(shard[start : start + entry.length])
@@ -329,6 +345,11 @@ class Store:
                 remedy="build the store again",
             )
         return fields
+
+
+def _release(shard: memoryview | None) -> None:
+    if shard is not None and hasattr(mmap, "MADV_DONTNEED"):
+        cast(mmap.mmap, shard.obj).madvise(mmap.MADV_DONTNEED)
 
 
 def _check_folder(path: Path) -> None:

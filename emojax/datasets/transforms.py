@@ -90,12 +90,9 @@ def resample_mean(
     low, high = bounds[0], bounds[-1]
     known_N1 = valid_N[low:high, None]
     block_ND = np.where(known_N1, rows_ND[low:high], 0)
-    zero_1D = np.zeros((1, rows_ND.shape[1]), np.float64)
-    total_ND = np.concatenate([zero_1D, np.cumsum(block_ND, axis=0, dtype=np.float64)])
-    count_N1 = np.concatenate([[[0.0]], np.cumsum(known_N1, axis=0, dtype=np.float64)])
-    start_T, stop_T = bounds[:-1] - low, bounds[1:] - low
-    count_T1 = count_N1[stop_T] - count_N1[start_T]
-    mean_TD = (total_ND[stop_T] - total_ND[start_T]) / np.maximum(count_T1, 1.0)
+    total_TD = _segment_sums(block_ND, bounds - low)
+    count_T1 = _segment_sums(known_N1, bounds - low)
+    mean_TD = total_TD / np.maximum(count_T1, 1.0)
     filled_T = count_T1[:, 0] > 0
     out_TD = np.where(filled_T[:, None], mean_TD, nearest_TD)
     return out_TD.astype(rows_ND.dtype), valid_T | filled_T
@@ -167,6 +164,19 @@ def fill_nearest(
     filled_TD = rows_TD.copy()
     filled_TD[missing] = rows_ND[np.where(later, right, left)]
     return filled_TD, np.ones_like(valid_T)
+
+
+def _segment_sums(values_ND: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Float64 sums of the rows between neighbouring bounds, (len(bounds) - 1, D).
+
+    Each is added up by itself, so that it does not depend on what comes before.
+    """
+    # The zeros at the end are for the segments that begin there; they are empty.
+    padded_ND = np.zeros((len(values_ND) + 1, values_ND.shape[1]), np.float64)
+    padded_ND[:-1] = values_ND
+    sums_TD = np.add.reduceat(padded_ND, bounds[:-1], axis=0)
+    sums_TD[bounds[1:] == bounds[:-1]] = 0.0
+    return sums_TD
 
 
 def _zero_invalid(rows_TD: np.ndarray, valid_T: np.ndarray) -> np.ndarray:

@@ -32,6 +32,12 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "evaluation": ("selection",),
 }  # fmt: skip
 
+# How batches come to the devices, see engine/feeds.py.
+FEEDS = ("auto", "stream", "resident")
+
+# Keys of config.data, beside those of windows, that may be left out, and what then holds.
+_DATA_DEFAULTS: dict[str, Any] = {"feed": "auto"}
+
 # Keys of config.train that may be left out, and what then holds.
 _TRAIN_DEFAULTS: dict[str, Any] = {
     "decay": "none",
@@ -40,7 +46,12 @@ _TRAIN_DEFAULTS: dict[str, Any] = {
     "modality_dropout": {"frames": 0.0, "streams": 0.0},
     "class_weights": "none",
     "init_from": "",
+    "steps_per_dispatch": 0,
+    "memory_limit": 0,
 }
+
+# Keys that decide how fast a run is and on how much memory, but not what it computes.
+RUNTIME_KEYS = ("data.feed", "train.steps_per_dispatch", "train.memory_limit")
 
 # Numbers of config.train.
 _POSITIVE = ("epochs", "learning_rate", "plateau_factor", "stop_patience")
@@ -73,6 +84,7 @@ def check_complete(config: dict[str, Any]) -> None:
             )
     for section, key in _NAMES:
         config[section][key] = _split_names(config[section][key])
+    config["data"] = _DATA_DEFAULTS | config["data"]
     train = config["train"]
     for key, default in _TRAIN_DEFAULTS.items():
         given = train.get(key, default)
@@ -128,6 +140,7 @@ def check_choices(config: dict[str, Any], tasks: tuple[str, ...]) -> None:
     ]
     choices = {"warmup": WARMUPS, "decay": DECAYS, "class_weights": CLASS_WEIGHTS}
     tables += [(f"train.{key}", config["train"][key], table) for key, table in choices.items()]
+    tables += [("data.feed", config["data"]["feed"], FEEDS)]
     for field, found, table in tables:
         if found not in table:
             raise InputError(
@@ -154,6 +167,9 @@ def check_training(config: dict[str, Any], tasks: tuple[str, ...]) -> None:
     _check_modality_dropout(train["modality_dropout"])
     if not isinstance(train["init_from"], str):
         _refuse("init_from", train["init_from"], "the workdir of a run, or nothing")
+    for key in ("steps_per_dispatch", "memory_limit"):
+        if not _is_whole(train[key]) or train[key] < 0:
+            _refuse(key, train[key], "a whole number, 0 for what suits the device")
     kinds = {TASKS[task].kind for task in tasks}
     if train["class_weights"] != "none" and not kinds & set(WEIGHTED_KINDS):
         _refuse(
@@ -220,6 +236,10 @@ def _is_rate(value: Any) -> bool:
     return isinstance(value, int | float) and 0 <= value < 1
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def optional_defaults() -> dict[str, Any]:
     """Dotted key -> value of what a configuration may leave out of data and training.
 
@@ -231,7 +251,7 @@ def optional_defaults() -> dict[str, Any]:
             defaults[f"data.{member.name}"] = member.default
         elif member.default_factory is not dataclasses.MISSING:
             defaults[f"data.{member.name}"] = member.default_factory()
-    return defaults | flatten(_TRAIN_DEFAULTS, "train.")
+    return defaults | flatten(_DATA_DEFAULTS, "data.") | flatten(_TRAIN_DEFAULTS, "train.")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,8 +13,10 @@ import numpy as np
 from emojax.datasets.folds import Fold
 from emojax.datasets.pipeline import evaluation_batches, stack, window_list
 from emojax.datasets.record import VideoRecord
+from emojax.datasets.resident import ResidentData
 from emojax.datasets.source import Store
 from emojax.datasets.windows import WindowSpec
+from emojax.engine.resident_evaluation import ResidentEvaluation
 from emojax.engine.session import Session
 from emojax.engine.step import make_predict_step
 from emojax.ops.ensembles import combine
@@ -40,22 +42,41 @@ class Fed(NamedTuple):
 
 
 class Predictor:
-    """Runs all replicas over the videos of their folds; compiled once, used many times."""
+    """Runs all replicas over the videos of their folds; compiled once, used many times.
 
-    def __init__(self, session: Session, store: Store) -> None:
+    Args:
+        session: what to run.
+        store: where the videos are.
+        resident: videos of this store that lie on the devices already, in the session's windows.
+            Calls for some of them gather and average there; others read the store.
+    """
+
+    def __init__(
+        self, session: Session, store: Store, resident: ResidentData | None = None
+    ) -> None:
         self.session, self.store = session, store
         self._step = make_predict_step(session.model, session.shared(session.folds))
+        self._resident: ResidentEvaluation | None = None
+        if resident is not None:
+            self._resident = ResidentEvaluation(session, store, resident, self._step)
 
     def __call__(
         self, weights: Any, normalisation: Any, videos: Sequence[Sequence[str]]
     ) -> list[Predictions]:
-        """Predicts videos that are read meanwhile; see ``run``."""
-        return self.run(weights, normalisation, videos, self.feed(videos))
+        """Predicts videos that are resident, or else are read meanwhile; see ``run``."""
+        if self._resident is None or not self._resident.holds(videos):
+            return self.run(weights, normalisation, videos, self.feed(videos))
+        # Of a video that is named twice there is one prediction.
+        names = [list(dict.fromkeys(of_fold)) for of_fold in videos]
+        averages = self._resident.means(weights, normalisation, names)
+        return self._predictions([self._timeline(of_fold) for of_fold in names], averages)
 
     def on(self, store: Store) -> Predictor:
         """The same predictor for another store with the same streams; nothing compiles again."""
         other = copy.copy(self)
         other.store = store
+        # Which video is which, and where it lies, are of the other store.
+        other._resident = None
         return other
 
     def feed(self, videos: Sequence[Sequence[str]]) -> Iterator[Fed]:
@@ -101,9 +122,8 @@ class Predictor:
         Returns:
             For each replica, its predictions for the videos of its fold.
         """
-        session, store = self.session, self.store
-        spec = session.window_spec
-        timelines = [_Timeline(store, spec, names) for names in videos]
+        session, spec = self.session, self.session.window_spec
+        timelines = [self._timeline(names) for names in videos]
         averages = [
             {task: OverlapAverage(len(timelines[fold]), TASKS[task].outputs) for task in spec.tasks}
             for fold in session.folds.members_R
@@ -118,9 +138,22 @@ class Predictor:
                 self._add(averages, timelines, *pending.pop(0))
         for outputs, host_batches in pending:
             self._add(averages, timelines, outputs, host_batches)
+        return self._predictions(
+            timelines,
+            [{task: a.result()[0] for task, a in of_replica.items()} for of_replica in averages],
+        )
+
+    def _timeline(self, names: Sequence[str]) -> _Timeline:
+        return _Timeline(self.store, self.session.window_spec, names)
+
+    def _predictions(
+        self, timelines: Sequence[_Timeline], means: Sequence[Mapping[str, np.ndarray]]
+    ) -> list[Predictions]:
+        """Task -> (ticks, C) of each replica -> its predictions."""
+        members_R = self.session.folds.members_R
         return [
             timelines[fold].predictions(of_replica)
-            for fold, of_replica in zip(session.folds.members_R, averages, strict=True)
+            for fold, of_replica in zip(members_R, means, strict=True)
         ]
 
     def _add(
@@ -173,9 +206,12 @@ class _Timeline:
             ticks_BT[b] += self._spans[video].start
         return ticks_BT, counted_BT
 
-    def predictions(self, averages: Mapping[str, OverlapAverage]) -> Predictions:
-        """Video -> task -> (N, C) float32, each frame with the value of its nearest tick."""
-        means = {task: average.result()[0] for task, average in averages.items()}
+    def predictions(self, means: Mapping[str, np.ndarray]) -> Predictions:
+        """Video -> task -> (N, C) float32, each frame with the value of its nearest tick.
+
+        Args:
+            means: task -> (ticks, C).
+        """
         predictions: Predictions = {}
         for index, name in self._names.items():
             span = self._spans[index]

@@ -148,7 +148,11 @@ def initialise(
     ]
     mixed = jax.tree.unflatten(jax.tree.structure(fresh), leaves)
     # Each use needs arrays of its own, because a step gives the state's memory back.
-    place = session.layout.replicas
+
+    def place(tree: Any) -> Any:
+        """Where the fresh state lies, which may be the host's memory."""
+        return jax.device_put(tree, state.key.sharding)
+
     params, model_state = mixed.pop("params"), mixed
     state = dataclasses.replace(
         state,

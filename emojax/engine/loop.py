@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import grain
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emojax.datasets.pipeline import fingerprint, stack, training_feeds, window_list
+from emojax.datasets.pipeline import fingerprint, window_list
 from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints, describe, saved_steps
 from emojax.engine.class_weights import fold_class_weights
+from emojax.engine.epoch import Epoch, predict_groups, train_epoch
 from emojax.engine.evaluator import Annotations, Predictor, read_annotations, replica_scores
+from emojax.engine.feeds import feed_lines, open_feed, wanted_bytes
+from emojax.engine.groups import Group, regroup
 from emojax.engine.initialise import Initialisation, initialise, open_source
+from emojax.engine.memory import plan_lines, plan_memory
+from emojax.engine.profiling import Profile
 from emojax.engine.progress import TrainingProgress
 from emojax.engine.resume import check_same_run, check_trained, run_meta
+from emojax.engine.runtime import host_layout
 from emojax.engine.schedule import (
     ScheduleConfig,
     ScheduleState,
@@ -35,14 +40,8 @@ from emojax.engine.schedule import (
 )
 from emojax.engine.session import Session, abstract_normalisation, fold_normalisation
 from emojax.engine.stages import on_branches, trainable
-from emojax.engine.state import TrainState
-from emojax.engine.step import (
-    Hyper,
-    keep_best,
-    make_train_step,
-    reload_best,
-    restart_optimizer,
-)
+from emojax.engine.state import TrainState, keep_best, reload_best, restart_optimizer
+from emojax.engine.step import Hyper, Shared, plain_train_step
 from emojax.engine.writers import RunWriter
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
@@ -108,6 +107,7 @@ class Trainer:
         stop_after: stop (with a checkpoint) after this many epochs of this call; for tests
             and for machines that are taken away.
         fresh: whether a run found in ``workdir`` will be deleted before ``run`` is called.
+        profile: folder for a profile of a few steps; None for none.
 
     Raises:
         InputError: the run in ``workdir`` has another configuration or data, the stages or
@@ -122,6 +122,7 @@ class Trainer:
         *,
         stop_after: int | None = None,
         fresh: bool = False,
+        profile: Path | None = None,
     ) -> None:
         self.session = session
         self.store = store
@@ -133,18 +134,20 @@ class Trainer:
         self._base_R = np.array([replica.learning_rate for replica in session.replicas])
         self._decay_R = np.array([r.weight_decay for r in session.replicas], np.float32)
         self._normalisation = fold_normalisation(session, store)
-        self._step_fn = make_train_step(
-            session.model,
-            session.optimizer,
-            session.losses,
-            session.shared(session.samplers),
-            modality_dropout=session.modality_dropout,
-            ema=session.ema,
-        )
+        self.profile = Profile(profile)
+        wanted, obstacle = wanted_bytes(session, store)
+        self.plan = plan_memory(session, resident=wanted)
+        self._feed = open_feed(session, store, resident=self.plan.resident)
+        self._home = host_layout() if self.plan.on_host else session.layout
+        self._lines = plan_lines(self.plan, len(session.replicas))
+        self._lines += feed_lines(session, self._feed, wanted, obstacle)
+        self._groups: list[Group] = []
+        self._step_fn = self._compile(session)
+        self._programs: dict[Shared, Any] = {}
+        self._predictors: dict[tuple[int, ...], Predictor] = {}
         self._class_weights = fold_class_weights(
             store, session.folds, session.tasks, session.config["train"]["class_weights"]
         )
-        self._predictor = Predictor(session, store)
         self._validation = [list(store.fold(name).validation) for name in session.folds.keys]
         self._truths = [
             {task: self._annotations(name, task) for task in session.tasks}
@@ -160,7 +163,7 @@ class Trainer:
     def run(self) -> _Run:
         """Trains to the end (or ``stop_after``), checkpointing after every epoch."""
         with Checkpoints(self.workdir) as checkpoints:
-            run, feeds = self._start(checkpoints)
+            run = self._start(checkpoints)
             resumed_at = run.step if checkpoints.steps() else None
             # Only now, because a run that may not be continued must not be touched.
             text = json.dumps(self.session.config, indent=1)
@@ -169,19 +172,20 @@ class Trainer:
                 RunWriter(self.workdir, resume_step=resumed_at) as writer,
                 TrainingProgress(self._total_steps, start_step=run.step) as progress,
             ):
-                for line in self.initialisation.lines() if self.initialisation else ():
+                initialised = self.initialisation.lines() if self.initialisation else ()
+                for line in (*self._lines, *initialised):
                     progress.note(line)
-                normalisation = self.session.layout.everywhere(self._normalisation)
                 epochs = 0
                 while run.step < self._total_steps and run.schedule.active.any():
                     if self._stop_after is not None and epochs >= self._stop_after:
                         break
                     started = time.monotonic()
-                    means = self._train_epoch(run, feeds, normalisation, progress)
+                    means = self._train_epoch(run, progress)
                     seconds = time.monotonic() - started
-                    self._validate(run, normalisation, means, seconds, writer, progress)
-                    self._save(checkpoints, run, feeds)
+                    self._validate(run, means, seconds, writer, progress)
+                    self._save(checkpoints, run, self._feed.iterators)
                     epochs += 1
+                self.profile.stop(run.state)
                 for warning in self._check_trained(run):
                     progress.note(warning)
         return run
@@ -197,28 +201,25 @@ class Trainer:
 
     # -- start -----------------------------------------------------------------------------
 
-    def _start(self, checkpoints: Checkpoints) -> tuple[_Run, list[grain.DatasetIterator]]:
+    def _start(self, checkpoints: Checkpoints) -> _Run:
         session = self.session
-        feeds = training_feeds(
-            self.store, session.samplers.keys, session.window_spec, batch_size=session.batch_size
-        )
         count = len(session.replicas)
         if not checkpoints.steps():
-            state = session.init_state()
+            state = session.init_state(self._home)
             if self._source is not None:
                 state, self.initialisation = initialise(session, state, self._source)
-            return _Run(0, state, initial_state(count), []), feeds
+            return _Run(0, state, initial_state(count), [])
         _, meta = checkpoints.meta()
         check_same_run(meta, session, self._identity, self.workdir)
         abstract = {
-            "train": session.abstract_state(),
+            "train": session.abstract_state(self._home),
             "normalisation": abstract_normalisation(session),
         }
         restored = checkpoints.restore(abstract)
-        for feed, saved in zip(feeds, meta["iterators"], strict=True):
+        for feed, saved in zip(self._feed.iterators, meta["iterators"], strict=True):
             feed.set_state(saved)
         schedule = saved_state(meta["schedule"])
-        return _Run(restored.step, restored.state["train"], schedule, meta["history"]), feeds
+        return _Run(restored.step, restored.state["train"], schedule, meta["history"])
 
     def _annotations(self, fold: str, task: str) -> Annotations:
         return read_annotations(
@@ -227,40 +228,49 @@ class Trainer:
 
     # -- one epoch -------------------------------------------------------------------------
 
-    def _train_epoch(
-        self,
-        run: _Run,
-        feeds: Sequence[grain.DatasetIterator],
-        normalisation: Any,
-        progress: TrainingProgress,
-    ) -> dict[str, np.ndarray]:
+    def _train_epoch(self, run: _Run, progress: TrainingProgress) -> dict[str, np.ndarray]:
         """Steps up to the next validation; returns the mean of each (R,) training metric."""
-        session, config = self.session, self._schedule_config
-        hyper = session.layout.replicas(self._hyper(run))
-        windows = int(run.schedule.active.sum()) * session.batch_size
-        seen: list[dict[str, np.ndarray]] = []
-        late: dict[str, jax.Array] | None = None
-
-        def fetch(step: int, metrics: dict[str, jax.Array]) -> None:
-            seen.append(jax.device_get(metrics))
-            progress.update(step, windows, loss=float(seen[-1]["loss"][run.schedule.active].mean()))
-
+        config, active_R = self._schedule_config, run.schedule.active
         stop = min(self._total_steps, (run.step // config.epoch_steps + 1) * config.epoch_steps)
-        while run.step < stop:
-            rates_R = learning_rates(run.schedule, config, self._base_R, run.step)
-            hyper = dataclasses.replace(hyper, learning_rate=session.layout.replicas(rates_R))
-            batches = [next(feed) for feed in feeds]
-            grouped = len(batches) > 1
-            batch = session.layout.batch(stack(batches) if grouped else batches[0], grouped=grouped)
-            run.state, metrics = self._step_fn(run.state, batch, normalisation, hyper)
-            run.step += 1
-            # Fetched one step late, so that the device is never idle.
-            if late is not None:
-                fetch(run.step - 1, late)
-            late = metrics
-        if late is not None:
-            fetch(run.step, late)
-        return {name: np.mean([metrics[name] for metrics in seen], axis=0) for name in seen[0]}
+        steps = range(run.step, stop)
+        rates_SR = np.stack([learning_rates(run.schedule, config, self._base_R, s) for s in steps])
+        self._groups = regroup(self._groups, self.session, active_R, self.plan.most, self._home)
+        epoch = Epoch(run.step, rates_SR, self._hyper(run), active_R, self._normalisation)
+        run.state, means = train_epoch(
+            epoch, self._groups, run.state, self._feed, self._program, progress, self.profile
+        )
+        run.step = stop
+        return means
+
+    def _program(self, group: Group) -> Any:
+        """The compiled steps of a group; those that share their data alike share it, too."""
+        if group.whole:
+            return self._step_fn
+        shared = group.session.shared(group.session.samplers)
+        if shared not in self._programs:
+            self._programs[shared] = self._compile(group.session)
+        return self._programs[shared]
+
+    def _compile(self, session: Session) -> Any:
+        step = plain_train_step(
+            session.model,
+            session.optimizer,
+            session.losses,
+            session.shared(session.samplers),
+            modality_dropout=session.modality_dropout,
+            ema=session.ema,
+        )
+        return self._feed.compile(step)
+
+    def _predictor(self, group: Group) -> Predictor:
+        """The predictor of a group, kept while the group lives."""
+        members = tuple(group.members.tolist())
+        if members not in self._predictors:
+            kept = {tuple(other.members.tolist()) for other in self._groups}
+            self._predictors = {k: p for k, p in self._predictors.items() if k in kept}
+            data = self._feed.resident(group.session.layout)
+            self._predictors[members] = Predictor(group.session, self.store, data)
+        return self._predictors[members]
 
     def _hyper(self, run: _Run) -> Hyper:
         """What holds for a whole epoch; the learning rates change with every step."""
@@ -278,7 +288,6 @@ class Trainer:
     def _validate(
         self,
         run: _Run,
-        normalisation: Any,
         means: Mapping[str, np.ndarray],
         seconds: float,
         writer: RunWriter,
@@ -288,12 +297,7 @@ class Trainer:
         before = run.schedule
         trained = before.active.copy()
         rates_R = learning_rates(before, config, self._base_R, run.step - 1)
-        weights = run.state.evaluated
-        branches_R = on_branches(session.stages, before.stage)
-        if branches_R is not None:
-            weights |= {"branches": session.layout.replicas(branches_R)}
-        predictions = self._predictor(weights, normalisation, self._validation)
-        scores_R, named = replica_scores(session, predictions, self._truths)
+        scores_R, named = self._scores(run)
         run.schedule, improved = observe(before, config, self._base_R, scores_R, run.step)
         # Adam's moments never lose a NaN, so a replica that met one is finished.
         sound = np.isfinite(means["loss"])
@@ -324,6 +328,29 @@ class Trainer:
             if session.stages and enters:
                 progress.note(f"{name} enters stage {stage + 1} of {len(session.stages)}")
 
+    def _scores(self, run: _Run) -> tuple[np.ndarray, dict[int, dict[str, float]]]:
+        """(R,) selection scores, and all named scores of the replicas that trained.
+
+        A finished replica's weights stand still: it keeps the score of its last validation.
+        """
+        session, active_R = self.session, run.schedule.active
+        weights = run.state.evaluated
+        branches_R = on_branches(session.stages, run.schedule.stage)
+        if branches_R is not None:
+            weights |= {"branches": self._home.replicas(branches_R)}
+        predictions = predict_groups(
+            self._groups, active_R, weights, self._normalisation, self._validation, self._predictor
+        )
+        live = np.flatnonzero(active_R)
+        part = session.subset(live, session.layout)
+        truths = [self._truths[session.folds.keys.index(name)] for name in part.folds.keys]
+        found, named = replica_scores(part, [predictions[int(r)] for r in live], truths)
+        scores_R = np.full(len(active_R), np.nan)
+        if run.history:
+            scores_R[:] = run.history[-1]["score"]
+        scores_R[live] = found
+        return scores_R, dict(zip(live.tolist(), named, strict=True))
+
     def _summary(
         self,
         run: _Run,
@@ -342,13 +369,16 @@ class Trainer:
             f"{name} {scores_R[r]:.3f} (best {best_R[r]:.3f})"
             for r, name in enumerate(self.session.names)
         ]
-        if len(parts) > 4:
-            done = int((~run.schedule.active).sum())
+        count, still = len(parts), int(run.schedule.active.sum())
+        trained = f"{still} of {count} replicas still trained"
+        if count > 4:
             parts = [
-                f"{len(parts)} replicas, {done} finished: "
+                f"{trained if still < count else f'{count} replicas'}: "
                 f"mean {selection} {_finite_mean(scores_R):.3f}, mean best "
                 f"{_finite_mean(best_R):.3f}"
             ]
+        elif still < count:
+            parts.append(f"({trained})")
         step = f"step {run.step}/{self._total_steps}"
         return f"{step}  loss {_finite_mean(losses_R):.3f}  validation " + "  ".join(parts)
 

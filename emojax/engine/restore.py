@@ -14,6 +14,7 @@ from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints
 from emojax.engine.evaluator import Predictions, Predictor
+from emojax.engine.full_sequence import full_sequence_session, sequence_predictor
 from emojax.engine.schedule import lost, saved_state
 from emojax.engine.session import Session, abstract_normalisation, build_session
 from emojax.engine.stages import on_branches
@@ -36,6 +37,7 @@ class TrainedRun:
         lost_R: (R,) bool, replicas whose training diverged; they predict nothing.
         branches_R: (R,) bool, whose best weights are those of temporary heads, because of the
             stage they are from; None if no stage trains such heads.
+        in_windows: whether videos are predicted in windows, as in training, or as sequences.
     """
 
     workdir: Path
@@ -47,6 +49,7 @@ class TrainedRun:
     store_checksum: str
     lost_R: np.ndarray
     branches_R: np.ndarray | None
+    in_windows: bool = True
 
     def open_store(self, path: str = "", *, labelled: bool = True) -> Store:
         """Opens the training store, or another one that offers the same streams.
@@ -104,8 +107,26 @@ class TrainedRun:
         Raises:
             InputError: all replicas diverged.
         """
-        predictor = Predictor(self.session, store)
+        predictor = self.predictor(store)
         return self.without_lost(predictor(*self.placed(), videos))
+
+    def predictor(self, store: Store) -> Predictor:
+        """What predicts a store's videos; to be given ``placed`` weights."""
+        kind = Predictor if self.in_windows else sequence_predictor
+        return kind(self.session, store)
+
+    def full_sequence(self, store: Store) -> TrainedRun:
+        """The same run, predicting each video as one sequence, in parts as long as memory allows.
+
+        Args:
+            store: whose videos are to be predicted.
+
+        Raises:
+            InputError: the model needs windows.
+        """
+        session = full_sequence_session(self.session, store)
+        best = session.layout.replicas(self.best)
+        return dataclasses.replace(self, session=session, best=best, in_windows=False)
 
     def placed(self) -> tuple[Any, Any]:
         """Best weights and normalisation as a ``Predictor`` takes them, on the devices.

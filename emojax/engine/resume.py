@@ -12,7 +12,7 @@ import numpy as np
 
 from emojax import __version__
 from emojax.datasets.source import Store
-from emojax.engine.config_checks import flatten, optional_defaults
+from emojax.engine.config_checks import RUNTIME_KEYS, flatten, optional_defaults
 from emojax.engine.schedule import ScheduleState
 from emojax.engine.session import Session
 from emojax.errors import InputError
@@ -72,8 +72,8 @@ def check_same_run(meta: dict[str, Any], session: Session, identity: str, workdi
     # A run saved before a key existed was trained with its default.
     saved = optional_defaults() | flatten(meta["config"])
     current = optional_defaults() | flatten(session.config)
-    # Where the store lies and how long to train may change; everything else may not.
-    free = {"data.store", "train.epochs"}
+    # Where the store lies, how long to train and on what machine may change; nothing else may.
+    free = {"data.store", "train.epochs", *RUNTIME_KEYS}
     if current["train.decay"] != "none":
         # The rates so far would have been others.
         free -= {"train.epochs"}

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from emojax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -20,21 +22,27 @@ class Layout:
 
     Any number of devices runs the same program: R replicas are spread over the ``replica``
     axis as far as R allows, and batches over the ``data`` axis as far as B allows.
+
+    Attributes:
+        mesh: the devices in use.
+        devices: all there are, for more or fewer replicas.
     """
 
     mesh: Mesh
+    devices: tuple[jax.Device, ...]
 
-    def replicas(self, tree: Any) -> Any:
-        """Places a tree whose leaves lead with R."""
-        return jax.device_put(tree, self.replica_sharding)
+    def replicas(self, tree: Any, *, steps: bool = False) -> Any:
+        """Places a tree whose leaves lead with R, which an axis of steps may precede."""
+        axes = PartitionSpec(None, "replica") if steps else PartitionSpec("replica")
+        return jax.device_put(tree, NamedSharding(self.mesh, axes))
 
     def everywhere(self, tree: Any) -> Any:
         """Places a copy of a tree on each device."""
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
-    def batch(self, batch: Any, *, grouped: bool) -> Any:
-        """Places a batch: its B axis, which a group axis may precede, over ``data``."""
-        axes = PartitionSpec(None, "data") if grouped else PartitionSpec("data")
+    def batch(self, batch: Any, *, grouped: bool, steps: bool = False) -> Any:
+        """Places a batch: its B axis, which axes of steps and groups may precede, over ``data``."""
+        axes = PartitionSpec(*[None] * (grouped + steps), "data")
         return jax.device_put(batch, NamedSharding(self.mesh, axes))
 
     @property
@@ -57,7 +65,25 @@ def make_layout(
         ("replica", "data"),
         axis_types=(AxisType.Auto, AxisType.Auto),
     )
-    return Layout(mesh)
+    return Layout(mesh, tuple(devices))
+
+
+def host_layout() -> Layout:
+    """The host's memory, for what does not fit on the devices.
+
+    Raises:
+        InputError: JAX was started without its CPU backend.
+    """
+    try:
+        return make_layout(1, 1, jax.local_devices(backend="cpu")[:1])
+    except RuntimeError as error:
+        raise InputError(
+            "The replicas' state has to wait in the host's memory, which JAX may not use.",
+            field="JAX_PLATFORMS",
+            found=os.environ.get("JAX_PLATFORMS", "nothing"),
+            expected="also cpu, such as JAX_PLATFORMS=cuda,cpu",
+            remedy="add it, or train fewer replicas at once",
+        ) from error
 
 
 def use_compilation_cache() -> None:

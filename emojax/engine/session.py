@@ -7,7 +7,7 @@ model, streams, windows and normalisation it was trained with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -94,15 +94,28 @@ class Session:
         """How the step finds each replica's data when batches are grouped like this."""
         return Shared(members=_members(groups), fold_members=_members(self.folds))
 
-    def init_state(self) -> TrainState:
-        """Fresh train state, on the devices."""
-        state = init_state(*self._state_arguments())
-        return self.layout.replicas(state)
+    def subset(self, members: Sequence[int] | np.ndarray, layout: Layout) -> Session:
+        """The session of some replicas alone, on these devices; one may come several times."""
+        chosen = list(members)
+        replicas = tuple(self.replicas[r] for r in chosen)
+        return dataclasses.replace(
+            self,
+            replicas=replicas,
+            weights={task: weights_RX[chosen] for task, weights_RX in self.weights.items()},
+            folds=group_by(replicas, _fold),
+            samplers=group_by(replicas, _sampler),
+            layout=layout,
+        )
 
-    def abstract_state(self) -> TrainState:
+    def init_state(self, home: Layout | None = None) -> TrainState:
+        """Fresh train state, on the devices (or ``home``)."""
+        state = init_state(*self._state_arguments())
+        return (home or self.layout).replicas(state)
+
+    def abstract_state(self, home: Layout | None = None) -> TrainState:
         """Shapes and shardings of the train state, to restore a checkpoint onto."""
         shapes = abstract_state(*self._state_arguments())
-        sharding = self.layout.replica_sharding
+        sharding = (home or self.layout).replica_sharding
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
         )
@@ -175,8 +188,8 @@ def build_session(
         losses=loss_table({task: plain["loss"][task] for task in window_spec.tasks}),
         replicas=replicas,
         weights=target_weights(replicas, window_spec.tasks),
-        folds=group_by(replicas, lambda replica: replica.fold),
-        samplers=group_by(replicas, lambda replica: (replica.fold, replica.seed)),
+        folds=group_by(replicas, _fold),
+        samplers=group_by(replicas, _sampler),
         layout=make_layout(len(replicas), data["batch_size"], devices),
         stages=parse_stages(train["stages"]),
         modality_dropout=ModalityDropout(**train["modality_dropout"]),
@@ -198,6 +211,22 @@ def fold_normalisation(session: Session, store: Store) -> dict[str, tuple[np.nda
         )
         normalisation[name] = (mean[0], std[0]) if len(per_fold) == 1 else (mean, std)
     return normalisation
+
+
+def fold_rows(normalisation: Mapping[str, Any], run: Session, part: Session) -> dict[str, Any]:
+    """What ``fold_normalisation`` says of the folds of a subset.
+
+    Args:
+        normalisation: of all folds of ``run``.
+        run: a session.
+        part: a ``subset`` of it.
+    """
+    if len(run.folds.keys) == 1:
+        return dict(normalisation)
+    rows: Any = [run.folds.keys.index(name) for name in part.folds.keys]
+    # A single fold has no axis of its own.
+    rows = rows if len(rows) > 1 else rows[0]
+    return {name: (mean[rows], std[rows]) for name, (mean, std) in normalisation.items()}
 
 
 def abstract_normalisation(session: Session) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -244,6 +273,14 @@ def _stream_fields(name: str, spec: WindowSpec) -> dict[str, dict[str, int]]:
             )
     fields: dict[str, dict[str, int]] = {"context": context} if "context" in declared else {}
     return fields | ({"ticks": spec.ticks_per_row} if "ticks" in declared else {})
+
+
+def _fold(replica: Replica) -> str:
+    return replica.fold
+
+
+def _sampler(replica: Replica) -> tuple[str, int]:
+    return replica.fold, replica.seed
 
 
 def _members(groups: Groups) -> tuple[int, ...] | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from emojax.engine.optim import Optimizer
 from emojax.engine.replicas import Replica
 from emojax.specs import StreamSpec
+from emojax.types import Array
 
 
 @flax.struct.dataclass
@@ -122,3 +125,66 @@ def abstract_state(
 ) -> TrainState:
     """Shapes and dtypes of ``init_state`` without computing anything."""
     return jax.eval_shape(lambda: init_state(model, streams, lengths, optimizer, replicas, ema))
+
+
+@jax.jit
+def keep_best(state: TrainState, improved_R: jax.Array) -> TrainState:
+    """Replaces the best weights of the replicas that improved by those evaluated."""
+    return dataclasses.replace(state, best=_select(improved_R, state.evaluated, state.best))
+
+
+@jax.jit
+def reload_best(state: TrainState, reload_R: jax.Array) -> TrainState:
+    """Puts the best weights back in use, with the optimiser's moments left as they are.
+
+    Where parameters are averaged, both the parameters and their average become the best
+    average.
+    """
+    current = {"params": state.params, "model_state": state.model_state}
+    state = dataclasses.replace(state, **_select(reload_R, state.best, current))
+    if state.ema is None:
+        return state
+    return dataclasses.replace(state, ema=_select(reload_R, state.best["params"], state.ema))
+
+
+@jax.jit
+def restart_optimizer(state: TrainState, restart_R: jax.Array) -> TrainState:
+    """Sets the optimiser's moments back to zero, as a new optimiser has them.
+
+    A parameter that a stage releases then gets the bias correction of its own first steps.
+    """
+    zeros = jax.tree.map(jnp.zeros_like, state.opt_state)
+    return dataclasses.replace(state, opt_state=_select(restart_R, zeros, state.opt_state))
+
+
+def _select(choose_R: jax.Array, if_true: Any, if_false: Any) -> Any:
+    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(choose_R.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(pick, if_true, if_false)
+
+
+@jax.jit
+def take(tree: Any, members_G: Array) -> Any:
+    """Some replicas of a tree whose leaves lead with R, in the order asked for."""
+    return jax.tree.map(lambda leaf: leaf[members_G], tree)
+
+
+def put(tree: Any, members_G: Array, part: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Puts what ``take`` gave back in its place.
+
+    Args:
+        tree: with leading R, laid out as ``sharding``; its buffers are donated.
+        members_G: (G,) int, which replicas these are; those beyond the last are dropped.
+        part: the same tree with leading G, on the same devices.
+        sharding: of all leaves of the result.
+    """
+    return _putting(sharding)(tree, members_G, part)
+
+
+@functools.cache
+def _putting(sharding: jax.sharding.Sharding) -> Callable[..., Any]:
+    def into(tree: Any, members_G: jax.Array, part: Any) -> Any:
+        return jax.tree.map(lambda leaf, new: leaf.at[members_G].set(new, mode="drop"), tree, part)
+
+    return jax.jit(into, donate_argnums=0, out_shardings=sharding)

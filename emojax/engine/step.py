@@ -202,6 +202,51 @@ def _take(tree: Any, members: tuple[int, ...] | None) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
+# (params, model_state, batch, normalisation, hyper, dropout key) -> (loss, new model_state).
+LossFunction = Callable[..., tuple[jax.Array, Any]]
+
+
+def make_loss(
+    model: nn.Module, losses: LossTable, modality_dropout: ModalityDropout | None = None
+) -> LossFunction:
+    """What the step of one replica differentiates by its first argument."""
+
+    def loss_fn(
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        normalisation: Any,
+        hyper: Hyper,
+        key: jax.Array,
+    ) -> tuple[jax.Array, Any]:
+        outputs, aux, model_state = forward(
+            model,
+            params,
+            model_state,
+            batch,
+            normalisation,
+            train=True,
+            dropout_key=key,
+            modality_dropout=modality_dropout,
+        )
+        loss = total_loss(
+            outputs,
+            aux,
+            batch,
+            losses,
+            hyper.target_weights,
+            branches=hyper.branches,
+            class_weights=hyper.class_weights,
+        )
+        return loss, model_state
+
+    return loss_fn
+
+
+# (state, batch, normalisation, hyper) -> (state, metrics).
+Step = Callable[[TrainState, Batch, Any, Hyper], tuple[TrainState, dict[str, jax.Array]]]
+
+
 def make_train_step(
     model: nn.Module,
     optimizer: Optimizer,
@@ -211,7 +256,7 @@ def make_train_step(
     modality_dropout: ModalityDropout | None = None,
     ema: float = 0.0,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Builds ``step(state, batch, normalisation, hyper) -> (state, metrics)``.
+    """Builds ``step(state, batch, normalisation, hyper) -> (state, metrics)``, compiled.
 
     The state's buffers are donated. Metrics are (R,) arrays: ``loss`` before the update and
     ``gradient_norm`` (over the parameters that are trained).
@@ -224,35 +269,31 @@ def make_train_step(
         modality_dropout: see ``forward``.
         ema: decay of the averaged parameters, for a state that has them.
     """
+    step = plain_train_step(
+        model, optimizer, losses, shared, modality_dropout=modality_dropout, ema=ema
+    )
+    return jax.jit(step, donate_argnums=0)
+
+
+def plain_train_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    losses: LossTable,
+    shared: Shared,
+    *,
+    modality_dropout: ModalityDropout | None = None,
+    ema: float = 0.0,
+) -> Step:
+    """``make_train_step`` before it is compiled, to be part of a larger program."""
+    loss_fn = make_loss(model, losses, modality_dropout)
 
     def one(
         state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-
-        def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            outputs, aux, model_state = forward(
-                model,
-                params,
-                state.model_state,
-                batch,
-                normalisation,
-                train=True,
-                dropout_key=dropout_key,
-                modality_dropout=modality_dropout,
-            )
-            loss = total_loss(
-                outputs,
-                aux,
-                batch,
-                losses,
-                hyper.target_weights,
-                branches=hyper.branches,
-                class_weights=hyper.class_weights,
-            )
-            return loss, model_state
-
-        (loss, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        (loss, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, state.model_state, batch, normalisation, hyper, key
+        )
         frozen = {} if hyper.trainable is None else {"trainable": hyper.trainable}
         params, opt_state = optimizer.update(
             grads, state.opt_state, state.params, hyper.learning_rate, hyper.weight_decay, **frozen
@@ -278,7 +319,7 @@ def make_train_step(
         normalisation = _take(normalisation, shared.fold_members)
         return over_replicas(state, batch, normalisation, hyper)
 
-    return jax.jit(step, donate_argnums=0)
+    return step
 
 
 def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
@@ -340,43 +381,6 @@ def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[st
         return over_replicas(weights, batch, _take(normalisation, shared.fold_members), drop)
 
     return predict
-
-
-@jax.jit
-def keep_best(state: TrainState, improved_R: jax.Array) -> TrainState:
-    """Replaces the best weights of the replicas that improved by those evaluated."""
-    return dataclasses.replace(state, best=_select(improved_R, state.evaluated, state.best))
-
-
-@jax.jit
-def reload_best(state: TrainState, reload_R: jax.Array) -> TrainState:
-    """Puts the best weights back in use, with the optimiser's moments left as they are.
-
-    Where parameters are averaged, both the parameters and their average become the best
-    average.
-    """
-    current = {"params": state.params, "model_state": state.model_state}
-    state = dataclasses.replace(state, **_select(reload_R, state.best, current))
-    if state.ema is None:
-        return state
-    return dataclasses.replace(state, ema=_select(reload_R, state.best["params"], state.ema))
-
-
-@jax.jit
-def restart_optimizer(state: TrainState, restart_R: jax.Array) -> TrainState:
-    """Sets the optimiser's moments back to zero, as a new optimiser has them.
-
-    A parameter that a stage releases then gets the bias correction of its own first steps.
-    """
-    zeros = jax.tree.map(jnp.zeros_like, state.opt_state)
-    return dataclasses.replace(state, opt_state=_select(restart_R, zeros, state.opt_state))
-
-
-def _select(choose_R: jax.Array, if_true: Any, if_false: Any) -> Any:
-    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where(choose_R.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(pick, if_true, if_false)
 
 
 def _axis(members: tuple[int, ...] | None) -> int | None:

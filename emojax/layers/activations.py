@@ -23,7 +23,9 @@ class PReLU(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Apply to an array of any shape; the slope is float32, the output of x's dtype."""
         slope = self.param("slope", nn.initializers.constant(0.25), ())
-        return jnp.where(x > 0, x, slope.astype(x.dtype) * x)
+        # Spread before it is rounded, so that its gradient is summed in float32.
+        slopes = jnp.broadcast_to(slope, x.shape).astype(x.dtype)
+        return jnp.where(x > 0, x, slopes * x)
 
 
 # Name -> function of a layer's name. Only PReLU has parameters to keep under that name.

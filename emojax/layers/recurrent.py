@@ -7,50 +7,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
 from emojax.layers.dropout import Dropout
+from emojax.layers.recursions import gru_scan, lstm_scan
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
-
-
-def lstm_scan(
-    gates_BTG: Array, kernel_HG: Array, mask_BT: Array, *, reverse: bool = False
-) -> Array:
-    """Run the LSTM recursion (Hochreiter and Schmidhuber 1997; gates i, f, g, o).
-
-    c_t = f * c_(t-1) + i * g,  h_t = o * tanh(c_t), from zero states. Where the mask is
-    False the state is carried over unchanged and the output is zero.
-
-    Args:
-        gates_BTG: (B, T, 4H), W x_t + b: the input's share, computed for all frames at
-            once because a large matrix product outside the scan beats T small ones.
-        kernel_HG: (H, 4H), the recurrent weights.
-        mask_BT: bool, False on padding.
-        reverse: run from the last frame to the first.
-
-    Returns:
-        h of every frame, (B, T, H).
-    """
-    batch, hidden = gates_BTG.shape[0], kernel_HG.shape[0]
-    zeros_BH: Array = jnp.zeros((batch, hidden), gates_BTG.dtype)
-
-    def step(
-        carry: tuple[Array, Array], frame: tuple[Array, Array]
-    ) -> tuple[tuple[Array, Array], Array]:
-        cell_BH, hidden_BH = carry
-        gates_BG, real_B = frame
-        i, f, g, o = jnp.split(gates_BG + hidden_BH @ kernel_HG, 4, axis=-1)
-        new_cell_BH = nn.sigmoid(f) * cell_BH + nn.sigmoid(i) * jnp.tanh(g)
-        new_hidden_BH = nn.sigmoid(o) * jnp.tanh(new_cell_BH)
-        real_B1 = real_B[:, None]
-        cell_BH = jnp.where(real_B1, new_cell_BH, cell_BH)
-        hidden_BH = jnp.where(real_B1, new_hidden_BH, hidden_BH)
-        return (cell_BH, hidden_BH), hidden_BH
-
-    frames = (jnp.swapaxes(gates_BTG, 0, 1), jnp.swapaxes(mask_BT, 0, 1))
-    _, h_TBH = lax.scan(step, (zeros_BH, zeros_BH), frames, reverse=reverse)
-    return zero_where_padded(jnp.swapaxes(h_TBH, 0, 1), mask_BT)
 
 
 def orthogonal_gates(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
@@ -99,56 +60,15 @@ class LSTM(nn.Module):
         return jnp.concatenate(outputs, axis=-1)
 
 
-def gru_scan(
-    gates_BTG: Array,
-    kernel_HG: Array,
-    bias_H: Array,
-    mask_BT: Array,
-    *,
-    reverse: bool = False,
-) -> Array:
-    """Run the GRU recursion (Cho et al. 2014, in the form of cuDNN and PyTorch; gates r, z, n).
-
-    With a = W x_t + b of each gate given, r = sigmoid(a_r + U_r h), z = sigmoid(a_z + U_z h),
-    n = tanh(a_n + r * (U_n h + c)) and h_t = (1 - z) * n + z * h, from a zero state. The reset
-    gate acts after the product with U_n, which is why n has a second bias c. Where the mask is
-    False the state is carried over unchanged and the output is zero.
-
-    Args:
-        gates_BTG: (B, T, 3H), W x_t + b: the input's share, computed for all frames at
-            once because a large matrix product outside the scan beats T small ones.
-        kernel_HG: (H, 3H), U, the recurrent weights.
-        bias_H: (H,), c.
-        mask_BT: bool, False on padding.
-        reverse: run from the last frame to the first.
-
-    Returns:
-        h of every frame, (B, T, H).
-    """
-    batch, hidden = gates_BTG.shape[0], kernel_HG.shape[0]
-    zeros_BH: Array = jnp.zeros((batch, hidden), gates_BTG.dtype)
-
-    def step(hidden_BH: Array, frame: tuple[Array, Array]) -> tuple[Array, Array]:
-        gates_BG, real_B = frame
-        input_r, input_z, input_n = jnp.split(gates_BG, 3, axis=-1)
-        state_r, state_z, state_n = jnp.split(hidden_BH @ kernel_HG, 3, axis=-1)
-        r = nn.sigmoid(input_r + state_r)
-        z = nn.sigmoid(input_z + state_z)
-        n = jnp.tanh(input_n + r * (state_n + bias_H[None]))
-        hidden_BH = jnp.where(real_B[:, None], (1 - z) * n + z * hidden_BH, hidden_BH)
-        return hidden_BH, hidden_BH
-
-    frames = (jnp.swapaxes(gates_BTG, 0, 1), jnp.swapaxes(mask_BT, 0, 1))
-    _, h_TBH = lax.scan(step, zeros_BH, frames, reverse=reverse)
-    return zero_where_padded(jnp.swapaxes(h_TBH, 0, 1), mask_BT)
-
-
 class GRU(nn.Module):
     """One GRU layer, forward in time or in both directions.
 
     Parameters of each direction: ``<direction>_input`` (Dense to the gates r, z, n),
     ``<direction>_recurrent`` (H, 3H) and ``<direction>_recurrent_bias`` (H,), which belongs to
     n alone: a second bias of r and z would only add to the first.
+
+    Where the collection "carry" is mutable, the forward direction begins with the state in it
+    and leaves its own, so that a sequence can come in parts (see ``emojax.models.extent``).
 
     Attributes:
         features: output width. Bidirectional layers give each direction half of it.
@@ -170,16 +90,27 @@ class GRU(nn.Module):
             gates_BTG = nn.Dense(3 * hidden, dtype=self.dtype, name=f"{direction}_input")(x_BTD)
             kernel_HG = self.param(f"{direction}_recurrent", orthogonal_gates, (hidden, 3 * hidden))
             bias_H = self.param(f"{direction}_recurrent_bias", nn.initializers.zeros, (hidden,))
-            outputs.append(
-                gru_scan(
-                    gates_BTG,
-                    kernel_HG.astype(self.dtype),
-                    bias_H.astype(self.dtype),
-                    mask_BT,
-                    reverse=direction == "backward",
-                )
+            state: nn.Variable[Any] | None = None
+            if self._carries and direction == "forward":
+                shape = (x_BTD.shape[0], hidden)
+                state = self.variable("carry", direction, jnp.zeros, shape, self.dtype)
+            h_BTH = gru_scan(
+                gates_BTG,
+                kernel_HG.astype(self.dtype),
+                bias_H.astype(self.dtype),
+                mask_BT,
+                reverse=direction == "backward",
+                initial_BH=None if state is None else state.value,
             )
+            if state is not None:
+                # Padding, where this is zero, comes only after a sequence's end.
+                state.value = h_BTH[:, -1]
+            outputs.append(h_BTH)
         return jnp.concatenate(outputs, axis=-1)
+
+    @property
+    def _carries(self) -> bool:
+        return self.is_mutable_collection("carry") and not self.is_initializing()
 
 
 class _Stacked(nn.Module):

@@ -10,11 +10,19 @@ from jax import lax
 
 from emojax.errors import InputError, closest
 from emojax.layers.activations import ACTIVATIONS
+from emojax.layers.convolution import convolve
 from emojax.layers.dropout import Dropout
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
 _EPSILON = 1e-12
+
+
+def normalised_kernel(direction_KIO: Array, scale_O: Array) -> Array:
+    """The kernel scale * direction / ||direction||, one norm for each output channel."""
+    square_O = jnp.sum(jnp.square(direction_KIO), axis=(0, 1))
+    gain_O = scale_O * lax.rsqrt(jnp.maximum(square_O, _EPSILON))
+    return direction_KIO * gain_O[None, None, :]
 
 
 class WeightNormConv(nn.Module):
@@ -47,20 +55,8 @@ class WeightNormConv(nn.Module):
         scale = self.param("scale", lambda _: jnp.sqrt(jnp.sum(jnp.square(direction), (0, 1))))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
-        square = jnp.sum(jnp.square(direction), axis=(0, 1))
-        gain = scale * lax.rsqrt(jnp.maximum(square, _EPSILON))
-        kernel = direction * gain[None, None, :]
-
-        reach = (self.kernel_size - 1) * self.dilation
-        before = reach if self.causal else reach // 2
-        y_BTD = lax.conv_general_dilated(
-            jnp.asarray(x_BTD, self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(1,),
-            padding=[(before, reach - before)],
-            rhs_dilation=(self.dilation,),
-            dimension_numbers=("NWC", "WIO", "NWC"),
-        )
+        kernel = normalised_kernel(direction, scale).astype(self.dtype)
+        y_BTD = convolve(jnp.asarray(x_BTD, self.dtype), kernel, self.dilation, self.causal)
         return y_BTD + bias.astype(self.dtype)[None, None, :]
 
 

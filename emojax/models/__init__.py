@@ -36,8 +36,8 @@ def build_model(name: str, outputs: Mapping[str, int], **fields: Any) -> nn.Modu
         InputError: the model or one of the fields does not exist, or a field without a
             default is missing.
     """
-    model_class = _model_class(name)
-    members = [f for f in dataclasses.fields(model_class) if f.init]
+    module = model_class(name)
+    members = [f for f in dataclasses.fields(module) if f.init]
     known = declared_fields(name)
     for field in fields:
         if field not in known:
@@ -58,7 +58,7 @@ def build_model(name: str, outputs: Mapping[str, int], **fields: Any) -> nn.Modu
                 remedy="set it in the configuration",
             )
     plain = {key: _plain(value) for key, value in fields.items()}
-    return model_class(outputs=dict(outputs), **plain)
+    return module(outputs=dict(outputs), **plain)
 
 
 def declared_fields(name: str) -> set[str]:
@@ -67,11 +67,16 @@ def declared_fields(name: str) -> set[str]:
     Raises:
         InputError: the model does not exist.
     """
-    members = dataclasses.fields(_model_class(name))
+    members = dataclasses.fields(model_class(name))
     return {member.name for member in members if member.init} - {"parent", "name"}
 
 
-def _model_class(name: str) -> Any:
+def model_class(name: str) -> Any:
+    """The module of a name.
+
+    Raises:
+        InputError: the model does not exist.
+    """
     if name not in MODELS:
         raise InputError(
             "There is no model of this name.",

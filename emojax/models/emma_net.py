@@ -38,6 +38,7 @@ from emojax.models.checks import (
     check_streams,
     stream_widths,
 )
+from emojax.models.extent import Extent
 from emojax.ops.masking import masked_mean, zero_where_padded
 from emojax.ops.stability import smoothness
 from emojax.ops.tasks import TASK_OPS
@@ -256,6 +257,23 @@ class EMMANet(nn.Module):
         """The streams that are encoded."""
         reads = FUSIONS[self.fusion].reads
         return {"all": self.streams, "anchor": (self.anchor,), "none": ()}[reads]
+
+    def extent(self) -> Extent:
+        """What a prediction sees: its own tick.
+
+        Raises:
+            InputError: the fusion reads more than the current face.
+        """
+        if self._read():
+            raise InputError(
+                f"{NAME} attends to all of a window, or sums it up, with this fusion.",
+                field="config.model.fusion",
+                found=self.fusion,
+                expected=", ".join(
+                    name for name, fusion in FUSIONS.items() if fusion.reads == "none"
+                ),
+            )
+        return Extent()
 
     def _check_fields(self) -> None:
         """Raises InputError for a field that holds what it cannot."""

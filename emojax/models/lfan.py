@@ -31,6 +31,7 @@ from emojax.models.checks import (
     frame_mask,
     stream_widths,
 )
+from emojax.models.extent import Extent, tcn_extent
 from emojax.types import Array
 
 NAME = "LFAN"
@@ -202,6 +203,11 @@ class LFAN(nn.Module):
             train=train,
         )
         return predictions, {"losses": {}}
+
+    def extent(self) -> Extent:
+        """How far a prediction sees: as far as the deepest TCN."""
+        blocks = max(len(self.channels[name]) for name in self.streams)
+        return tcn_extent(blocks, self.kernel_size, causal=self.causal)
 
     def _check_fields(self) -> None:
         """Refuses what cannot be built."""

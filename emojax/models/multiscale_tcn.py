@@ -20,10 +20,11 @@ import flax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from emojax.errors import InputError
 from emojax.layers.attention import attention_weights
 from emojax.layers.dropout import Dropout
 from emojax.layers.heads import HEADS, head_columns
-from emojax.layers.tcn import TemporalConvNet
+from emojax.layers.multi_kernel import MultiKernelTCN
 from emojax.layers.transformer import layer_norm
 from emojax.models.checks import (
     check_channels,
@@ -34,6 +35,7 @@ from emojax.models.checks import (
     frame_mask,
     stream_widths,
 )
+from emojax.models.extent import Extent, tcn_extent
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
@@ -67,38 +69,6 @@ def cross_modal_attention(query_BTD: Array, source_BSD: Array, source_mask_BS: A
     ) / math.sqrt(query_BTD.shape[-1])
     weight_BTS = attention_weights(scores_BTS, source_mask_BS[:, None, :])
     return weight_BTS.astype(source_BSD.dtype) @ source_BSD
-
-
-class MultiscaleTCNs(nn.Module):
-    """[TCN_k1(x); TCN_k2(x); ...], one network for each kernel size (eq. 5-7).
-
-    Attributes:
-        channels: output width of each block, the same in every network.
-        kernel_sizes: taps of the networks.
-        dropout, causal, dtype: as in ``TemporalConvNet``.
-    """
-
-    channels: tuple[int, ...]
-    kernel_sizes: tuple[int, ...] = (3, 5, 7)
-    dropout: float = 0.1
-    causal: bool = True
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """Encode (B, T, D) as (B, T, kernels * channels[-1]), zero on padding."""
-        scales = [
-            TemporalConvNet(
-                self.channels,
-                kernel_size=kernel_size,
-                dropout=self.dropout,
-                causal=self.causal,
-                dtype=self.dtype,
-                name=f"kernel_{kernel_size}",
-            )(x_BTD, mask_BT, train=train)
-            for kernel_size in self.kernel_sizes
-        ]
-        return jnp.concatenate(scales, axis=-1)
 
 
 class RegressionLayer(nn.Module):
@@ -203,7 +173,7 @@ class MultiscaleTCN(nn.Module):
         features: dict[str, Array] = {}
         for name in self.streams:
             with stream_widths({name: streams[name]}):
-                features[name] = MultiscaleTCNs(
+                features[name] = MultiKernelTCN(
                     tuple(self.channels[name]),
                     kernel_sizes=self.kernel_sizes,
                     dropout=self.temporal_dropout,
@@ -242,6 +212,22 @@ class MultiscaleTCN(nn.Module):
             ).astype(jnp.float32)
             for task, columns in self.outputs.items()
         }
+
+    def extent(self) -> Extent:
+        """How far a prediction sees: as far as the widest TCN.
+
+        Raises:
+            InputError: there are several streams, and so attention over the whole window.
+        """
+        if len(self.streams) > 1:
+            raise InputError(
+                f"{NAME} attends to all of a window, where it has several streams.",
+                field="config.data.streams",
+                found=", ".join(self.streams),
+                expected="one stream, such as multiscale_tcn:visual",
+            )
+        blocks = len(self.channels[self.leader])
+        return tcn_extent(blocks, max(self.kernel_sizes), causal=self.causal)
 
     def _check_fields(self) -> None:
         """Refuses what cannot be built."""

@@ -20,6 +20,7 @@ import flax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from emojax.errors import InputError
 from emojax.layers.dropout import Dropout
 from emojax.layers.heads import HEAD_ACTIVATIONS, HEADS, activate_heads, task_heads
 from emojax.layers.recurrent import StackedGRU
@@ -31,6 +32,7 @@ from emojax.models.checks import (
     frame_mask,
     stream_widths,
 )
+from emojax.models.extent import Extent
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
@@ -137,6 +139,22 @@ class RecurrentBaseline(nn.Module):
     def _gru(self, widths: tuple[int, ...], name: str) -> StackedGRU:
         dtype = jnp.dtype(self.dtype)
         return StackedGRU(tuple(widths), self.dropout, self.causal, dtype, name=name)
+
+    def extent(self) -> Extent:
+        """What a prediction sees: its own frame, and the past in the state of GRUs.
+
+        Raises:
+            InputError: GRUs run in both directions.
+        """
+        recurrent = bool(self.fused) or any(self.recurrent.values())
+        if recurrent and not self.causal:
+            raise InputError(
+                f"{NAME} reads a sequence from its end too, where it is not causal.",
+                field="config.model.causal",
+                found=False,
+                expected="True",
+            )
+        return Extent(carries=recurrent)
 
     def _check_fields(self) -> None:
         check_outputs(NAME, self.streams, self.outputs)

@@ -17,8 +17,16 @@ from emojax.engine.tables.variants import Variant, discover
 from emojax.errors import InputError, closest
 from emojax.paper_tables.schema import PaperTable, Place, Row, Training, place
 
-# What tells runs of one recipe apart, and where the data lie; not part of its identity.
-_FREE = (("data", "store"), ("replicas", "folds"), ("replicas", "seeds"))
+# What tells runs of one recipe apart, where the data lie and how fast they come; not part of
+# its identity.
+_FREE = (
+    ("data", "store"),
+    ("data", "feed"),
+    ("replicas", "folds"),
+    ("replicas", "seeds"),
+    ("train", "steps_per_dispatch"),
+    ("train", "memory_limit"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
