@@ -163,8 +163,12 @@ nightly: setup
 	$(PY) -m emojax.tables --all --store=$(NIGHTLY_STORE) --budget=tiny --seeds=1 --trials=2 \
 	  --workdir=runs/nightly
 
+# Each system in a process of its own, since a process keeps the memory that it once needed.
+BENCH := $(PY) -m benchmarks.bench $(OPTIONS)
 bench: setup
-	$(PY) -m benchmarks.bench --out=runs/bench $(OPTIONS)
+	for system in rjcma exptrm emma_net multiscale_tcn tcn_transformer; do \
+	  $(BENCH) --parts=systems --systems=$$system --out=runs/bench/$$system || exit 1; done
+	$(BENCH) --parts=replicas,feed,kernels,protocol,scaling --systems=rjcma --out=runs/bench/rest
 
 # ---- Demo --------------------------------------------------------------------------------------
 # Data are built again only when their options or the simulator change, and the model is trained

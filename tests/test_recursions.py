@@ -109,5 +109,7 @@ def test_gradients_of_recurrent_weights_are_not_summed_in_the_loop(kind: str) ->
     loops = [e for e in gradient.eqns if e.primitive.name == "scan"]
     assert len(loops) == 2
     for loop in loops:
-        state = loop.outvars[: loop.params["num_carry"]]
-        assert all(out.aval.shape == (BATCH, HIDDEN) for out in state)
+        # What has an axis of time comes frame by frame; the rest is carried along.
+        carried = [out.aval.shape for out in loop.outvars if out.aval.ndim < 3]
+        assert carried
+        assert set(carried) == {(BATCH, HIDDEN)}

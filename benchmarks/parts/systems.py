@@ -64,13 +64,14 @@ def systems_part(context: Context) -> Part:
         ],
     )
     part = Part("systems", [times, floors])
+    # First, while this process is small: it keeps what it once needed, see engine.host_memory.
+    peaks = _peaks(context)
     allow_tf32(context.torch_or_none, True)
     cells = {}
     for system in context.systems:
         context.say(f"systems: {system}")
         cells[system] = _measure(context, system, times, part)
         gc.collect()
-    peaks = _peaks(context)
     for system in context.systems:
         floors.add(system=system, **cells[system], **peaks[system])
     return part
