@@ -3,9 +3,9 @@
 What can be computed for all frames at once is not in a loop: the input's share of the gates (the
 caller's, see ``emojax.layers.recurrent``) and the gradient of the recurrent weights, which
 automatic differentiation would add up frame by frame. Forward and backward of one GRU on one CPU
-core, beside that of automatic differentiation: (B, T, H) = (4, 36, 64) .34 ms beside .49 ms, (4,
-12, 128) .29 beside .46, (32, 100, 128) 18.7 beside 19.7. Unrolling the loop makes it slower there
-(by 10 % with 2 frames, 20 % with 4) and slower to compile, so it is not.
+core, once and on a busy machine, beside that of automatic differentiation: (B, T, H) = (4, 36, 64)
+.34 ms beside .49 ms, (4, 12, 128) .29 beside .46, (32, 100, 128) 18.7 beside 19.7. Unrolling the
+loop makes it slower there (by 10 % with 2 frames, 20 % with 4) and slower to compile, so it is not.
 
 Both run where ``mask_BT`` is True: elsewhere the state is carried over unchanged and the output is
 zero. Only reverse-mode derivatives are defined (``jax.grad``, ``jax.vjp``), of first order.
