@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 
 from benchmarks.context import Context
 from benchmarks.machine import allow_tf32
@@ -167,7 +168,11 @@ def _draw(
     context: Context,
     drawn: Sequence[tuple[Series, Sequence[float | Missing], Sequence[float | Missing]]],
 ) -> str:
-    axes_names = list(dict.fromkeys(series.axis for series, _, _ in drawn))
+    # An axis that nothing was measured along has no panel.
+    drawn = [
+        row for row in drawn if not all(isinstance(value, Missing) for value in (*row[1], *row[2]))
+    ]
+    axes_names = list(dict.fromkeys(series.axis for series, _, _ in drawn)) or [""]
     figure = Figure(figsize=(3.4 * len(axes_names), 6), layout="constrained")
     panels = figure.subplots(2, len(axes_names), squeeze=False)
     for series, times, memory in drawn:
@@ -187,6 +192,12 @@ def _draw(
                 panel.plot([begin, size], [value * begin / size, value], ":", c=line.get_color())
                 panel.legend(fontsize="small")
             panel.set(xlabel=series.axis, ylabel=label, xscale="log", yscale="log")
+            # Ticks at what was measured, in plain numbers.
+            sizes = sorted({size for s, _, _ in drawn if s.axis == series.axis for size in s.sizes})
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.set_xticks(sizes, [str(size) for size in sizes], fontsize="small", rotation=45)
+            panel.yaxis.set_major_formatter(ScalarFormatter())
+            panel.yaxis.set_minor_formatter(NullFormatter())
     figure.suptitle("Dotted: linear through the last point", fontsize="medium")
     figure.savefig(context.out / "scaling.png", dpi=120)
     return "scaling.png"
