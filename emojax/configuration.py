@@ -46,6 +46,10 @@ def base_config() -> ConfigDict:
     config.replicas.targets = ("all",)
     config.replicas.seeds = (0,)
 
+    config.mesh = ConfigDict()  # devices along each axis at most; 0: as many as divide evenly
+    config.mesh.replica = 0
+    config.mesh.data = 0
+
     config.train = ConfigDict()
     config.train.epochs = 10
     config.train.epoch_steps = 0  # steps between validations; 0: one pass over the windows
@@ -65,6 +69,7 @@ def base_config() -> ConfigDict:
     config.train.stages = ()  # see emojax/engine/stages.py
     config.train.reload_best = False  # after every epoch; the end of training always does
     config.train.stop_patience = 1000  # epochs without improvement until training stops
+    config.train.non_finite = "drop"  # the replica; or stop the run, or skip the batch
     config.train.ema = 0.0  # decay of the averaged weights; 0: none are kept
     config.train.modality_dropout = ConfigDict()
     config.train.modality_dropout.frames = 0.0

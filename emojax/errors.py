@@ -54,3 +54,17 @@ class InputError(Exception):
         lines = [self.summary]
         lines += [f"  {key + ':':<10}{value}" for key, value in self.details.items()]
         return "\n".join(lines)
+
+
+class Stopped(Exception):  # noqa: N818 (nothing went wrong)
+    """A training was asked to stop, and has saved where it stands.
+
+    Args:
+        signal_name: what asked for it, such as SIGTERM.
+        step: of the newest checkpoint.
+        workdir: of the run.
+    """
+
+    def __init__(self, signal_name: str, *, step: int, workdir: str | Path) -> None:
+        self.signal_name, self.step, self.workdir = signal_name, step, workdir
+        super().__init__(f"stopped by {signal_name} at step {step}, saved in {workdir}")

@@ -18,6 +18,7 @@ from emojax.datasets.pipeline import (
     FILLER,
     LoadWindow,
     evaluation_batches,
+    evaluation_entries,
     stack,
     training_feeds,
     window_list,
@@ -25,7 +26,6 @@ from emojax.datasets.pipeline import (
 from emojax.datasets.resident import (
     ResidentData,
     entry_feeds,
-    evaluation_entries,
     gather,
     load_resident,
     obstacle,
@@ -257,7 +257,9 @@ def test_evaluation_entries_are_those_of_the_stream(store: Store) -> None:
     spec = windows_of(evaluation_stride=5)
     data, run = load_resident(store, names_of(store), spec), gather_in(spec)
     for more in (None, 25):
-        found = evaluation_entries(store, ["video-6"], spec, batch_size=4, num_batches=more)
+        found = np.array(
+            evaluation_entries(store, ["video-6"], spec, batch_size=4, num_batches=more), np.int32
+        )
         read = list(evaluation_batches(store, ["video-6"], spec, batch_size=4, num_batches=more))
         assert found.shape == (len(read), 4, 2)
         for entries_B2, batch in zip(found, read, strict=True):

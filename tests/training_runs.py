@@ -68,8 +68,8 @@ class Recorder(Trainer):
         super().__init__(*arguments, **options)
         self.saved: dict[int, Any] = {}
 
-    def _save(self, checkpoints: Any, run: Any, feeds: Any) -> None:
-        super()._save(checkpoints, run, feeds)
+    def _save(self, checkpoints: Any, run: Any) -> None:
+        super()._save(checkpoints, run)
         self.saved[run.step] = host(run.state)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import jax
@@ -115,6 +116,32 @@ class _DrawStart:
         return video, start
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Some rows of each batch of a data set: a random access source for Grain.
+
+    Attributes:
+        entries: what batches are made of, one after another.
+        batch_size: B.
+        rows: which of each batch.
+    """
+
+    entries: grain.MapDataset
+    batch_size: int
+    rows: range
+
+    def __len__(self) -> int:
+        return len(self.entries) // self.batch_size * len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[int, int]:
+        batch, row = divmod(i, len(self.rows))
+        return self.entries[batch * self.batch_size + self.rows[row]]
+
+    def __repr__(self) -> str:
+        # Grain compares it when a run is resumed, perhaps by another number of processes.
+        return f"rows of batches of {self.batch_size}"
+
+
 def window_list(
     store: Store, videos: Sequence[str], spec: WindowSpec, *, evaluation: bool = False
 ) -> list[tuple[int, int]]:
@@ -142,6 +169,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     load: LoadWindow | None = None,
+    rows: range | None = None,
 ) -> grain.DatasetIterator:
     """An endless, seeded, globally shuffled stream of training batches.
 
@@ -156,9 +184,14 @@ def training_batches(
         batch_size: B.
         seed: decides order and offsets, together with nothing else.
         load: reads the windows; several streams may share one, and what it keeps in memory.
+        rows: of each batch that are read and delivered, for a process that has no use for the
+            others; all by default. The states of the iterator do not depend on them.
     """
     load = load or LoadWindow(store, spec)
     windows = training_windows(store, videos, spec, seed=seed)
+    if rows is not None and rows != range(batch_size):
+        windows = grain.MapDataset.source(_Rows(windows, batch_size, rows))
+        batch_size = len(rows)
     batches = windows.map(load).batch(batch_size, batch_fn=stack)
     return iter(batches.to_iter_dataset(_READ))
 
@@ -176,14 +209,18 @@ def training_windows(
 
 
 def training_feeds(
-    store: Store, samplers: Sequence[tuple[str, int]], spec: WindowSpec, *, batch_size: int
+    store: Store,
+    samplers: Sequence[tuple[str, int]],
+    spec: WindowSpec,
+    *,
+    batch_size: int,
+    rows: range | None = None,
 ) -> list[grain.DatasetIterator]:
     """``training_batches`` for each (fold, seed), each the same whatever others there are."""
-    load = LoadWindow(store, spec)
+    options: dict[str, Any] = {"batch_size": batch_size, "rows": rows}
+    options["load"] = LoadWindow(store, spec)
     return [
-        training_batches(
-            store, store.fold(fold).train, spec, batch_size=batch_size, seed=seed, load=load
-        )
+        training_batches(store, store.fold(fold).train, spec, seed=seed, **options)
         for fold, seed in samplers
     ]
 
@@ -195,6 +232,7 @@ def evaluation_batches(
     *,
     batch_size: int,
     num_batches: int | None = None,
+    rows: range | None = None,
 ) -> Iterator[Batch]:
     """Every window of these videos once, in order; the last batches are filled up.
 
@@ -205,12 +243,54 @@ def evaluation_batches(
         batch_size: B.
         num_batches: deliver exactly so many batches (for folds that advance together);
             as many as needed by default.
+        rows: of each batch that are read and delivered; all by default.
     """
+    batches = evaluation_entries(
+        store, videos, spec, batch_size=batch_size, num_batches=num_batches
+    )
+    rows = rows or range(batch_size)
+    entries = [entry for batch in batches for entry in batch[rows.start : rows.stop]]
+    windows = grain.MapDataset.source(entries).map(LoadWindow(store, spec, keep=False))
+    return iter(windows.batch(len(rows), batch_fn=stack).to_iter_dataset(_READ))
+
+
+def evaluation_entries(
+    store: Store,
+    videos: Sequence[str],
+    spec: WindowSpec,
+    *,
+    batch_size: int,
+    num_batches: int | None = None,
+) -> list[list[tuple[int, int]]]:
+    """The (video index, first tick) of each batch that ``evaluation_batches`` reads."""
     entries = window_list(store, videos, spec, evaluation=True)
     count = num_batches or -(-len(entries) // batch_size)
     entries += [(FILLER, 0)] * (count * batch_size - len(entries))
-    windows = grain.MapDataset.source(entries).map(LoadWindow(store, spec, keep=False))
-    return iter(windows.batch(batch_size, batch_fn=stack).to_iter_dataset(_READ))
+    return [entries[i : i + batch_size] for i in range(0, len(entries), batch_size)]
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowIds:
+    """Which windows a batch holds: what is known of them without reading any.
+
+    Attributes:
+        example_mask, video_ids, frame_ids: those of the ``Batch``.
+    """
+
+    example_mask: np.ndarray
+    video_ids: np.ndarray
+    frame_ids: np.ndarray
+
+
+def window_ids(store: Store, spec: WindowSpec, entries: Sequence[tuple[int, int]]) -> WindowIds:
+    """The ids of a batch of these (video index, first tick)."""
+    video_B, start_B = np.array(entries, np.int32).reshape(-1, 2).T
+    ticks_B = np.array(
+        [0 if video == FILLER else spec.num_ticks(store.videos[video]) for video in video_B]
+    )
+    tick_BT = start_B[:, None] + np.arange(spec.window, dtype=np.int32)[None]
+    frame_ids = np.where(tick_BT < ticks_B[:, None], tick_BT, -1)
+    return WindowIds(video_B != FILLER, video_B, frame_ids)
 
 
 def stack(windows: Sequence[Batch]) -> Batch:

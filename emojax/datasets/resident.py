@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from emojax.datasets.alignment import RowGrid, labels_at, row_grid, rows_at
-from emojax.datasets.pipeline import FILLER, training_windows, window_list
+from emojax.datasets.pipeline import training_windows
 from emojax.datasets.source import Store
 from emojax.datasets.windows import WindowSpec
 from emojax.specs import TASKS
@@ -259,21 +259,6 @@ def entry_feeds(
         batches = windows.batch(batch_size, batch_fn=_as_entries)
         feeds.append(iter(batches.to_iter_dataset(_AT_ONCE)))
     return feeds
-
-
-def evaluation_entries(
-    store: Store,
-    videos: Sequence[str],
-    spec: WindowSpec,
-    *,
-    batch_size: int,
-    num_batches: int | None = None,
-) -> np.ndarray:
-    """What ``evaluation_batches`` reads, (batches, B, 2) int32 for ``gather``."""
-    entries = window_list(store, videos, spec, evaluation=True)
-    count = num_batches or -(-len(entries) // batch_size)
-    entries += [(FILLER, 0)] * (count * batch_size - len(entries))
-    return _as_entries(entries).reshape(count, batch_size, 2)
 
 
 def _as_entries(entries: Sequence[tuple[int, int]]) -> np.ndarray:

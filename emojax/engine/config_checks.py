@@ -35,8 +35,14 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
 # How batches come to the devices, see engine/feeds.py.
 FEEDS = ("auto", "stream", "resident")
 
+# What becomes of losses that are not finite, see engine/non_finite.py.
+NON_FINITE = ("drop", "stop", "skip")
+
 # Keys of config.data, beside those of windows, that may be left out, and what then holds.
 _DATA_DEFAULTS: dict[str, Any] = {"feed": "auto"}
+
+# Keys of config.mesh, the devices along each axis at most, which may be left out as a whole.
+_MESH_DEFAULTS: dict[str, Any] = {"replica": 0, "data": 0}
 
 # Keys of config.train that may be left out, and what then holds.
 _TRAIN_DEFAULTS: dict[str, Any] = {
@@ -46,12 +52,15 @@ _TRAIN_DEFAULTS: dict[str, Any] = {
     "modality_dropout": {"frames": 0.0, "streams": 0.0},
     "class_weights": "none",
     "init_from": "",
+    "non_finite": "drop",
     "steps_per_dispatch": 0,
     "memory_limit": 0,
 }
 
 # Keys that decide how fast a run is and on how much memory, but not what it computes.
-RUNTIME_KEYS = ("data.feed", "train.steps_per_dispatch", "train.memory_limit")
+RUNTIME_KEYS = (
+    "data.feed", "mesh.replica", "mesh.data", "train.steps_per_dispatch", "train.memory_limit",
+)  # fmt: skip
 
 # Numbers of config.train.
 _POSITIVE = ("epochs", "learning_rate", "plateau_factor", "stop_patience")
@@ -85,6 +94,16 @@ def check_complete(config: dict[str, Any]) -> None:
     for section, key in _NAMES:
         config[section][key] = _split_names(config[section][key])
     config["data"] = _DATA_DEFAULTS | config["data"]
+    config["mesh"] = _MESH_DEFAULTS | config.get("mesh", {})
+    for key, size in config["mesh"].items():
+        if key not in _MESH_DEFAULTS or not _is_whole(size) or size < 0:
+            raise InputError(
+                "A setting of the devices cannot be.",
+                field=f"config.mesh.{key}",
+                found=size,
+                expected="a whole number of devices, 0 for as many as there are, for "
+                + " and ".join(_MESH_DEFAULTS),
+            )
     train = config["train"]
     for key, default in _TRAIN_DEFAULTS.items():
         given = train.get(key, default)
@@ -138,7 +157,12 @@ def check_choices(config: dict[str, Any], tasks: tuple[str, ...]) -> None:
         )
         for task in tasks
     ]
-    choices = {"warmup": WARMUPS, "decay": DECAYS, "class_weights": CLASS_WEIGHTS}
+    choices = {
+        "warmup": WARMUPS,
+        "decay": DECAYS,
+        "class_weights": CLASS_WEIGHTS,
+        "non_finite": NON_FINITE,
+    }
     tables += [(f"train.{key}", config["train"][key], table) for key, table in choices.items()]
     tables += [("data.feed", config["data"]["feed"], FEEDS)]
     for field, found, table in tables:
@@ -251,7 +275,10 @@ def optional_defaults() -> dict[str, Any]:
             defaults[f"data.{member.name}"] = member.default
         elif member.default_factory is not dataclasses.MISSING:
             defaults[f"data.{member.name}"] = member.default_factory()
-    return defaults | flatten(_DATA_DEFAULTS, "data.") | flatten(_TRAIN_DEFAULTS, "train.")
+    sections = {"data": _DATA_DEFAULTS, "mesh": _MESH_DEFAULTS, "train": _TRAIN_DEFAULTS}
+    for section, values in sections.items():
+        defaults |= flatten(values, f"{section}.")
+    return defaults
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-import jax
 import numpy as np
 
 from emojax.datasets.folds import Fold
-from emojax.datasets.pipeline import evaluation_batches, stack, window_list
+from emojax.datasets.pipeline import (
+    WindowIds,
+    evaluation_batches,
+    evaluation_entries,
+    stack,
+    window_ids,
+    window_list,
+)
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.resident import ResidentData
 from emojax.datasets.source import Store
@@ -33,11 +39,12 @@ class Fed(NamedTuple):
     """One batch of every fold.
 
     Attributes:
-        host: of each fold.
+        host: of each fold its batch, or where several processes read parts of it, which windows
+            it holds.
         device: all of them, on the devices.
     """
 
-    host: Sequence[Batch]
+    host: Sequence[Batch | WindowIds]
     device: Any
 
 
@@ -49,16 +56,21 @@ class Predictor:
         store: where the videos are.
         resident: videos of this store that lie on the devices already, in the session's windows.
             Calls for some of them gather and average there; others read the store.
+        between: called before every batch; what it raises ends the prediction.
     """
 
     def __init__(
-        self, session: Session, store: Store, resident: ResidentData | None = None
+        self,
+        session: Session,
+        store: Store,
+        resident: ResidentData | None = None,
+        between: Callable[[], None] = lambda: None,
     ) -> None:
-        self.session, self.store = session, store
+        self.session, self.store, self._between = session, store, between
         self._step = make_predict_step(session.model, session.shared(session.folds))
         self._resident: ResidentEvaluation | None = None
         if resident is not None:
-            self._resident = ResidentEvaluation(session, store, resident, self._step)
+            self._resident = ResidentEvaluation(session, store, resident, self._step, between)
 
     def __call__(
         self, weights: Any, normalisation: Any, videos: Sequence[Sequence[str]]
@@ -82,15 +94,24 @@ class Predictor:
     def feed(self, videos: Sequence[Sequence[str]]) -> Iterator[Fed]:
         """The batches of these videos, fold by fold; kept as a list they serve many runs."""
         session, store, spec = self.session, self.store, self.session.window_spec
+        layout, size = session.layout, session.batch_size
         entries = [window_list(store, names, spec, evaluation=True) for names in videos]
-        size = session.batch_size
         num_batches = max(1, max(-(-len(entry) // size) for entry in entries))
-        feeds = [
-            evaluation_batches(store, names, spec, batch_size=size, num_batches=num_batches)
-            for names in videos
-        ]
-        for batches in zip(*feeds, strict=True):
-            yield Fed(batches, self.place([*batches]))
+        options: dict[str, Any] = {"batch_size": size, "num_batches": num_batches}
+        rows = layout.rows(size)
+        feeds = [evaluation_batches(store, names, spec, rows=rows, **options) for names in videos]
+        if not layout.shared:
+            for batches in zip(*feeds, strict=True):
+                yield Fed(batches, self.place([*batches]))
+            return
+        # Every process needs to know of all windows, and reads its own.
+        windows = [evaluation_entries(store, names, spec, **options) for names in videos]
+        both = zip(zip(*feeds, strict=True), zip(*windows, strict=True), strict=True)
+        for batches, of_folds in both:
+            ids = [window_ids(store, spec, of_batch) for of_batch in of_folds]
+            grouped = len(batches) > 1
+            tree = stack(batches) if grouped else batches[0]
+            yield Fed(ids, layout.batch_of_rows(tree, size, grouped=grouped))
 
     def place(self, per_fold: Sequence[Any]) -> Any:
         """Puts what leads with B, of each fold, onto the devices as a batch is put."""
@@ -117,7 +138,7 @@ class Predictor:
             videos: for each fold of ``session.folds``, the names of the videos to predict.
             feed: what ``feed`` gave for the same videos.
             drop: the batches of all folds -> what ``step.forward`` drops of each, on the
-                devices (see ``place``).
+                devices (see ``place``); where one process reads all of them.
 
         Returns:
             For each replica, its predictions for the videos of its fold.
@@ -128,9 +149,10 @@ class Predictor:
             {task: OverlapAverage(len(timelines[fold]), TASKS[task].outputs) for task in spec.tasks}
             for fold in session.folds.members_R
         ]
-        pending: list[tuple[Any, Sequence[Batch]]] = []
+        pending: list[tuple[Any, Sequence[Batch | WindowIds]]] = []
         for fed in feed:
-            dropped = () if drop is None else (drop(fed.host),)
+            self._between()
+            dropped = () if drop is None else (drop(cast(Sequence[Batch], fed.host)),)
             outputs = self._step(weights, fed.device, normalisation, *dropped)
             pending.append((outputs, fed.host))
             # Fetched one batch late, so that the device is never idle.
@@ -161,9 +183,9 @@ class Predictor:
         averages: list[dict[str, OverlapAverage]],
         timelines: list[_Timeline],
         outputs: Any,
-        batches: Sequence[Batch],
+        batches: Sequence[Batch | WindowIds],
     ) -> None:
-        host = jax.device_get(outputs)
+        host = self.session.layout.fetch(outputs)
         # Of each fold once, for its replicas all have the same windows.
         places = [line.place(batch) for line, batch in zip(timelines, batches, strict=True)]
         for replica, fold in enumerate(self.session.folds.members_R):
@@ -193,7 +215,7 @@ class _Timeline:
     def __len__(self) -> int:
         return self._length
 
-    def place(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    def place(self, batch: Batch | WindowIds) -> tuple[np.ndarray, np.ndarray]:
         """Where each tick of a batch lies, (B, T), and whether it counts, (B, T) bool."""
         ticks_BT = np.array(batch.frame_ids, np.int64)
         counted_BT = ticks_BT >= 0

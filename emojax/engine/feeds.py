@@ -9,7 +9,9 @@ the other one.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -54,6 +56,9 @@ class Feed(Protocol):
     iterators: list[grain.DatasetIterator]
     steps: int
 
+    def serve(self, group: Group) -> None:
+        """Makes the iterators, whose states stay, deliver what this group's devices compute."""
+
     def dispatch(self, group: Group, reader: Reader, step: Callable[..., Any]) -> Dispatch:
         """Runs as many steps of a group as it is given learning rates for.
 
@@ -82,6 +87,8 @@ class Reader:
         active_G: (G,) bool, which places of it do.
         begun: sampler of the run -> state that it had when the epoch began, of those that another
             group of this epoch has read; they are read again from there. Filled in.
+        goes_on: whether the group has read some of the epoch before, and reads on.
+        kept: steps whose batches are remembered, for messages about losses that are fetched late.
     """
 
     def __init__(
@@ -90,6 +97,9 @@ class Reader:
         group: Group,
         active_G: np.ndarray,
         begun: dict[int, Any],
+        *,
+        goes_on: bool = False,
+        kept: int = 2,
     ) -> None:
         known = group.run.samplers.keys
         keys, members_G = group.session.samplers.keys, group.session.samplers.members_R
@@ -101,27 +111,49 @@ class Reader:
         self._iterators = iterators
         first = min(self.read)
         self._places = [k if k in self.read else first for k in range(len(keys))]
-        for i in self.read.values():
+        for i in () if goes_on else self.read.values():
             if i in begun:
                 iterators[i].set_state(begun[i])
             else:
                 begun[i] = iterators[i].get_state()
+        self._recent: collections.deque[dict[int, Any]] = collections.deque(maxlen=kept)
+        self._count = 0
 
     def __next__(self) -> list[Any]:
         """A batch of every sampler of the group."""
         batches = {place: next(self._iterators[i]) for place, i in self.read.items()}
+        self._count += 1
+        self._recent.append(batches)
         return [batches[place] for place in self._places]
+
+    def videos(self, number: int, place: int) -> np.ndarray:
+        """Numbers of the videos of a sampler's batch, one of the last ones; the first is 0."""
+        batch = self._recent[number - self._count][place]
+        # Of a batch that was read, or of the windows that are to be gathered.
+        return batch[:, 0] if isinstance(batch, np.ndarray) else np.asarray(batch.video_ids)
 
 
 class StreamFeed:
-    """Batches from disk, one step at a time."""
+    """Batches from disk, one step at a time. Each process reads the rows that it computes."""
 
     steps = 1
 
     def __init__(self, session: Session, store: Store) -> None:
-        self.iterators = training_feeds(
-            store, session.samplers.keys, session.window_spec, batch_size=session.batch_size
-        )
+        self._open = functools.partial(
+            training_feeds, store, session.samplers.keys, session.window_spec,
+            batch_size=session.batch_size,
+        )  # fmt: skip
+        self._rows = session.layout.rows(session.batch_size)
+        self.iterators = self._open(rows=self._rows)
+
+    def serve(self, group: Group) -> None:
+        """See ``Feed``."""
+        rows = group.session.layout.rows(group.run.batch_size)
+        if rows != self._rows:
+            states = [iterator.get_state() for iterator in self.iterators]
+            self.iterators[:], self._rows = self._open(rows=rows), rows
+            for iterator, state in zip(self.iterators, states, strict=True):
+                iterator.set_state(state)
 
     def resident(self, layout: Layout) -> ResidentData | None:
         """None."""
@@ -133,14 +165,15 @@ class StreamFeed:
 
     def dispatch(self, group: Group, reader: Reader, step: Callable[..., Any]) -> Dispatch:
         """See ``Feed``."""
-        layout = group.session.layout
+        layout, size = group.session.layout, group.run.batch_size
 
         def run(
             state: TrainState, normalisation: Any, hyper: Hyper, rates_KG: np.ndarray
         ) -> tuple[TrainState, dict[str, jax.Array]]:
             batches = next(reader)
             grouped = len(batches) > 1
-            batch = layout.batch(stack(batches) if grouped else batches[0], grouped=grouped)
+            rows = stack(batches) if grouped else batches[0]
+            batch = layout.batch_of_rows(rows, size, grouped=grouped)
             hyper = dataclasses.replace(hyper, learning_rate=layout.replicas(rates_KG[0]))
             state, metrics = step(state, batch, normalisation, hyper)
             return state, metrics
@@ -166,6 +199,9 @@ class ResidentFeed:
         )
         self._data: ResidentData | None = None
         self._layout: Layout | None = None
+
+    def serve(self, group: Group) -> None:
+        """Nothing is to be done: entries are small, and every process has all of them."""
 
     def compile(self, step: Step) -> Callable[..., Any]:
         """A program that gathers the windows of K steps and takes them, its state donated."""

@@ -99,7 +99,9 @@ def full_sequence_session(session: Session, store: Store, part: int = 0) -> Sess
         session,
         config=config,
         window_spec=long_spec,
-        layout=make_layout(len(session.replicas), 1, list(session.layout.devices)),
+        layout=make_layout(
+            len(session.replicas), 1, session.layout.devices, sizes=session.layout.sizes
+        ),
     )
 
 

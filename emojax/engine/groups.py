@@ -125,7 +125,7 @@ def lightest_size(least: int, most: int, run: Session) -> int:
     """The size between two that loads the fullest device least; the smallest of several."""
 
     def load(size: int) -> float:
-        across_replicas, across_data = group_layout(run, size).mesh.devices.shape
+        across_replicas, across_data = group_layout(run, size).mesh.devices.shape[:2]
         return size * run.batch_size / (across_replicas * across_data)
 
     return min(range(least, most + 1), key=load)
@@ -135,4 +135,5 @@ def group_layout(run: Session, size: int) -> Layout:
     """The devices that so many replicas of a run use."""
     if size == len(run.replicas):
         return run.layout
-    return make_layout(size, run.batch_size, run.layout.devices)
+    layout = run.layout
+    return make_layout(size, run.batch_size, layout.devices, sizes=layout.sizes)

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import grain
-import jax.numpy as jnp
+import jax
 import numpy as np
 
-from emojax.datasets.pipeline import fingerprint, window_list
+from emojax.datasets.pipeline import fingerprint
 from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints, describe, saved_steps
 from emojax.engine.class_weights import fold_class_weights
-from emojax.engine.epoch import Epoch, predict_groups, train_epoch
+from emojax.engine.epoch import Epoch, Position, position_of, predict_groups, train_epoch
+from emojax.engine.epoch_report import EpochReport, finite_mean
 from emojax.engine.evaluator import Annotations, Predictor, read_annotations, replica_scores
 from emojax.engine.feeds import feed_lines, open_feed, wanted_bytes
 from emojax.engine.groups import Group, regroup
 from emojax.engine.initialise import Initialisation, initialise, open_source
+from emojax.engine.interruption import StopRequest, StopTraining
 from emojax.engine.memory import plan_lines, plan_memory
+from emojax.engine.non_finite import NonFinite, refuse_non_finite
 from emojax.engine.profiling import Profile
 from emojax.engine.progress import TrainingProgress
-from emojax.engine.resume import check_same_run, check_trained, run_meta
-from emojax.engine.runtime import host_layout
+from emojax.engine.resume import check_same_groups, check_same_run, check_trained, run_meta
+from emojax.engine.runtime import host_layout, is_primary, layout_lines
 from emojax.engine.schedule import (
-    ScheduleConfig,
     ScheduleState,
     final_objective,
     initial_state,
@@ -38,63 +41,27 @@ from emojax.engine.schedule import (
     observe,
     saved_state,
 )
+from emojax.engine.schedule_setup import schedule_config
 from emojax.engine.session import Session, abstract_normalisation, fold_normalisation
 from emojax.engine.stages import on_branches, trainable
 from emojax.engine.state import TrainState, keep_best, reload_best, restart_optimizer
-from emojax.engine.step import Hyper, Shared, plain_train_step
+from emojax.engine.step import Hyper, Shared, laid_out, plain_train_step
 from emojax.engine.writers import RunWriter
-from emojax.errors import InputError
-from emojax.ops.tasks import TASK_OPS
+from emojax.errors import Stopped
 
 
 @dataclasses.dataclass
 class _Run:
-    """What moves while training runs, and is saved in each checkpoint."""
+    """What moves while training runs, and is saved in each checkpoint.
+
+    Between epochs there is no ``position``; within one, ``step`` is where it began.
+    """
 
     step: int
     state: TrainState
     schedule: ScheduleState
     history: list[dict[str, Any]]
-
-
-def schedule_config(session: Session, store: Store) -> ScheduleConfig:
-    """The schedule in steps. ``epoch_steps: 0`` is one pass over the largest training fold.
-
-    Replicas validate together, so a fold with fewer windows than the largest sees some of them
-    twice in such an epoch; alone it would validate earlier. Set ``epoch_steps`` where replicas
-    of several folds have to equal separate runs.
-
-    Raises:
-        InputError: a training or validation fold is empty.
-    """
-    train = session.config["train"]
-    windows = []
-    for name in session.folds.keys:
-        fold = store.fold(name)
-        for part, videos in (("train", fold.train), ("validation", fold.validation)):
-            if not videos:
-                raise InputError(
-                    f"Fold {name!r} has no {part} videos.",
-                    file=store.path,
-                    field="config.replicas.folds",
-                    found=f"0 {part} videos",
-                    expected="at least one",
-                    remedy="train on another fold, or build the store with more videos",
-                )
-        windows.append(len(window_list(store, fold.train, session.window_spec)))
-    return ScheduleConfig(
-        epoch_steps=train["epoch_steps"] or math.ceil(max(windows) / session.batch_size),
-        warmup=train["warmup"],
-        warmup_epochs=train["warmup_epochs"],
-        plateau_patience=train["plateau_patience"],
-        plateau_factor=train["plateau_factor"],
-        minimum_rate=train["minimum_rate"],
-        releases=train["releases"],
-        stop_patience=train["stop_patience"],
-        decay=train["decay"],
-        epochs=train["epochs"],
-        stages=session.stages,
-    )
+    position: Position | None = None
 
 
 class Trainer:
@@ -141,9 +108,10 @@ class Trainer:
         self._home = host_layout() if self.plan.on_host else session.layout
         self._lines = plan_lines(self.plan, len(session.replicas))
         self._lines += feed_lines(session, self._feed, wanted, obstacle)
+        self._lines += layout_lines(session.layout, len(session.replicas), session.batch_size)
         self._groups: list[Group] = []
         self._step_fn = self._compile(session)
-        self._programs: dict[Shared, Any] = {}
+        self._programs: dict[tuple[Shared, jax.sharding.Mesh], Any] = {}
         self._predictors: dict[tuple[int, ...], Predictor] = {}
         self._class_weights = fold_class_weights(
             store, session.folds, session.tasks, session.config["train"]["class_weights"]
@@ -158,20 +126,22 @@ class Trainer:
         begins = fresh or not saved_steps(self.workdir)
         self._source = open_source(init_from, workdir) if init_from and begins else None
         self.initialisation: Initialisation | None = None
+        self._met: dict[int, NonFinite] = {}
+        self._stop = StopRequest()
         self._identity = fingerprint(store, session.window_spec, session.batch_size)
 
     def run(self) -> _Run:
-        """Trains to the end (or ``stop_after``), checkpointing after every epoch."""
-        with Checkpoints(self.workdir) as checkpoints:
+        """Trains to the end (or ``stop_after``), checkpointing after every epoch.
+
+        Raises:
+            Stopped: SIGTERM or Ctrl-C asked for it; where the run stands is saved.
+        """
+        with Checkpoints(self.workdir) as checkpoints, StopRequest() as self._stop:
             run = self._start(checkpoints)
             resumed_at = run.step if checkpoints.steps() else None
-            # Only now, because a run that may not be continued must not be touched.
-            text = json.dumps(self.session.config, indent=1)
-            (self.workdir / "config.json").write_text(text + "\n")
-            with (
-                RunWriter(self.workdir, resume_step=resumed_at) as writer,
-                TrainingProgress(self._total_steps, start_step=run.step) as progress,
-            ):
+            with contextlib.ExitStack() as opened:
+                writer = self._open_writer(resumed_at, opened)
+                progress = self._open_progress(run, opened)
                 initialised = self.initialisation.lines() if self.initialisation else ()
                 for line in (*self._lines, *initialised):
                     progress.note(line)
@@ -179,16 +149,54 @@ class Trainer:
                 while run.step < self._total_steps and run.schedule.active.any():
                     if self._stop_after is not None and epochs >= self._stop_after:
                         break
-                    started = time.monotonic()
-                    means = self._train_epoch(run, progress)
-                    seconds = time.monotonic() - started
-                    self._validate(run, means, seconds, writer, progress)
-                    self._save(checkpoints, run, self._feed.iterators)
+                    self._epoch(run, checkpoints, writer, progress)
                     epochs += 1
                 self.profile.stop(run.state)
                 for warning in self._check_trained(run):
                     progress.note(warning)
         return run
+
+    def _open_writer(
+        self, resumed_at: int | None, opened: contextlib.ExitStack
+    ) -> RunWriter | None:
+        """What writes numbers down, in the process that does."""
+        if not is_primary():
+            return None
+        # Only now, because a run that may not be continued must not be touched.
+        text = json.dumps(self.session.config, indent=1)
+        (self.workdir / "config.json").write_text(text + "\n")
+        return opened.enter_context(RunWriter(self.workdir, resume_step=resumed_at))
+
+    def _open_progress(self, run: _Run, opened: contextlib.ExitStack) -> TrainingProgress:
+        stream = (
+            None
+            if is_primary()
+            else opened.enter_context(
+                Path(os.devnull).open("w")  # noqa: SIM115 (the stack closes it)
+            )
+        )
+        done = run.position.steps_done(self._schedule_config.epoch_steps) if run.position else 0
+        progress = TrainingProgress(self._total_steps, start_step=run.step + done, stream=stream)
+        return opened.enter_context(progress)
+
+    def _epoch(
+        self,
+        run: _Run,
+        checkpoints: Checkpoints,
+        writer: RunWriter | None,
+        progress: TrainingProgress,
+    ) -> None:
+        """Trains up to the next validation, validates and saves; or saves and stops on request."""
+        started = time.monotonic()
+        try:
+            means = self._train_epoch(run, progress)
+            seconds = time.monotonic() - started
+            scores_R, named = self._scores(run)
+        except StopTraining:
+            step = self._save_within(checkpoints, run)
+            raise Stopped(self._stop.name, step=step, workdir=self.workdir) from None
+        self._observe(run, means, seconds, (scores_R, named), writer, progress)
+        self._save(checkpoints, run)
 
     def _check_trained(self, run: _Run) -> list[str]:
         """Warnings about replicas without a result; an error if there is none at all."""
@@ -197,7 +205,10 @@ class Trainer:
         late_R = over & schedule.active & ~final_objective(schedule, stages)
         if not run.step:
             return []
-        return check_trained(self.session, lost(schedule, stages), late_R, self.workdir)
+        met = min(self._met.values(), key=lambda found: found.step, default=None)
+        about = f"from step {met.step} on, where {met.batch(self.store)}" if met else ""
+        lost_R = lost(schedule, stages)
+        return check_trained(self.session, lost_R, late_R, self.workdir, about=about)
 
     # -- start -----------------------------------------------------------------------------
 
@@ -218,8 +229,12 @@ class Trainer:
         restored = checkpoints.restore(abstract)
         for feed, saved in zip(self._feed.iterators, meta["iterators"], strict=True):
             feed.set_state(saved)
-        schedule = saved_state(meta["schedule"])
-        return _Run(restored.step, restored.state["train"], schedule, meta["history"])
+        run = _Run(
+            restored.step, restored.state["train"], saved_state(meta["schedule"]), meta["history"]
+        )
+        if meta.get("epoch"):
+            run.step, run.position = meta["epoch"]["start"], position_of(meta["epoch"])
+        return run
 
     def _annotations(self, fold: str, task: str) -> Annotations:
         return read_annotations(
@@ -229,27 +244,46 @@ class Trainer:
     # -- one epoch -------------------------------------------------------------------------
 
     def _train_epoch(self, run: _Run, progress: TrainingProgress) -> dict[str, np.ndarray]:
-        """Steps up to the next validation; returns the mean of each (R,) training metric."""
+        """Steps up to the next validation; returns the mean of each (R,) training metric.
+
+        Raises:
+            StopTraining: a stop was requested; ``run.position`` says where.
+        """
         config, active_R = self._schedule_config, run.schedule.active
-        stop = min(self._total_steps, (run.step // config.epoch_steps + 1) * config.epoch_steps)
-        steps = range(run.step, stop)
+        steps = range(run.step, self._end(run))
         rates_SR = np.stack([learning_rates(run.schedule, config, self._base_R, s) for s in steps])
         self._groups = regroup(self._groups, self.session, active_R, self.plan.most, self._home)
-        epoch = Epoch(run.step, rates_SR, self._hyper(run), active_R, self._normalisation)
-        run.state, means = train_epoch(
-            epoch, self._groups, run.state, self._feed, self._program, progress, self.profile
-        )
-        run.step = stop
-        return means
+        members = [group.members[group.real].tolist() for group in self._groups]
+        run.position = run.position or Position(members)
+        check_same_groups(run.position.groups, members, self.workdir)
+        policy = self.session.config["train"]["non_finite"]
+        epoch = Epoch(run.step, rates_SR, self._hyper(run), active_R, self._normalisation, policy)
+        run.state, found = train_epoch(
+            epoch, self._groups, run.position, run.state, self._feed, self._program, progress,
+            self.profile, self._stop,
+        )  # fmt: skip
+        self._met |= {one.replica: one for one in found if one.replica not in self._met}
+        for one in found:
+            progress.note(one.line(self.session.names[one.replica], self.store))
+        if policy == "stop":
+            refuse_non_finite(found, self.session.names, self.store, self.workdir)
+        if self._stop.seen:
+            raise StopTraining
+        return run.position.means
+
+    def _end(self, run: _Run) -> int:
+        """The step of the next validation."""
+        size = self._schedule_config.epoch_steps
+        return min(self._total_steps, (run.step // size + 1) * size)
 
     def _program(self, group: Group) -> Any:
         """The compiled steps of a group; those that share their data alike share it, too."""
         if group.whole:
             return self._step_fn
-        shared = group.session.shared(group.session.samplers)
-        if shared not in self._programs:
-            self._programs[shared] = self._compile(group.session)
-        return self._programs[shared]
+        key = group.session.shared(group.session.samplers), group.session.layout.mesh
+        if key not in self._programs:
+            self._programs[key] = self._compile(group.session)
+        return self._programs[key]
 
     def _compile(self, session: Session) -> Any:
         step = plain_train_step(
@@ -259,8 +293,9 @@ class Trainer:
             session.shared(session.samplers),
             modality_dropout=session.modality_dropout,
             ema=session.ema,
+            skip_non_finite=session.config["train"]["non_finite"] == "skip",
         )
-        return self._feed.compile(step)
+        return self._feed.compile(laid_out(step, session.layout))
 
     def _predictor(self, group: Group) -> Predictor:
         """The predictor of a group, kept while the group lives."""
@@ -269,7 +304,9 @@ class Trainer:
             kept = {tuple(other.members.tolist()) for other in self._groups}
             self._predictors = {k: p for k, p in self._predictors.items() if k in kept}
             data = self._feed.resident(group.session.layout)
-            self._predictors[members] = Predictor(group.session, self.store, data)
+            self._predictors[members] = Predictor(
+                group.session, self.store, data, between=self._stop.check
+            )
         return self._predictors[members]
 
     def _hyper(self, run: _Run) -> Hyper:
@@ -285,48 +322,43 @@ class Trainer:
             class_weights=self._class_weights,
         )
 
-    def _validate(
+    def _observe(
         self,
         run: _Run,
         means: Mapping[str, np.ndarray],
         seconds: float,
-        writer: RunWriter,
+        scored: tuple[np.ndarray, dict[int, dict[str, float]]],
+        writer: RunWriter | None,
         progress: TrainingProgress,
     ) -> None:
+        """Takes in a validation: schedule, best weights, numbers for people."""
         session, config = self.session, self._schedule_config
-        before = run.schedule
+        before, (scores_R, named) = run.schedule, scored
+        run.step, run.position = self._end(run), None
         trained = before.active.copy()
         rates_R = learning_rates(before, config, self._base_R, run.step - 1)
-        scores_R, named = self._scores(run)
         run.schedule, improved = observe(before, config, self._base_R, scores_R, run.step)
         # Adam's moments never lose a NaN, so a replica that met one is finished.
         sound = np.isfinite(means["loss"])
         run.schedule = dataclasses.replace(run.schedule, active=run.schedule.active & sound)
-        run.state = keep_best(run.state, jnp.asarray(improved))
+        run.state = keep_best(run.state, improved)
         released = run.schedule.stage > before.stage
         # A release starts from the best weights, whether or not every epoch does.
         reload = released | (bool(session.config["train"]["reload_best"]) & ~improved)
-        run.state = reload_best(run.state, jnp.asarray(trained & reload))
+        run.state = reload_best(run.state, trained & reload)
         if session.stages and released.any():
-            run.state = restart_optimizer(run.state, jnp.asarray(released))
-        # A release may have reset it.
-        best_R = np.where(improved, scores_R, before.best)
-        row: dict[str, float] = {}
-        for r, name in enumerate(session.names):
-            if trained[r]:
-                row |= {f"{name}/{metric}": float(mean_R[r]) for metric, mean_R in means.items()}
-                row[f"{name}/learning_rate"] = float(rates_R[r])
-                row[f"{name}/best"] = float(best_R[r])
-                if session.stages:
-                    row[f"{name}/stage"] = int(before.stage[r])
-                row |= {f"{name}/{score}": value for score, value in named[r].items()}
-        row["seconds_training"] = seconds
-        writer.scalars(run.step, row)
+            run.state = restart_optimizer(run.state, released)
+        report = EpochReport(
+            session, run.step, means, rates_R, scores_R,
+            # A release may have reset it.
+            np.where(improved, scores_R, before.best), named, before, run.schedule, released,
+        )  # fmt: skip
+        if writer is not None:
+            writer.scalars(run.step, report.row(seconds))
         run.history.append({"step": run.step, "score": [float(score) for score in scores_R]})
-        progress.note(self._summary(run, means["loss"], scores_R, best_R, progress))
-        for name, enters, stage in zip(session.names, released, run.schedule.stage, strict=True):
-            if session.stages and enters:
-                progress.note(f"{name} enters stage {stage + 1} of {len(session.stages)}")
+        progress.update(run.step, 0, **{report.selection: report.score})
+        for line in report.lines(self._total_steps):
+            progress.note(line)
 
     def _scores(self, run: _Run) -> tuple[np.ndarray, dict[int, dict[str, float]]]:
         """(R,) selection scores, and all named scores of the replicas that trained.
@@ -351,51 +383,34 @@ class Trainer:
         scores_R[live] = found
         return scores_R, dict(zip(live.tolist(), named, strict=True))
 
-    def _summary(
-        self,
-        run: _Run,
-        losses_R: np.ndarray,
-        scores_R: np.ndarray,
-        best_R: np.ndarray,
-        progress: TrainingProgress,
-    ) -> str:
-        task = self.session.tasks[0]
-        selection = self.session.config["evaluation"]["selection"][task]
-        # Selection turns the sign of errors; people read them as they are.
-        sign = -1 if selection in TASK_OPS[task].errors else 1
-        scores_R, best_R = sign * scores_R, sign * best_R
-        progress.update(run.step, 0, **{selection: _finite_mean(scores_R)})
-        parts = [
-            f"{name} {scores_R[r]:.3f} (best {best_R[r]:.3f})"
-            for r, name in enumerate(self.session.names)
-        ]
-        count, still = len(parts), int(run.schedule.active.sum())
-        trained = f"{still} of {count} replicas still trained"
-        if count > 4:
-            parts = [
-                f"{trained if still < count else f'{count} replicas'}: "
-                f"mean {selection} {_finite_mean(scores_R):.3f}, mean best "
-                f"{_finite_mean(best_R):.3f}"
-            ]
-        elif still < count:
-            parts.append(f"({trained})")
-        step = f"step {run.step}/{self._total_steps}"
-        return f"{step}  loss {_finite_mean(losses_R):.3f}  validation " + "  ".join(parts)
+    def _save(self, checkpoints: Checkpoints, run: _Run) -> None:
+        """Saves after a validation."""
+        score = finite_mean(run.history[-1]["score"])
+        self._write(checkpoints, run, run.step, score)
 
-    def _save(
-        self, checkpoints: Checkpoints, run: _Run, feeds: Sequence[grain.DatasetIterator]
-    ) -> None:
-        iterators = [feed.get_state() for feed in feeds]
+    def _save_within(self, checkpoints: Checkpoints, run: _Run) -> int:
+        """Saves within an epoch; returns the step of the newest checkpoint there then is.
+
+        Between two epochs every number of a step is free but those of their ends. Without a free
+        one at most a step of each group is lost.
+        """
+        position, end = run.position, self._end(run)
+        assert position is not None, "only an epoch can be stopped"
+        step = min(run.step + position.steps_done(end - run.step), end - 1)
+        newest = max(checkpoints.steps(), default=0)
+        if step <= newest:
+            return newest
+        self._write(checkpoints, run, step, math.nan)
+        return step
+
+    def _write(self, checkpoints: Checkpoints, run: _Run, step: int, score: float) -> None:
+        iterators = [iterator.get_state() for iterator in self._feed.iterators]
         meta = run_meta(
             self.session, self.store, self._identity, run.schedule, iterators, run.history
         )
+        if run.position:
+            meta["epoch"] = run.position.document() | {"start": run.step}
         state = {"train": run.state, "normalisation": self._normalisation}
         meta["parameters"] = describe(state)
-        score = _finite_mean(run.history[-1]["score"])
-        checkpoints.save(run.step, state, meta, score=score if np.isfinite(score) else -1e30)
-
-
-def _finite_mean(values_R: Any) -> float:
-    """Mean over the replicas that did not diverge; NaN if all did."""
-    finite = np.isfinite(values_R)
-    return float(np.mean(np.asarray(values_R)[finite])) if finite.any() else math.nan
+        # Without a score it is never the best one.
+        checkpoints.save(step, state, meta, score=score if np.isfinite(score) else -1e30)

@@ -182,7 +182,7 @@ def needed_bytes(
         resident: bytes of data that every device holds.
     """
     layout = group_layout(session, size)
-    across_replicas, across_data = layout.mesh.devices.shape
+    across_replicas, across_data = layout.mesh.devices.shape[:2]
     batches = min(size, len(session.samplers.keys)) * of_one.batch / across_data
     per_replica = of_one.state + 2 * of_one.params + of_one.kept / across_data
     total = size / across_replicas * per_replica + batches + resident

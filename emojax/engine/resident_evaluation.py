@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emojax.datasets.resident import ResidentData, evaluation_entries, gather
+from emojax.datasets.pipeline import evaluation_entries
+from emojax.datasets.resident import ResidentData, gather
 from emojax.datasets.source import Store
 from emojax.datasets.windows import WindowSpec
 from emojax.engine.session import Session
@@ -56,6 +57,7 @@ class ResidentEvaluation:
         store: where the videos come from.
         data: those that lie on the session's devices, in its windows.
         predict: what ``step.make_predict_step`` built for the session's folds.
+        between: called before every batch; what it raises ends the prediction.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class ResidentEvaluation:
         store: Store,
         data: ResidentData,
         predict: Callable[..., Mapping[str, jax.Array]],
+        between: Callable[[], None] = lambda: None,
     ) -> None:
         self._session, self._store, self._data = session, store, data
+        self._between = between
         self._loaded_V = np.asarray(data.num_ticks) > 0
         self._step = make_resident_step(session, predict)
         self._plans: dict[tuple[tuple[str, ...], ...], Plan] = {}
@@ -95,9 +99,10 @@ class ResidentEvaluation:
         plan = self._plans[key]
         sums = empty_sums(self._session, plan)
         for windows in plan.batches:
+            self._between()
             sums = self._step(sums, weights, self._data, normalisation, windows)
         # Fetched once, when all is done.
-        host = jax.device_get(sums)
+        host = self._session.layout.fetch(sums)
         averages = []
         for fold, *sums_NC in zip(self._session.folds.members_R, *host.values(), strict=True):
             counts_N1 = np.maximum(plan.counts[fold], 1)[:, None]
@@ -112,9 +117,11 @@ def make_plan(session: Session, store: Store, videos: Sequence[Sequence[str]]) -
     """Plans the evaluation of these videos, fold by fold."""
     spec, size = session.window_spec, session.batch_size
     entries = [evaluation_entries(store, names, spec, batch_size=size) for names in videos]
-    most = max(1, *(len(entries_NB2) for entries_NB2 in entries))
+    most = max(1, *(len(batches) for batches in entries))
     each = [
-        evaluation_entries(store, names, spec, batch_size=size, num_batches=most)
+        np.array(
+            evaluation_entries(store, names, spec, batch_size=size, num_batches=most), np.int32
+        )
         for names in videos
     ]
     windows = [

@@ -98,8 +98,36 @@ def check_same_run(meta: dict[str, Any], session: Session, identity: str, workdi
         )
 
 
+def check_same_groups(saved: list[list[int]], found: list[list[int]], workdir: Path) -> None:
+    """Refuses to go on within an epoch with other replicas taking turns than before.
+
+    Args:
+        saved: members of each group when the run stopped.
+        found: members of each group now.
+        workdir: of the run.
+
+    Raises:
+        InputError: as said.
+    """
+    if saved == found:
+        return
+    raise InputError(
+        "The run stopped within an epoch in which replicas took other turns than they would here.",
+        file=workdir,
+        field="config.train.memory_limit",
+        found=f"replicas in turns of {_sizes(found)}, by the memory there is",
+        expected=f"turns of {_sizes(saved)}, as when it stopped",
+        remedy="continue with the memory limit or the devices it had; after the next validation "
+        "it may move",
+    )
+
+
+def _sizes(groups: list[list[int]]) -> str:
+    return " + ".join(str(len(members)) for members in groups)
+
+
 def check_trained(
-    session: Session, lost_R: np.ndarray, late_R: np.ndarray, workdir: Path
+    session: Session, lost_R: np.ndarray, late_R: np.ndarray, workdir: Path, *, about: str = ""
 ) -> list[str]:
     """Refuses to pass off as trained what is not.
 
@@ -108,6 +136,7 @@ def check_trained(
         lost_R: (R,) bool, see ``schedule.lost``.
         late_R: (R,) bool, who never came to the last stage's objective.
         workdir: of the run.
+        about: where losses began not to be finite, for people.
 
     Returns:
         Warnings about single replicas, for people.
@@ -121,13 +150,14 @@ def check_trained(
 
     remedy = "lower config.train.learning_rate or set config.train.clip_norm"
     if lost_R.all():
+        seen = f" (losses are not finite {about})" if about else ""
         raise InputError(
             "Training diverged: no validation of these replicas gave a finite score.",
             file=workdir,
             field="replicas",
             found=names(lost_R),
             expected="finite losses and predictions",
-            remedy=f"{remedy}, and use --overwrite or a new --workdir",
+            remedy=f"{remedy}, and use --overwrite or a new --workdir{seen}",
         )
     if late_R.any():
         raise InputError(

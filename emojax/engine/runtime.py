@@ -1,11 +1,15 @@
-"""Devices: the mesh of replicas and data, and how trees are laid out on it."""
+"""Devices and processes: the mesh of replicas and data, and how trees are laid out on it.
+
+A run may have several processes, one a host of a slice or of a cluster. They all run the same
+program on the same values; only rows of batches are read by those alone whose devices compute them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,60 +24,178 @@ from emojax.errors import InputError
 class Layout:
     """A mesh with axes ``replica`` and ``data``, and the shardings used on it.
 
-    Any number of devices runs the same program: R replicas are spread over the ``replica``
-    axis as far as R allows, and batches over the ``data`` axis as far as B allows.
+    Any number of devices runs the same program: R replicas are spread over the ``replica`` axis
+    as far as R allows, and batches over the ``data`` axis as far as B allows. Devices that are left
+    stand idle; where there are several processes, which must all take part, they repeat the others'
+    work, along a third axis ``spare``.
 
     Attributes:
         mesh: the devices in use.
         devices: all there are, for more or fewer replicas.
+        sizes: of the axes, where a configuration says so, see ``make_layout``.
     """
 
     mesh: Mesh
     devices: tuple[jax.Device, ...]
+    sizes: tuple[int, int] = (0, 0)
 
-    def replicas(self, tree: Any, *, steps: bool = False) -> Any:
-        """Places a tree whose leaves lead with R, which an axis of steps may precede."""
-        axes = PartitionSpec(None, "replica") if steps else PartitionSpec("replica")
-        return jax.device_put(tree, NamedSharding(self.mesh, axes))
-
-    def everywhere(self, tree: Any) -> Any:
-        """Places a copy of a tree on each device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
-
-    def batch(self, batch: Any, *, grouped: bool, steps: bool = False) -> Any:
-        """Places a batch: its B axis, which axes of steps and groups may precede, over ``data``."""
-        axes = PartitionSpec(*[None] * (grouped + steps), "data")
-        return jax.device_put(batch, NamedSharding(self.mesh, axes))
+    @property
+    def shared(self) -> bool:
+        """Whether some of the devices are other processes'."""
+        here = jax.process_index()
+        return any(device.process_index != here for device in self.mesh.devices.flat)
 
     @property
     def replica_sharding(self) -> NamedSharding:
         """The sharding of the train state."""
-        return NamedSharding(self.mesh, PartitionSpec("replica"))
+        return self._sharding("replica")
+
+    @property
+    def repeated(self) -> NamedSharding:
+        """The sharding of what every device has whole."""
+        return self._sharding()
+
+    def replicas(self, tree: Any, *, steps: bool = False) -> Any:
+        """Places a tree whose leaves lead with R, which an axis of steps may precede.
+
+        As everything that is placed, it must be the same in each process, and a host's arrays, or
+        lie on these devices already.
+        """
+        return self._place(tree, self._sharding(*[None] * steps, "replica"))
+
+    def everywhere(self, tree: Any) -> Any:
+        """Places a copy of a tree on each device."""
+        return self._place(tree, self.repeated)
+
+    def batch(self, batch: Any, *, grouped: bool, steps: bool = False) -> Any:
+        """Places a batch: its B axis, which axes of steps and groups may precede, over ``data``."""
+        return self._place(batch, self._sharding(*[None] * (grouped + steps), "data"))
+
+    def rows(self, batch_size: int) -> range:
+        """The rows of a batch that this process's devices compute."""
+        if not self.shared:
+            return range(batch_size)
+        of_device = self._sharding("data").addressable_devices_indices_map((batch_size,))
+        bounds = [index[0].indices(batch_size)[:2] for index in of_device.values() if index]
+        return range(min(start for start, _ in bounds), max(stop for _, stop in bounds))
+
+    def batch_of_rows(self, rows: Any, batch_size: int, *, grouped: bool) -> Any:
+        """Places a batch of which each process has its own ``rows``, and no others."""
+        if not self.shared:
+            return self.batch(rows, grouped=grouped)
+        sharding = self._sharding(*[None] * grouped, "data")
+        mine = self.rows(batch_size)
+
+        def place(leaf: np.ndarray) -> jax.Array:
+            shape = (*leaf.shape[:grouped], batch_size, *leaf.shape[grouped + 1 :])
+
+            def part(index: tuple[slice, ...] | None) -> np.ndarray:
+                assert index is not None, "a process is asked for its own parts alone"
+                start, stop, _ = index[grouped].indices(batch_size)
+                here = slice(start - mine.start, stop - mine.start)
+                return leaf[(*index[:grouped], here, *index[grouped + 1 :])]
+
+            return jax.make_array_from_callback(shape, sharding, part)
+
+        return jax.tree.map(place, rows)
+
+    def fetch(self, tree: Any) -> Any:
+        """A tree from these devices as NumPy arrays, whole in every process.
+
+        All processes have to call it, in the same order, for what other processes' devices hold.
+        """
+        if self.shared:
+            tree = _moved(self.repeated)(tree)
+        return jax.device_get(tree)
+
+    def _sharding(self, *axes: str | None) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    def _place(self, tree: Any, sharding: NamedSharding) -> Any:
+        if not self.shared:
+            return jax.device_put(tree, sharding)
+
+        def place(leaf: Any) -> jax.Array:
+            if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+                return _moved(sharding)(leaf)
+            # Not device_put, which would compare what the processes have, leaf by leaf.
+            leaf = np.asarray(leaf)
+            return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+        return jax.tree.map(place, tree)
+
+
+def _moved(sharding: NamedSharding) -> Any:
+    return jax.jit(_same, out_shardings=sharding)
+
+
+def _same(tree: Any) -> Any:
+    return tree
 
 
 def make_layout(
-    num_replicas: int, batch_size: int, devices: Sequence[jax.Device] | None = None
+    num_replicas: int,
+    batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    sizes: tuple[int, int] = (0, 0),
 ) -> Layout:
-    """Chooses the mesh: as many devices as R and B divide into, replicas first."""
+    """Chooses the mesh: as many devices as R and B divide into, replicas first.
+
+    Args:
+        num_replicas: R.
+        batch_size: B.
+        devices: to choose from; all by default.
+        sizes: devices along ``replica`` and ``data`` at most, ``config.mesh``; 0 for as many as
+            there are. Fewer are used where they divide R or B no further.
+    """
     devices = list(devices or jax.devices())
-    across_replicas = math.gcd(num_replicas, len(devices))
-    across_data = math.gcd(batch_size, len(devices) // across_replicas)
-    grid = np.array(devices[: across_replicas * across_data])
+    most_replicas, most_data = (size or len(devices) for size in sizes)
+    across_replicas = _most(num_replicas, len(devices), most_replicas)
+    across_data = _most(batch_size, len(devices) // across_replicas, most_data)
+    axes = {"replica": across_replicas, "data": across_data}
+    if len({device.process_index for device in devices}) > 1:
+        axes["spare"] = len(devices) // (across_replicas * across_data)
+    grid = np.array(devices[: math.prod(axes.values())]).reshape(*axes.values())
     # Auto axes: the Explicit default of jax.make_mesh breaks flax's Dropout.
-    mesh = Mesh(
-        grid.reshape(across_replicas, across_data),
-        ("replica", "data"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-    )
-    return Layout(mesh, tuple(devices))
+    mesh = Mesh(grid, tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+    return Layout(mesh, tuple(devices), sizes)
+
+
+def _most(count: int, devices: int, limit: int) -> int:
+    """The most devices, up to ``limit``, that divide both a count and the devices."""
+    common = math.gcd(count, devices)
+    return max(size for size in range(1, min(common, limit) + 1) if common % size == 0)
+
+
+def layout_lines(layout: Layout, num_replicas: int, batch_size: int) -> list[str]:
+    """What people should know of it; nothing if every device has work of its own."""
+    across_replicas, across_data, *spare = layout.mesh.devices.shape
+    idle = len(layout.devices) - across_replicas * across_data
+    if not idle:
+        return []
+    what = "repeat the others' work" if spare else "stand idle"
+    return [
+        f"{idle} of {len(layout.devices)} devices {what}: {num_replicas} replicas go over "
+        f"{across_replicas}, batches of {batch_size} over {across_data} "
+        "(a multiple of the devices as config.data.batch_size uses them all)"
+    ]
 
 
 def host_layout() -> Layout:
     """The host's memory, for what does not fit on the devices.
 
     Raises:
-        InputError: JAX was started without its CPU backend.
+        InputError: JAX was started without its CPU backend, or there are several processes.
     """
+    if jax.process_count() > 1:
+        raise InputError(
+            "The replicas' state would have to wait in the host's memory, and there are several.",
+            field="config.replicas",
+            found=f"a state too large for the devices, {jax.process_count()} processes",
+            expected="a state that fits on all devices together",
+            remedy="train fewer replicas at once, or on one host",
+        )
     try:
         return make_layout(1, 1, jax.local_devices(backend="cpu")[:1])
     except RuntimeError as error:
@@ -84,6 +206,109 @@ def host_layout() -> Layout:
             expected="also cpu, such as JAX_PLATFORMS=cuda,cpu",
             remedy="add it, or train fewer replicas at once",
         ) from error
+
+
+# -- processes -----------------------------------------------------------------------------------
+
+# What tells a process which of how many it is; the names are JAX's own.
+_COORDINATOR, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+# "auto" where JAX can find that out by itself: TPU slices, SLURM, Open MPI.
+_PROCESSES = "EMOJAX_PROCESSES"
+
+
+def join_processes(environment: Mapping[str, str] | None = None) -> None:
+    """Joins the other processes of a run, if the environment says that there are some.
+
+    To be called before anything else is asked of JAX. With ``EMOJAX_PROCESSES=auto`` JAX finds
+    the others by itself (TPU slices, SLURM, Open MPI); otherwise ``JAX_COORDINATOR_ADDRESS``
+    (host:port of process 0), ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` say so. Without them, or
+    with a single process, nothing happens.
+
+    Args:
+        environment: the variables; the program's own by default.
+
+    Raises:
+        InputError: some of the variables are missing or cannot be, or the others do not come.
+    """
+    given = os.environ if environment is None else environment
+    how = given.get(_PROCESSES, "")
+    if how not in ("", "auto"):
+        raise _wrong(_PROCESSES, how, "auto, or nothing")
+    if how == "auto":
+        _join()
+        return
+    missing = [name for name in (_COORDINATOR, _COUNT, _NUMBER) if not given.get(name)]
+    if len(missing) == 3:
+        return
+    if missing:
+        raise _wrong(missing[0], "nothing", f"a value, beside the other two of {_COORDINATOR}, ...")
+    for name in (_COUNT, _NUMBER):
+        if not given[name].isdecimal():
+            raise _wrong(name, given[name], "a whole number")
+    count, number = int(given[_COUNT]), int(given[_NUMBER])
+    if number >= count:
+        raise _wrong(_NUMBER, number, f"a number from 0 to {count - 1}, as {_COUNT} is {count}")
+    if not given[_COORDINATOR].rpartition(":")[2].isdecimal():
+        raise _wrong(_COORDINATOR, given[_COORDINATOR], "host:port of process 0")
+    if count > 1:
+        _join(coordinator_address=given[_COORDINATOR], num_processes=count, process_id=number)
+
+
+def _join(**options: Any) -> None:
+    try:
+        jax.distributed.initialize(**options)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            "The processes of the run did not find each other.",
+            field=f"{_COORDINATOR}, {_COUNT}, {_NUMBER}, or {_PROCESSES}=auto",
+            found=str(error).strip().splitlines()[0][:200],
+            expected="every process started with the same address and count, and its own number",
+            remedy="start them by a script of launch/, and see that they reach process 0's port",
+        ) from error
+
+
+def _wrong(name: str, found: object, expected: str) -> InputError:
+    return InputError(
+        "The environment does not say which process of a run this is.",
+        field=name,
+        found=found,
+        expected=expected,
+        remedy="start the processes by a script of launch/, or unset these variables",
+    )
+
+
+def is_primary() -> bool:
+    """Whether this process writes and speaks for the run: the first one, or the only one."""
+    return jax.process_index() == 0
+
+
+def agree(name: str, problem: BaseException | None = None) -> None:
+    """Waits until all processes are here, and stops them all if the first one has a problem.
+
+    For what process 0 does alone, such as writing: the others must not go on without it.
+
+    Args:
+        name: of this place in the program.
+        problem: of process 0; the others' is not looked at.
+
+    Raises:
+        BaseException: ``problem``, in process 0.
+        InputError: process 0 had one, in the others.
+    """
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        sound = multihost_utils.broadcast_one_to_all(np.asarray(problem is None))
+        if not is_primary() and not sound:
+            raise InputError(
+                "Process 0 of the run stopped.",
+                field=name,
+                found=f"an error there; this is process {jax.process_index()}",
+                expected="no error",
+                remedy="see what process 0 says",
+            )
+    if problem is not None:
+        raise problem
 
 
 def use_compilation_cache() -> None:

@@ -190,7 +190,12 @@ def build_session(
         weights=target_weights(replicas, window_spec.tasks),
         folds=group_by(replicas, _fold),
         samplers=group_by(replicas, _sampler),
-        layout=make_layout(len(replicas), data["batch_size"], devices),
+        layout=make_layout(
+            len(replicas),
+            data["batch_size"],
+            devices,
+            sizes=(plain["mesh"]["replica"], plain["mesh"]["data"]),
+        ),
         stages=parse_stages(train["stages"]),
         modality_dropout=ModalityDropout(**train["modality_dropout"]),
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from emojax.engine.modality_dropout import ModalityDropout, zero_rows
 from emojax.engine.optim import Optimizer, trained_only
+from emojax.engine.runtime import Layout
 from emojax.engine.state import TrainState
 from emojax.ops.tasks import TASK_OPS
 from emojax.types import Array, Batch
@@ -283,8 +284,12 @@ def plain_train_step(
     *,
     modality_dropout: ModalityDropout | None = None,
     ema: float = 0.0,
+    skip_non_finite: bool = False,
 ) -> Step:
-    """``make_train_step`` before it is compiled, to be part of a larger program."""
+    """``make_train_step`` before it is compiled, to be part of a larger program.
+
+    With ``skip_non_finite`` a replica whose loss or gradient is not finite takes no step.
+    """
     loss_fn = make_loss(model, losses, modality_dropout)
 
     def one(
@@ -303,10 +308,13 @@ def plain_train_step(
         )
         if state.ema is not None:
             new = dataclasses.replace(new, ema=average(state.ema, params, ema, new.step))
-        # Selecting the whole state freezes a finished replica bit for bit and keeps a NaN in.
-        new = jax.tree.map(lambda a, b: jnp.where(hyper.active, a, b), new, state)
         trained = trained_only(grads, hyper.trainable)
         norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(trained)))
+        takes = hyper.active
+        if skip_non_finite:
+            takes &= jnp.isfinite(loss) & jnp.isfinite(norm)
+        # Selecting the whole state freezes a finished replica bit for bit and keeps a NaN in.
+        new = jax.tree.map(lambda a, b: jnp.where(takes, a, b), new, state)
         return new, {"loss": loss, "gradient_norm": norm}
 
     axes = (0, _axis(shared.members), _axis(shared.fold_members), 0)
@@ -320,6 +328,23 @@ def plain_train_step(
         return over_replicas(state, batch, normalisation, hyper)
 
     return step
+
+
+def laid_out(step: Step, layout: Layout) -> Step:
+    """A step whose state stays spread over replicas, and whose metrics every device has."""
+    if layout.mesh.size == 1:
+        return step
+
+    def spread(
+        state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = step(state, batch, normalisation, hyper)
+        return (
+            jax.lax.with_sharding_constraint(state, layout.replica_sharding),
+            jax.lax.with_sharding_constraint(metrics, layout.repeated),
+        )
+
+    return spread
 
 
 def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
