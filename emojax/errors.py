@@ -1,10 +1,44 @@
-"""The one exception that means "your input, not our bug"."""
+"""What may go wrong without being our bug, and the status that a command then ends with.
+
+    0    done
+    1    wrong flags, told by their parser; or a bug of ours, with its traceback
+    2    bad input: ``InputError``
+    74   the machine failed, and the input was right: ``MachineError``
+    75   stopped by SIGTERM with everything saved, call again to continue: ``Stopped``
+    76   another process of the run was lost: ``LostProcess``
+    130  interrupted, as by Ctrl-C: ``Stopped``, or ``KeyboardInterrupt`` before training
+
+``emojax.cli`` is what turns exceptions into these. 74 and 75 are EX_IOERR and EX_TEMPFAIL of
+sysexits.h.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
+
+INTERRUPTED = 130
+
+# What a write says when the machine, not the input, is at fault. EFBIG is a limit of the user's
+# on the size of files.
+_MACHINE = (
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+)
+# Of those, what can be helped by more space.
+_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# Reading never meets these, so they need no word from who was writing.
+_WRITES_ALONE = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
 
 
 def closest(word: object, known: Iterable[str]) -> str | None:
@@ -16,8 +50,11 @@ def closest(word: object, known: Iterable[str]) -> str | None:
 class InputError(Exception):
     """Bad input, told on one screen: where, what was found, what was expected, what to do.
 
-    Entry points print it without a traceback and exit with status 2; anything else that
+    Entry points print it without a traceback and exit with its status; anything else that
     escapes is a bug of ours and keeps its traceback.
+
+    Attributes:
+        status: that the command ends with.
 
     Args:
         summary: one sentence.
@@ -27,6 +64,8 @@ class InputError(Exception):
         expected: what should be there.
         remedy: what the user can do about it.
     """
+
+    status: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -56,15 +95,117 @@ class InputError(Exception):
         return "\n".join(lines)
 
 
-class Stopped(Exception):  # noqa: N818 (nothing went wrong)
-    """A training was asked to stop, and has saved where it stands.
+class MachineError(InputError):
+    """The disk is full, the folder read-only, a quota reached; nothing is wrong with the input.
 
-    Args:
-        signal_name: what asked for it, such as SIGTERM.
-        step: of the newest checkpoint.
-        workdir: of the run.
+    Takes what ``InputError`` takes.
     """
 
-    def __init__(self, signal_name: str, *, step: int, workdir: str | Path) -> None:
-        self.signal_name, self.step, self.workdir = signal_name, step, workdir
-        super().__init__(f"stopped by {signal_name} at step {step}, saved in {workdir}")
+    status = 74
+
+
+class LostProcess(InputError):  # noqa: N818 - it is a process that was lost, not an error
+    """Another process of the same run ended or does not answer. Takes what ``InputError`` takes."""
+
+    status = 76
+
+
+class Stopped(Exception):  # noqa: N818 - somebody asked for it
+    """A run was asked to stop, has saved everything and can be continued.
+
+    Attributes:
+        status: that the command ends with: 75, or 130 for an interruption at the keyboard.
+
+    Args:
+        signal_name: such as "SIGTERM".
+        step: that was saved.
+        workdir: where.
+    """
+
+    def __init__(self, signal_name: str, step: int, workdir: str | Path) -> None:
+        self.signal_name = signal_name
+        self.step = step
+        self.workdir = Path(workdir)
+        self.status = INTERRUPTED if signal_name == "SIGINT" else 75
+        super().__init__(
+            f"stopped by {signal_name} at step {step}, saved; the same command continues"
+        )
+
+
+def machine_error(
+    error: BaseException,
+    file: str | Path | None,
+    what: str,
+    *,
+    kept: str = "",
+    writes_alone: bool = False,
+) -> MachineError | None:
+    """What a failed write means, if the machine is at fault; None for anything else.
+
+    Libraries that write (Orbax, TensorStore) put the system's words into exceptions of their
+    own, so the text of the exception and of its causes is looked at, too.
+
+    Args:
+        error: that was caught.
+        file: what was written.
+        what: for people, as in "The checkpoint".
+        kept: what the user need not fear for, added to the remedy.
+        writes_alone: leaves out what reading may meet as well, such as a refused permission.
+    """
+    number = _errno(error, _WRITES_ALONE if writes_alone else _MACHINE)
+    if number is None:
+        return None
+    if number in _SPACE:
+        remedy = "free some space there, or choose another folder"
+    elif number == errno.EFBIG:
+        remedy = "raise the limit on the size of files (ulimit -f), or choose another folder"
+    else:
+        remedy = "make the folder writable, or choose another one"
+    return MachineError(
+        f"{what} could not be written.",
+        file=file,
+        found=os.strerror(number),
+        expected="a folder that can be written to, with space left",
+        remedy=f"{remedy}; {kept}" if kept else remedy,
+    )
+
+
+@contextlib.contextmanager
+def writing(file: str | Path | None, what: str, *, kept: str = "") -> Iterator[None]:
+    """Tells a failed write within its block as ``MachineError``; see ``machine_error``.
+
+    Args:
+        file: what is written.
+        what: for people, as in "The checkpoint".
+        kept: what the user need not fear for.
+
+    Raises:
+        MachineError: the machine is at fault. Other exceptions pass as they are.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        failed = machine_error(error, file, what, kept=kept)
+        if failed is None:
+            raise
+        raise failed from error
+
+
+def _errno(error: BaseException, known: tuple[int, ...]) -> int | None:
+    """Which of the known numbers an exception, its text or one of its causes means."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, OSError) and cause.errno is not None:
+            if cause.errno in known:
+                return cause.errno
+        else:
+            text = str(cause)
+            for number in known:
+                if os.strerror(number) in text:
+                    return number
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from emojax.datasets.source import Store
 from emojax.engine.config_checks import RUNTIME_KEYS, flatten, optional_defaults
 from emojax.engine.schedule import ScheduleState
 from emojax.engine.session import Session
+from emojax.engine.workdir import empty_folder
 from emojax.errors import InputError
 
 
@@ -179,7 +179,7 @@ def discard_run(workdir: Path) -> None:
     """Deletes a run, and nothing that is not a run.
 
     Raises:
-        InputError: the folder is none of a run.
+        InputError: the folder is none of a run, or another run is at work in it.
     """
     if not (workdir / "config.json").is_file():
         raise InputError(
@@ -189,4 +189,4 @@ def discard_run(workdir: Path) -> None:
             expected="the folder of a run",
             remedy="choose another --workdir",
         )
-    shutil.rmtree(workdir)
+    empty_folder(workdir)

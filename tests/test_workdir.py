@@ -1,0 +1,167 @@
+"""A folder belongs to one run at a time, and is refused at once if it cannot be written to."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from emojax.engine.resume import discard_run
+from emojax.engine.workdir import LOCK_FILE, WorkdirLock, replace_text
+from emojax.errors import InputError, MachineError, machine_error, writing
+
+ROOT = Path(__file__).parents[1]
+# Locks the folder, says so, and waits to be killed or told to go on.
+_HOLDING = """
+import sys
+from emojax.engine.workdir import WorkdirLock
+with WorkdirLock(sys.argv[1]):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(workdir: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLDING, str(workdir)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def end(process: subprocess.Popen[str], number: int | None = None) -> None:
+    if number is not None:
+        process.send_signal(number)
+    process.communicate(timeout=60)
+
+
+def test_a_second_run_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    first = holder(workdir)
+    try:
+        (workdir / "config.json").write_text("{}")
+        with pytest.raises(InputError, match="Another run") as caught, WorkdirLock(workdir):
+            pass
+        assert f"process {first.pid}, since 20" in caught.value.details["found"]
+        assert caught.value.details["file"] == str(workdir)
+        assert caught.value.status == 2
+        # --overwrite deletes nothing under a live run.
+        with pytest.raises(InputError, match="Another run"):
+            discard_run(workdir)
+        assert (workdir / "config.json").is_file()
+        assert json.loads((workdir / LOCK_FILE).read_text())["pid"] == first.pid
+    finally:
+        end(first)
+    assert not (workdir / LOCK_FILE).exists()
+    with WorkdirLock(workdir):
+        discard_run(workdir)
+        assert [path.name for path in workdir.iterdir()] == [LOCK_FILE]
+
+
+def test_a_killed_run_leaves_no_lock_behind(tmp_path: Path) -> None:
+    end(holder(tmp_path), signal.SIGKILL)
+    assert (tmp_path / LOCK_FILE).is_file()
+    # Nor does a file that was copied with the folder, or was cut off.
+    for text in (None, "", '{"pid": 1, "host": "else'):
+        if text is not None:
+            (tmp_path / LOCK_FILE).write_text(text)
+        with WorkdirLock(tmp_path):
+            assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
+
+
+def test_a_process_may_take_its_own_lock_again(tmp_path: Path) -> None:
+    workdir = tmp_path / "a" / "run"
+    with WorkdirLock(workdir):
+        with WorkdirLock(workdir.parent / ".." / "a" / "run"):
+            pass
+        assert (workdir / LOCK_FILE).is_file()
+        # A fork, such as a worker that reads data, neither holds it nor lets it go.
+        child = os.fork()
+        if child == 0:
+            try:
+                with WorkdirLock(workdir):
+                    os._exit(1)
+            except InputError:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert (workdir / LOCK_FILE).is_file()
+    # It was made for nothing.
+    assert not workdir.exists()
+
+
+def test_a_folder_without_permission_is_refused_at_once() -> None:
+    # The superuser may write anywhere, so a child that is none tries.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755 if os.geteuid() == 0 else 0o555)
+        child = os.fork()
+        if child == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setuid(65534)
+                for workdir in (folder, folder / "run"):
+                    with pytest.raises(MachineError) as caught, WorkdirLock(workdir):
+                        pass
+                    assert caught.value.status == 74
+                    assert caught.value.details["found"] == "Permission denied"
+                    assert "choose another" in caught.value.details["remedy"]
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        folder.chmod(0o755)
+    assert status == 0
+
+
+def test_failures_of_the_machine_are_told_from_others(tmp_path: Path) -> None:
+    for number in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EFBIG):
+        error = OSError(number, os.strerror(number), "somewhere")
+        with (
+            pytest.raises(MachineError, match=r"The table could not be written\.") as caught,
+            writing(tmp_path / "table", "The table", kept="the rest is kept"),
+        ):
+            raise error
+        assert caught.value.__cause__ is error
+        assert caught.value.details["found"] == os.strerror(number)
+        assert caught.value.details["remedy"].endswith("; the rest is kept")
+    # As TensorStore says it, wrapped once more by Orbax.
+    try:
+        try:
+            raise ValueError("UNKNOWN: [/x/y: pwrite failed: No space left on device]")
+        except ValueError as inner:
+            raise RuntimeError("the save failed") from inner
+    except RuntimeError as outer:
+        found = machine_error(outer, tmp_path, "The checkpoint")
+    assert found is not None
+    assert found.details["found"] == "No space left on device"
+    # What is a bug, or bad input, stays what it is.
+    for other in (FileNotFoundError(errno.ENOENT, "no such file"), ValueError("no number")):
+        assert machine_error(other, None, "The table") is None
+        with pytest.raises(type(other)), writing(None, "The table"):
+            raise other
+    with pytest.raises(InputError) as kept, writing(None, "The table"):
+        raise InputError("Permission denied is a word of this input.")
+    assert kept.value.status == 2
+
+
+def test_a_small_file_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "summary.json"
+    replace_text(path, "old", "The summary")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MachineError, match="The summary could not"):
+        replace_text(path, "new", "The summary")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
