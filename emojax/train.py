@@ -20,7 +20,12 @@ from emojax.engine.loop import Trainer
 from emojax.engine.restore import open_run
 from emojax.engine.results import write_results
 from emojax.engine.resume import discard_run
-from emojax.engine.runtime import use_compilation_cache
+from emojax.engine.runtime import (
+    is_primary,
+    join_processes,
+    use_compilation_cache,
+    wait_for_all,
+)
 from emojax.engine.session import build_session
 from emojax.errors import InputError
 
@@ -36,6 +41,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Discard a run that lies in t
 
 def main() -> None:
     """Trains, then evaluates the best weights on the validation videos."""
+    join_processes()
     use_compilation_cache()
     keep_freed_memory()
     config = cli.read_config("config")
@@ -54,9 +60,9 @@ def main() -> None:
     profile = cli.folder("profile", _PROFILE.value) if _PROFILE.value else None
     trainer = Trainer(session, store, workdir, fresh=_OVERWRITE.value, profile=profile)
     # An old run is discarded only when nothing is wrong with the new one.
-    if _OVERWRITE.value and workdir.exists():
+    if _OVERWRITE.value and workdir.exists() and is_primary():
         discard_run(workdir)
-    console = Console()
+    console = Console(quiet=not is_primary())
     console.print(
         f"{config.model.name} on {store.name}: {len(session.replicas)} replicas "
         f"({', '.join(session.names[:6])}{', ...' if len(session.names) > 6 else ''}), "
@@ -73,12 +79,17 @@ def main() -> None:
     trained = open_run(workdir)
     folds = trained.folds(store)
     videos = [partition_videos(store, fold, "validation") for fold in folds]
-    results = evaluate_folds(session, store, trained.predict(store, videos), folds, "validation")
+    predictions = trained.predict(store, videos)
+    if not is_primary():
+        wait_for_all("the report")
+        return
+    results = evaluate_folds(session, store, predictions, folds, "validation")
     print_scores(results, f"{store.name}, validation", console)
     write_results(workdir / "validation", session, store, results, "validation")
     console.print(f"report:     {workdir / 'validation' / 'report.html'}", highlight=False)
     console.print(f"scalars:    {workdir / 'metrics.csv'}", highlight=False)
     console.print(f"tensorboard --logdir {workdir}", highlight=False)
+    wait_for_all("the report")
 
 
 if __name__ == "__main__":

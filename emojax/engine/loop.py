@@ -46,6 +46,7 @@ from emojax.engine.session import Session, abstract_normalisation, fold_normalis
 from emojax.engine.stages import on_branches, trainable
 from emojax.engine.state import TrainState, keep_best, reload_best, restart_optimizer
 from emojax.engine.step import Hyper, Shared, laid_out, plain_train_step
+from emojax.engine.workdir import held
 from emojax.engine.writers import RunWriter
 from emojax.errors import Stopped
 
@@ -136,7 +137,11 @@ class Trainer:
         Raises:
             Stopped: SIGTERM or Ctrl-C asked for it; where the run stands is saved.
         """
-        with Checkpoints(self.workdir) as checkpoints, StopRequest() as self._stop:
+        with (
+            held(self.workdir),
+            Checkpoints(self.workdir) as checkpoints,
+            StopRequest() as self._stop,
+        ):
             run = self._start(checkpoints)
             resumed_at = run.step if checkpoints.steps() else None
             with contextlib.ExitStack() as opened:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from emojax.engine.groups import group_layout, lightest_size
-from emojax.engine.runtime import Layout
+from emojax.engine.runtime import Layout, from_primary
 from emojax.engine.session import Session
 from emojax.engine.step import Hyper, make_loss
 from emojax.specs import TASKS
@@ -81,18 +81,20 @@ def device_limit(layout: Layout, configured: int = 0) -> int:
     """Bytes of each device that a training may use.
 
     Args:
-        layout: the devices.
+        layout: the devices; where other processes have some, those of the first one speak for all.
         configured: ``config.train.memory_limit``; 0 for the device's own. A CPU has none: there
             it is the machine's memory, which all simulated devices share.
     """
     if configured:
         return configured
-    stats = layout.mesh.devices.flat[0].memory_stats() or {}
+    here = [device for device in layout.mesh.devices.flat if not layout.elsewhere(device)]
+    stats = here[0].memory_stats() or {}
     total = stats.get("bytes_limit", 0)
     if not total:
         pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
         total = pages * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count() if pages else 2**63
-    return int(_USABLE * total)
+    # Processes that planned differently would wait for each other for ever.
+    return from_primary(int(_USABLE * total))
 
 
 def abstract_batch(session: Session) -> Batch:

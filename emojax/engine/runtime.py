@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from emojax.errors import InputError
@@ -42,8 +43,7 @@ class Layout:
     @property
     def shared(self) -> bool:
         """Whether some of the devices are other processes'."""
-        here = jax.process_index()
-        return any(device.process_index != here for device in self.mesh.devices.flat)
+        return any(self.elsewhere(device) for device in self.mesh.devices.flat)
 
     @property
     def replica_sharding(self) -> NamedSharding:
@@ -107,6 +107,10 @@ class Layout:
         if self.shared:
             tree = _moved(self.repeated)(tree)
         return jax.device_get(tree)
+
+    def elsewhere(self, device: jax.Device) -> bool:
+        """Whether a device is another process's."""
+        return device.process_index != jax.process_index()
 
     def _sharding(self, *axes: str | None) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(*axes))
@@ -265,6 +269,8 @@ def _join(**options: Any) -> None:
             expected="every process started with the same address and count, and its own number",
             remedy="start them by a script of launch/, and see that they reach process 0's port",
         ) from error
+    # On CPUs processes have to meet for the first time within half a minute.
+    wait_for_all("the start")
 
 
 def _wrong(name: str, found: object, expected: str) -> InputError:
@@ -296,8 +302,6 @@ def agree(name: str, problem: BaseException | None = None) -> None:
         InputError: process 0 had one, in the others.
     """
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
         sound = multihost_utils.broadcast_one_to_all(np.asarray(problem is None))
         if not is_primary() and not sound:
             raise InputError(
@@ -309,6 +313,24 @@ def agree(name: str, problem: BaseException | None = None) -> None:
             )
     if problem is not None:
         raise problem
+
+
+def from_primary(number: int) -> int:
+    """A number below 2**62 as the first process has it, in all of them."""
+    if jax.process_count() == 1:
+        return number
+    halves = np.array([number >> 31, number & 0x7FFFFFFF], np.int32)
+    high, low = multihost_utils.broadcast_one_to_all(halves)
+    return int(high) << 31 | int(low)
+
+
+def wait_for_all(name: str) -> None:
+    """Waits until all processes are here, however long one of them takes.
+
+    A process that ends early would be taken for lost.
+    """
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def use_compilation_cache() -> None:

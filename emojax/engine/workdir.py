@@ -8,16 +8,19 @@ nothing. Reading commands (evaluate, predict, report) need no lock.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import shutil
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from emojax.engine.runtime import agree, is_primary
 from emojax.errors import InputError, MachineError, writing
 
 try:
@@ -112,6 +115,28 @@ class WorkdirLock:
         os.close(descriptor)
         if self._made and self.workdir.is_dir() and not any(self.workdir.iterdir()):
             self.workdir.rmdir()
+
+
+@contextlib.contextmanager
+def held(workdir: str | Path) -> Iterator[None]:
+    """A run's folder while the run lasts: its first process holds it, the others wait for that.
+
+    Args:
+        workdir: of the run.
+
+    Raises:
+        InputError: another run holds it, or in other processes: the first one failed.
+        MachineError: nothing can be written there.
+    """
+    with contextlib.ExitStack() as opened:
+        problem = None
+        if is_primary():
+            try:
+                opened.enter_context(WorkdirLock(workdir))
+            except InputError as error:
+                problem = error
+        agree("--workdir", problem)
+        yield
 
 
 def empty_folder(workdir: Path) -> None:
