@@ -81,7 +81,7 @@ fi
 
 scratch=$(mktemp -d)
 pids=()
-declare -A running=()
+running=()
 relays=()
 asked=
 all_started=
@@ -135,7 +135,7 @@ for (( i = 0; i < processes; i++ )); do
   "${WORDS[@]}" < /dev/null > "$scratch/$i.out" 2> "$scratch/$i.err" &
   pids+=("$!")
   set +m
-  running[$i]=1
+  running[i]=1
 done
 if [[ -n $pids_file ]]; then
   printf '%s\n' "${pids[@]}" > "$scratch/pids"
