@@ -13,7 +13,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help setup demo demo-again test lint check workflow nightly bench lock clean
+.PHONY: help setup demo demo-again test lint check workflow nightly bench lock licences clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make nightly     every table of the papers on tiny data, to see that each one runs (an hour)"
 	@echo "make bench       emojax against PyTorch on this machine; OPTIONS=--quick for a first look"
 	@echo "make lock        resolve requirements.lock anew from pyproject.toml"
+	@echo "make licences    docs/licences.md anew, from the lock and what is installed"
 	@echo "make clean       delete what make built, but neither stores nor runs"
 
 # ---- Environment -------------------------------------------------------------------------------
@@ -65,7 +66,11 @@ lock:
 	  --extra dev --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	  --output-file requirements.lock pyproject.toml
 	@$(MAKE) --no-print-directory setup
+	@$(MAKE) --no-print-directory licences
 	@$(PY) -m pytest -q tests/test_project.py -k lock
+
+licences: setup
+	$(PY) docs/licences.py
 
 # ---- Checks ------------------------------------------------------------------------------------
 

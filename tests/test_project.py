@@ -59,6 +59,16 @@ def test_the_lock_brings_no_other_framework() -> None:
     assert not names & {"torch", "tensorflow", "tensorflow-cpu", "keras"}
 
 
+def test_every_locked_package_has_a_licence() -> None:
+    """Names alone: a new version is no reason to write the table anew, a new package is."""
+    table, notes = (ROOT / "docs" / "licences.md").read_text().split("## Not permissive")
+    row = r"^\| ([\w.-]+) \| [\w., ]+ \| ([^|]+) \| (?:direct|brought|development) \|$"
+    rows = re.findall(row, table, flags=re.MULTILINE)
+    assert {name for name, _ in rows} == {canonicalize_name(pin.name) for pin in PINS}
+    for name, licence in rows:
+        assert (f"\n- {name} (" in notes) is bool(re.search("GPL|MPL", licence)), name
+
+
 def test_the_changelog_knows_the_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
     newest = re.search(r"^## \[(.+?)\](?: \((.+?)\))?", changelog, re.MULTILINE)

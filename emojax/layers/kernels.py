@@ -7,6 +7,7 @@ runs on; a row without numbers was chosen by reasoning, and its comment says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import jax
 
@@ -42,6 +43,27 @@ TEMPORAL_CONVOLUTION: Mapping[str, str] = {
 }
 
 
+# JAX keeps it apart by thread and makes it part of what its caches of traced and compiled programs
+# are looked up by, so that no program of one backend is ever taken for that of another.
+_COMPILED_FOR = jax.make_user_context(default_value=None)
+
+
+def compiled_for(backend: str) -> AbstractContextManager[None]:
+    """Within it, what is traced takes the ways of this backend and not of the one at hand.
+
+    For those who lower a program on one machine for another one::
+
+        with kernels.compiled_for("tpu"):
+            exported = jax.export.export(jax.jit(step), platforms=["tpu"])(*arguments)
+
+    Args:
+        backend: "cpu", "gpu" or "tpu", as ``jax.default_backend`` would say there.
+    """
+    if backend not in ("cpu", "gpu", "tpu"):
+        raise ValueError(f"no backend {backend!r}: cpu, gpu or tpu")
+    return _COMPILED_FOR(backend)
+
+
 def chosen(ways: Mapping[str, str]) -> str:
     """The row of the backend that programs are compiled for; that of "gpu" for an unknown one."""
-    return ways.get(jax.default_backend(), ways["gpu"])
+    return ways.get(_COMPILED_FOR.value or jax.default_backend(), ways["gpu"])

@@ -1,0 +1,184 @@
+# What the scripts of this folder share. Read by them (`source`), not run.
+#
+# SELF    how a script is called in messages, such as launch/local.sh
+# ROOT    the folder of the repository
+# DRY     1 after --dry-run: say what would be executed, and execute nothing
+# COMMAND what came after `--`, as an array
+# shellcheck shell=bash disable=SC2034
+
+DRY=0
+COMMAND=()
+
+# The header comment of the script, without the first line and the signs.
+usage() {
+  sed -n '2,${ /^#/!q; s/^# \{0,1\}//p; }' "$SCRIPT"
+}
+
+say() {
+  printf '%s: %s\n' "$SELF" "$*" >&2
+}
+
+# refuse NAME FOUND MEANING EXAMPLE: a variable or an option is missing or cannot be.
+refuse() {
+  printf '%s: %s: %s\n  meaning: %s\n  example: %s\n' "$SELF" "$1" "$2" "$3" "$4" >&2
+  exit 2
+}
+
+# need VARIABLE MEANING EXAMPLE
+need() {
+  if [[ -z ${!1:-} ]]; then
+    refuse "$1" "not set" "$2" "export $1=$3"
+  fi
+}
+
+# need_path VARIABLE MEANING EXAMPLE: a path on another machine, where nothing completes it.
+need_path() {
+  need "$@"
+  if [[ ! ${!1} =~ ^(/[A-Za-z0-9_.@%+=:-]+)+$ ]]; then
+    refuse "$1" "found ${!1}, expected a full path of plain characters" "$2" "export $1=$3"
+  fi
+}
+
+# need_number NAME FOUND LEAST MEANING EXAMPLE: a whole number, of an option or of a variable.
+need_number() {
+  if [[ -z $2 ]]; then
+    refuse "$1" "not given" "$4" "$5"
+  fi
+  if [[ ! $2 =~ ^[0-9]{1,9}$ ]] || (( 10#$2 < $3 )); then
+    refuse "$1" "found $2, expected a whole number from $3" "$4" "$5"
+  fi
+}
+
+need_tool() {
+  if (( ! DRY )) && ! command -v "$1" > /dev/null; then
+    refuse "$1" "no such command on PATH" "$2" "$3"
+  fi
+}
+
+unknown_option() {
+  refuse "$1" "no such option" "the options are those of $SELF --help; what is run comes after --" \
+    "$SELF -- python -m emojax.train --help"
+}
+
+# take_command WORDS...: what came after `--`.
+take_command() {
+  COMMAND=("$@")
+  if (( ! $# )); then
+    refuse "--" "nothing after it" "everything after -- is the command that is run" \
+      "-- python -m emojax.train --config=configs/rjcma.py --workdir=runs/a"
+  fi
+}
+
+# The word `python` means the repository's own .venv where there is one, else that of PATH.
+resolve_python() {
+  if [[ ${COMMAND[0]} == python ]]; then
+    if [[ -x $ROOT/.venv/bin/python ]]; then
+      COMMAND[0]=$ROOT/.venv/bin/python
+    elif ! command -v python > /dev/null && command -v python3 > /dev/null; then
+      COMMAND[0]=python3
+    fi
+  fi
+}
+
+# What any shell would read as these words: in quotes where they need some.
+quoted() {
+  local word line="" quote="'"
+  for word in "$@"; do
+    if [[ ! $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
+      word=$quote${word//$quote/$quote\\$quote$quote}$quote
+    fi
+    line+=" $word"
+  done
+  printf '%s\n' "${line# }"
+}
+
+# Runs a command, or says it on a dry run.
+run() {
+  if (( DRY )); then
+    quoted "$@"
+  else
+    "$@"
+  fi
+}
+
+# --- TPU VMs, of one host or of many ----------------------------------------------------------
+
+tpu_variables() {
+  need TPU_NAME "name of the TPU VM, as gcloud compute tpus tpu-vm list shows it" emojax-1
+  need TPU_ZONE "zone that it is in" us-central2-b
+  if [[ ! $TPU_ZONE =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]]; then
+    refuse TPU_ZONE "found $TPU_ZONE, expected a zone" "zone of the TPU VM, not only its region" \
+      "export TPU_ZONE=us-central2-b"
+  fi
+  need_path REMOTE_DIR "folder on the TPU VM for the code and its .venv" /home/me/emojax
+  REMOTE_PYTHON=${REMOTE_PYTHON:-python3}
+  need_tool gcloud "Google Cloud's command line" "gcloud version"
+  # Of the other machine, whose .venv tpu_install makes.
+  if [[ ${COMMAND[0]} == python ]]; then
+    COMMAND[0]=.venv/bin/python
+  fi
+  TPU_FLAGS=("--zone=$TPU_ZONE")
+  if [[ -n ${GCP_PROJECT:-} ]]; then
+    TPU_FLAGS+=("--project=$GCP_PROJECT")
+  fi
+}
+
+# tpu_ssh WORKER COMMAND: one line of shell on a worker, or on all of them.
+tpu_ssh() {
+  run gcloud compute tpus tpu-vm ssh "$TPU_NAME" "${TPU_FLAGS[@]}" "--worker=$1" "--command=$2"
+}
+
+# tpu_copy WORKER: the commit that is checked out, not what else lies in the folder.
+tpu_copy() {
+  local packed=$ROOT/build/launch/emojax.tar.gz
+  if (( ! DRY )) && [[ -n $(git -C "$ROOT" status --porcelain) ]]; then
+    say "what is not committed is not copied"
+  fi
+  run mkdir -p "$ROOT/build/launch"
+  run git -C "$ROOT" archive --format=tar.gz "--output=$packed" HEAD
+  tpu_ssh "$1" "mkdir -p $REMOTE_DIR"
+  run gcloud compute tpus tpu-vm scp "$packed" "$TPU_NAME:$REMOTE_DIR/emojax.tar.gz" \
+    "${TPU_FLAGS[@]}" "--worker=$1"
+  tpu_ssh "$1" "cd $REMOTE_DIR && tar -xzf emojax.tar.gz"
+}
+
+# tpu_install WORKER: the locked packages, and beside the locked JAX its TPU library.
+tpu_install() {
+  local old="Python 3.11 or newer is needed; set REMOTE_PYTHON to one that the TPU VM has."
+  local steps=(
+    "cd $REMOTE_DIR"
+    "{ $REMOTE_PYTHON -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo '$old' >&2; exit 3; }; }"
+    "$REMOTE_PYTHON -m venv .venv"
+    ".venv/bin/python -m pip install --quiet --require-hashes -r requirements.lock"
+    ".venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable ."
+    ".venv/bin/python -m pip install --quiet \"jax[tpu]==\$(.venv/bin/python -c 'import jax; print(jax.__version__)')\""
+  )
+  local line
+  printf -v line '%s && ' "${steps[@]}"
+  tpu_ssh "$1" "${line% && }"
+}
+
+# tpu_start WORKER [NAME=VALUE...]: the command in the background, so that it outlives the
+# connection. run.pid is the command's own process, to which a signal goes.
+tpu_start() {
+  local worker=$1 words inner
+  shift
+  words=$(quoted env "$@" "${COMMAND[@]}")
+  if (( ! $# )); then
+    words=$(quoted "${COMMAND[@]}")
+  fi
+  # shellcheck disable=SC2016  # for the shell of the other machine
+  inner='"$@" & echo $! > run.pid; wait $!; echo "ended with status $?"'
+  tpu_ssh "$worker" "cd $REMOTE_DIR && if test -f run.pid && kill -0 \$(cat run.pid) 2> /dev/null; \
+then echo 'a command that was started before still runs' >&2; exit 3; fi; \
+nohup sh -c '$inner' run $words >> run.log 2>&1 < /dev/null &"
+}
+
+# tpu_hints WORKER: how to look at it and how to stop it.
+tpu_hints() {
+  local DRY=1
+  echo "# look at it (of a slice: at its first worker)"
+  tpu_ssh 0 "tail -n 100 -f $REMOTE_DIR/run.log"
+  echo "# stop it: it saves everything, ends with status 75, and the same command continues"
+  tpu_ssh "$1" "kill -TERM \$(cat $REMOTE_DIR/run.pid)"
+}
