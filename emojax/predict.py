@@ -16,7 +16,6 @@ or carry a state forward (see ``emojax/engine/full_sequence.py``); others refuse
 from __future__ import annotations
 
 from absl import flags
-from rich.console import Console
 
 from emojax import cli
 from emojax.engine.evaluation import Tuning
@@ -26,9 +25,10 @@ from emojax.engine.prediction import predict_groups
 from emojax.engine.restore import open_run
 from emojax.engine.results import write_predictions
 from emojax.engine.runtime import use_compilation_cache
-from emojax.errors import InputError
+from emojax.errors import InputError, writing
 from emojax.ops.ensembles import ENSEMBLES
 from emojax.ops.postprocessing import SMOOTHERS
+from emojax.summary import path_text
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The --workdir of a training run.", required=True
@@ -64,6 +64,7 @@ def main() -> None:
     use_compilation_cache()
     out = cli.folder("out", _OUT.value)
     run = open_run(_CHECKPOINT.value, _STEP.value)
+    cli.use_devices(run.session.layout.mesh.devices.flat)
     store = run.open_store(_STORE.value, labelled=False)
     if _FULL_SEQUENCE.value:
         run = run.full_sequence(store)
@@ -111,11 +112,20 @@ def main() -> None:
         if postprocessing:
             combined = postprocessing.clip(combined)
         count += write_predictions(out, store, combined)
-    console = Console()
+    cli.tell(
+        workdir=path_text(run.workdir),
+        checkpoint_step=run.step,
+        videos=len(names),
+        frames=sum(store.videos[store.index_of(name)].num_frames for name in names),
+        files=count,
+        out=path_text(out),
+    )
+    console = cli.console(wide=False)
     if postprocessing:
         for line in postprocessing.lines(session):
             console.print(line, highlight=False)
-        postprocessing.write(out, session)
+        with writing(out, "The widths"):
+            postprocessing.write(out, session)
     console.print(
         f"{count} files for {len(names)} videos, {_ENSEMBLE.value} of {len(members)} "
         f"replica(s): {out}",
@@ -124,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, summary="emojax.predict")

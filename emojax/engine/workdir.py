@@ -26,6 +26,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK_FILE = ".lock"
+# The summary line of the training that ended there last.
+SUMMARY_FILE = "summary.json"
 _UNTOUCHED = "what was saved there before is untouched"
 
 # Locked folder -> [descriptor, how often it is held]. A process may take its own lock again.
