@@ -12,6 +12,7 @@ import json
 import time
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
@@ -91,8 +92,9 @@ def main() -> None:
     session.window_spec.check(store)
     cli.use_devices(session.layout.mesh.devices.flat)
     cli.tell(workdir=path_text(workdir), partition=_PARTITION.value)
-    existed = workdir.exists()
-    with WorkdirLock(workdir):
+    primary = jax.process_index() == 0
+    existed = primary and workdir.exists()
+    with WorkdirLock(workdir, primary=primary):
         _run(session, store, workdir, existed, steps)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -75,7 +76,7 @@ def main() -> None:
                 found=name,
                 expected="folds s2_0 .. s4_1 of a store that data.epic2023 built",
             )
-    with WorkdirLock(workdir):
+    with WorkdirLock(workdir, primary=jax.process_index() == 0):
         _run(session, store, workdir, folds, console)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -60,8 +61,9 @@ def main() -> None:
     session.window_spec.check(store)
     cli.use_devices(session.layout.mesh.devices.flat)
     # Held before anything is written or discarded; what cannot be written to is refused here.
-    existed = workdir.exists()
-    with WorkdirLock(workdir):
+    primary = jax.process_index() == 0
+    existed = primary and workdir.exists()
+    with WorkdirLock(workdir, primary=primary):
         _train(session, store, workdir, existed)
 
 

@@ -43,18 +43,22 @@ class WorkdirLock:
 
     Args:
         workdir: made if it is not there, and removed again if it is empty in the end.
+        primary: False for the other processes of one run, of which the first holds the lock.
 
     Raises:
         InputError: on entering, another run holds it.
         MachineError: on entering, nothing can be written there.
     """
 
-    def __init__(self, workdir: str | Path) -> None:
+    def __init__(self, workdir: str | Path, *, primary: bool = True) -> None:
         self.workdir = Path(workdir).resolve()
+        self._primary = primary
         self._made = False
 
     def __enter__(self) -> Self:
         """Takes the lock; see the class for what is raised."""
+        if not self._primary:
+            return self
         held = _HELD.get(self.workdir)
         if held:
             held[1] += 1
@@ -79,7 +83,7 @@ class WorkdirLock:
     ) -> None:
         """Releases the lock and removes its file."""
         held = _HELD.get(self.workdir)
-        if held is None:
+        if held is None or not self._primary:
             return
         held[1] -= 1
         if not held[1]:

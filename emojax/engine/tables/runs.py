@@ -94,7 +94,7 @@ def train(
     config = job.recipe.with_replicas(str(store.path), job.folds, job.seeds)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
-    with WorkdirLock(folder):
+    with WorkdirLock(folder, primary=jax.process_index() == 0):
         say("resumed" if again else "begun")
         with _timed(folder) as seconds, _epochs(folder / LOG_FILE, verbose):
             diverged = _train(Trainer(session, store, folder))
