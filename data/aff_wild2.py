@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -47,11 +46,11 @@ from data.alignment import (
 )
 from data.annotations import SETS, Annotation, find_annotations, read_annotations
 from data.feature_sources import FeatureSource, parse_features
-from emojax import cli
+from emojax import cli, screen
 from emojax.datasets.folds import Fold, class_counts, class_shares, make_folds, parse_scheme
 from emojax.datasets.origin import SIMULATED_FILE
 from emojax.datasets.record import StreamRows, VideoRecord
-from emojax.datasets.store import StoreWriter
+from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
 from emojax.specs import TASKS, StreamSpec
 
@@ -318,8 +317,11 @@ def absent_rows(spec: StreamSpec, pts_N: np.ndarray) -> StreamRows:
 @contextlib.contextmanager
 def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; elsewhere a line every tenth of the work, on standard error."""
+    if not screen.shown():
+        yield lambda done, total: None
+        return
     if sys.stderr.isatty():
-        with Progress(console=Console(stderr=True)) as progress:
+        with Progress(console=screen.console(stderr=True)) as progress:
             task = progress.add_task(what)
             yield lambda done, total: progress.update(task, completed=done, total=total)
         return
@@ -381,9 +383,10 @@ def main() -> None:
             line, markup=False, highlight=False, soft_wrap=isinstance(line, str)
         ),
     )
-    print(f"store: {given.out}")
+    cli.tell(**store_facts(given.out))
+    cli.say(f"store: {given.out}")
 
 
 if __name__ == "__main__":
     _define_flags()
-    cli.run(main)
+    cli.run(main, summary="data.aff_wild2")

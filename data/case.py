@@ -38,6 +38,7 @@ from data.case_physiology import EventFinder, neurokit_finder, source_streams
 from data.epic2023 import Export, write_store
 from data.epic_features import SOURCE_WIDTHS
 from emojax import cli
+from emojax.datasets.store import store_facts
 from emojax.errors import InputError
 
 # Scenario 2: the people that each fold tests on.
@@ -218,10 +219,11 @@ def _define_flags() -> None:
 def main() -> None:
     """Builds the store that the flags describe."""
     given = flags.FLAGS
-    build(given.source, given.out, seed=given.seed, overwrite=given.overwrite)
-    print(f"store: {given.out}")
+    build(given.source, given.out, seed=given.seed, overwrite=given.overwrite, say=cli.say)
+    cli.tell(**store_facts(given.out))
+    cli.say(f"store: {given.out}")
 
 
 if __name__ == "__main__":
     _define_flags()
-    cli.run(main)
+    cli.run(main, summary="data.case")

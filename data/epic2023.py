@@ -28,7 +28,7 @@ from data.npz import NpzArrays
 from emojax import cli
 from emojax.datasets.folds import Fold
 from emojax.datasets.record import StreamRows, VideoRecord
-from emojax.datasets.store import StoreWriter
+from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
 from emojax.ops.epic import SCENARIOS
 from emojax.specs import STREAMS, TASKS
@@ -333,10 +333,11 @@ def _define_flags() -> None:
 def main() -> None:
     """Builds the store that the flags describe."""
     given = flags.FLAGS
-    build(given.source, given.out, seed=given.seed, overwrite=given.overwrite)
-    print(f"store: {given.out}")
+    build(given.source, given.out, seed=given.seed, overwrite=given.overwrite, say=cli.say)
+    cli.tell(**store_facts(given.out))
+    cli.say(f"store: {given.out}")
 
 
 if __name__ == "__main__":
     _define_flags()
-    cli.run(main)
+    cli.run(main, summary="data.epic2023")

@@ -26,7 +26,7 @@ from data.feature_rows import count_of
 from data.feature_sources import FeatureRows, FeatureSource, VideoFrames, parse_features
 from emojax import cli
 from emojax.datasets.record import StreamRows, VideoRecord
-from emojax.datasets.store import StoreWriter
+from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
 
 REPORT_FILE = "import.json"
@@ -328,9 +328,10 @@ def main() -> None:
         features=given.features,
     )
     _show(report, cli.console().print)
-    print(f"store: {given.out}")
+    cli.tell(**store_facts(given.out))
+    cli.say(f"store: {given.out}")
 
 
 if __name__ == "__main__":
     _define_flags()
-    cli.run(main)
+    cli.run(main, summary="data.import_features")

@@ -41,7 +41,7 @@ from emojax.datasets.folds import (
     parse_scheme,
 )
 from emojax.datasets.record import PARTITIONS, StreamRows, VideoRecord
-from emojax.datasets.store import StoreWriter
+from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
 from emojax.ops.metrics import Moments, moments
 from emojax.ops.tasks import TASK_OPS
@@ -395,10 +395,12 @@ def main() -> None:
         folds=int(given.folds) if (given.folds or "").isdecimal() else given.folds,
         dtype=given.dtype,
     )
-    build(given.out, options, overwrite=given.overwrite)
-    print(f"store: {given.out}")
+    cli.use_devices(jax.devices())
+    build(given.out, options, overwrite=given.overwrite, say=cli.say)
+    cli.tell(**store_facts(given.out))
+    cli.say(f"store: {given.out}")
 
 
 if __name__ == "__main__":
     _define_flags()
-    cli.run(main)
+    cli.run(main, summary="data.synthetic")

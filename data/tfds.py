@@ -11,11 +11,12 @@ fold = builder.as_data_source(split=builder.info.metadata["folds"]["0"]["train"]
 from __future__ import annotations
 
 from absl import flags
-from rich.console import Console
 
 from emojax import cli
 from emojax.datasets.source import Store
+from emojax.datasets.store import store_facts
 from emojax.datasets.tfds_builder import fold_splits, write_tfds
+from emojax.summary import path_text
 
 _STORE = flags.DEFINE_string("store", None, "The store to be written.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Data directory of TFDS.", required=True)
@@ -41,8 +42,9 @@ def main() -> None:
             videos_per_shard=_VIDEOS_PER_SHARD.value,
             overwrite=_OVERWRITE.value,
         )
+        cli.tell(**store_facts(_STORE.value) | {"out": path_text(path)})
         counts = ", ".join(f"{part} {len(names)}" for part, names in store.partitions.items())
-        Console().print(
+        cli.console(wide=False).print(
             f"{len(store)} videos ({counts}), {len(fold_splits(store))} folds\n"
             f'tfds.builder_from_directory("{path}").as_data_source(split="train")',
             highlight=False,
@@ -51,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, summary="data.tfds")

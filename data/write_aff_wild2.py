@@ -31,8 +31,10 @@ from emojax import cli
 from emojax.datasets.origin import SIMULATED_FILE, is_simulated
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.source import Store
+from emojax.datasets.store import store_facts
 from emojax.errors import InputError
 from emojax.specs import TASKS, StreamSpec, TaskSpec
+from emojax.summary import path_text
 
 TEST_LISTS = {
     "va": "Valence_Arousal_Estimation_Challenge_test_set_release.txt",
@@ -310,9 +312,10 @@ def main() -> None:
         )
     lines = ["python -m data.aff_wild2", *map(shlex.quote, arguments)]
     lines.append(shlex.quote(f"--out={given.store}-from-files"))
-    print("read it back with:\n\n" + " \\\n  ".join(lines))
+    cli.tell(**store_facts(given.store) | {"out": path_text(given.out)})
+    cli.say("read it back with:\n\n" + " \\\n  ".join(lines))
 
 
 if __name__ == "__main__":
     _define_flags()
-    cli.run(main)
+    cli.run(main, summary="data.write_aff_wild2")

@@ -1,11 +1,14 @@
-"""How every command starts: parse flags, run, and tell bad input apart from our bugs."""
+"""How every command starts and ends: flags, levels, exit codes, the summary line."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,25 +16,49 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from emojax.errors import InputError
+from emojax import screen
+from emojax.errors import INTERRUPTED, InputError, Stopped, machine_error, writing
+from emojax.summary import Summary, path_text
+
+flags.DEFINE_enum(
+    "log_level",
+    "info",
+    list(screen.LEVELS),
+    "What is printed: errors alone, also warnings, also progress and results, or also what the "
+    "libraries log. The summary line of a long command always is.",
+)
 
 
-def run(main: Callable[..., None], *, arguments: bool = False) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Process:
+    """One of several of a run."""
+
+    primary: bool
+    lost: Callable[[BaseException], InputError | None]
+
+
+# Of the command that runs now, if it is a long one, and if it has several processes.
+_SUMMARY: Summary | None = None
+_PROCESS: _Process | None = None
+
+
+def run(main: Callable[..., None], *, arguments: bool = False, summary: str | None = None) -> None:
     """Parses absl flags and calls ``main``.
 
     With ``arguments`` the words that are no flags are passed to ``main``; without, they are
-    refused.
+    refused. With ``summary``, the name of the command, its last line on standard output tells
+    in JSON how it ended, see ``emojax.summary``.
 
-    ``InputError`` is printed on stderr without a traceback and ends the program with
-    status 2, and so is a ``--config.key`` that the configuration does not have; unknown
-    flags end it with absl's usage message and status 1. Any other exception keeps its
-    traceback, because it is a bug.
+    How a command ends, and with which status, is told in ``emojax.errors``. ``InputError`` and
+    its kin are printed on stderr without a traceback, and so is a ``--config.key`` that the
+    configuration does not have; unknown flags end it with absl's usage message and status 1.
+    Any other exception keeps its traceback, because it is a bug.
     """
+    global _SUMMARY
+    _SUMMARY = Summary(summary) if summary else None
 
     def checked(argv: Sequence[str]) -> None:
-        # Libraries log every file they touch; --verbosity brings that back.
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)
+        _set_level()
         try:
             if len(argv) > 1 and not arguments:
                 raise InputError(
@@ -42,26 +69,84 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
                     remedy="run it with --help for the list of flags",
                 )
             main(*argv[1:] if arguments else ())
+            sys.stdout.flush()
         except InputError as error:
             _stop(error)
+        except Stopped as error:
+            tell(step=error.step, workdir=path_text(error.workdir))
+            if _is_primary():
+                print(error, file=sys.stderr)
+            _leave("stopped", error.status)
         except KeyboardInterrupt:
-            print(
-                "interrupted; called again, training continues where it was",
-                file=sys.stderr,
-            )
-            sys.stdout.flush()
-            sys.stderr.flush()
-            # Everything is closed by now, but readers and compilers may have threads under way
-            # that abort an orderly end of the interpreter.
-            os._exit(130)
+            print("interrupted; called again, training continues where it was", file=sys.stderr)
+            _leave("stopped", INTERRUPTED)
+        except OSError as error:
+            failed = machine_error(error, error.filename, "A file", writes_alone=True)
+            if failed is None:
+                _end("failed", 1, repr(error))
+                raise
+            _stop(failed)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            _end("failed" if code else "done", code, None)
+            raise
+        except BaseException as error:
+            lost = _PROCESS.lost(error) if _PROCESS else None
+            if lost is not None:
+                _stop(lost)
+            _end("failed", 1, repr(error))
+            raise
+        try:
+            _end("done", 0, None)
+        except InputError as error:
+            _complain(error)
+            sys.exit(error.status)
 
     app.run(checked, flags_parser=_parse_flags)
 
 
-def console() -> Console:
-    """For tables: as wide as the terminal; a file or a pipe gets lines that need no folding."""
-    plain = Console()
-    return plain if plain.is_terminal or os.environ.get("COLUMNS") else Console(width=200)
+def run_in_processes(*, primary: bool, lost: Callable[[BaseException], InputError | None]) -> None:
+    """Tells that this process is one of several of a run.
+
+    Args:
+        primary: whether it speaks for the run.
+        lost: what an exception means, if it is that another process is gone.
+    """
+    global _PROCESS
+    _PROCESS = _Process(primary, lost)
+
+
+def console(*, wide: bool = True, asked: bool = False) -> Console:
+    """For tables: as wide as the terminal; a file or a pipe gets lines that need no folding.
+
+    Args:
+        wide: without it a file or a pipe gets 80 columns.
+        asked: see ``emojax.screen.console``.
+    """
+    return screen.console(wide=wide, asked=asked)
+
+
+def tell(**facts: Any) -> None:
+    """Adds facts to the summary line, if the command that runs now ends with one."""
+    if _SUMMARY is not None:
+        _SUMMARY.tell(facts)
+
+
+def say(line: object) -> None:
+    """Prints one line on standard output, unless only warnings or errors are wanted."""
+    screen.say(line)
+
+
+def use_devices(devices: Iterable[Any]) -> None:
+    """Tells the summary line which ``jax.Device`` objects are used."""
+    if _SUMMARY is not None:
+        _SUMMARY.use_devices(list(devices))
+
+
+def keep_summary(write: Callable[[str], None]) -> None:
+    """Gives the summary's JSON to ``write`` as well, when the command ends."""
+    if _SUMMARY is not None:
+        _SUMMARY.keep(write)
 
 
 def folder(flag: str, value: str) -> Path:
@@ -138,6 +223,60 @@ def _unknown_key(argv: Sequence[str], message: str) -> InputError | None:
     return None
 
 
+def _set_level() -> None:
+    """Obeys ``--log_level``; absl's ``--verbosity`` decides about libraries where it is given."""
+    level = str(flags.FLAGS["log_level"].value)
+    screen.set_level(level)
+    if level == "error":
+        warnings.simplefilter("ignore")
+    if level == "debug":
+        # JAX reads the variable when it is imported, which may be behind us.
+        os.environ.setdefault("JAX_LOG_COMPILES", "1")
+        if "jax" in sys.modules:
+            sys.modules["jax"].config.update("jax_log_compiles", True)
+    if not flags.FLAGS["verbosity"].present:
+        # Libraries log every file they touch.
+        logging.set_verbosity(logging.DEBUG if level == "debug" else logging.ERROR)
+
+
 def _stop(error: InputError) -> NoReturn:
+    _complain(error)
+    if _PROCESS is not None:
+        # An orderly end would wait for the others, who may be waiting for this process.
+        _leave("failed", error.status, error.summary)
+    with contextlib.suppress(InputError):
+        _end("failed", error.status, error.summary)
+    sys.exit(error.status)
+
+
+def _leave(how: str, status: int, summary: str | None = None) -> NoReturn:
+    """Ends a command at once."""
+    with contextlib.suppress(InputError):
+        _end(how, status, summary)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is closed by now, but readers and compilers may have threads under way that abort
+    # an orderly end of the interpreter.
+    os._exit(status)
+
+
+def _complain(error: InputError) -> None:
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+
+
+def _end(status: str, code: int, error: str | None) -> None:
+    """Prints the summary, once, and on one process of a run.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    global _SUMMARY
+    summary, _SUMMARY = _SUMMARY, None
+    if summary is not None and _is_primary():
+        with writing(None, "The summary"):
+            summary.end(status, code, error)
+
+
+def _is_primary() -> bool:
+    """Whether this process speaks for its run."""
+    return _PROCESS is None or _PROCESS.primary

@@ -32,15 +32,19 @@ from emojax.engine.fold_plot import plot_folds
 from emojax.engine.host_memory import keep_freed_memory
 from emojax.engine.loop import Trainer
 from emojax.engine.postprocessing import check_steps
-from emojax.engine.restore import open_run
+from emojax.engine.progress import pace
+from emojax.engine.restore import TrainedRun, open_run
 from emojax.engine.results import write_predictions, write_results
 from emojax.engine.resume import discard_run
-from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.scoring import OURS, PROCESSED, SYSTEMS, brief, scored_tasks
+from emojax.engine.runtime import is_primary, wait_for_all
+from emojax.engine.scoring import OURS, PROCESSED, SYSTEMS, brief, headline, scored_tasks
 from emojax.engine.session import Session, build_session
-from emojax.errors import InputError
+from emojax.engine.workdir import held
+from emojax.errors import InputError, writing
 from emojax.ops.postprocessing import SMOOTHERS
 from emojax.ops.tasks import TASK_OPS
+from emojax.starting import start
+from emojax.summary import path_text
 
 config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _WORKDIR = flags.DEFINE_string(
@@ -69,7 +73,7 @@ _SMOOTHER = flags.DEFINE_enum(
 
 def main() -> None:
     """Trains what is not trained yet, scores all folds, prints and saves."""
-    use_compilation_cache()
+    start()
     keep_freed_memory()
     config = cli.read_config("config")
     workdir = cli.folder("workdir", _WORKDIR.value)
@@ -86,12 +90,23 @@ def main() -> None:
     config.replicas.folds = choose_folds(store, _FOLDS.value)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
+    cli.use_devices(session.layout.mesh.devices.flat)
+    cli.tell(workdir=path_text(workdir), partition=_PARTITION.value)
+    existed = is_primary() and workdir.exists()
+    with held(workdir):
+        _run(session, store, workdir, existed, steps)
+
+
+def _run(
+    session: Session, store: Store, workdir: Path, existed: bool, steps: tuple[str, ...]
+) -> None:
     trainer = Trainer(session, store, workdir, fresh=_OVERWRITE.value)
-    if _OVERWRITE.value and workdir.exists():
+    if _OVERWRITE.value and existed:
         discard_run(workdir)
     console = cli.console()
     console.print(
-        f"{config.model.name} on {store.name}: folds {', '.join(session.folds.keys)}, "
+        f"{session.config['model']['name']} on {store.name}: "
+        f"folds {', '.join(session.folds.keys)}, "
         f"{len(session.replicas)} replicas, {session.layout.mesh.size} device(s)",
         highlight=False,
     )
@@ -99,14 +114,25 @@ def main() -> None:
     started = time.monotonic()
     step = trainer.run().step
     seconds = time.monotonic() - started
+    cli.tell(step=step, **pace(step - before, session.batch_size, seconds))
     done = f"trained to step {step} in {seconds:.0f} s"
     console.print(f"was trained already, to step {step}" if step == before else done)
     run = open_run(workdir)
     found = cross_validate(run, store, _PARTITION.value, steps=steps, smoother=_SMOOTHER.value)
+    if is_primary():
+        _report(found, run, store, workdir)
+    wait_for_all("the report")
+
+
+def _report(found: CrossValidation, run: TrainedRun, store: Store, workdir: Path) -> None:
+    """Prints and writes what was found."""
+    console = cli.console()
+    cli.tell(checkpoint_step=run.step, folds=len(found.results), scores=headline(found.results))
     _show(found, store, run.session, console)
     partition = _PARTITION.value
     folder = workdir / ("crossval" if partition == "validation" else f"crossval-{partition}")
-    _save(folder, found, store, run.session, run.step)
+    with writing(folder, "The results"):
+        _save(folder, found, store, run.session, run.step)
     write_results(workdir / partition, run.session, store, found.results, partition)
     for line in found.postprocessing.lines(run.session) if found.postprocessing else ():
         console.print(line, highlight=False)
@@ -212,4 +238,4 @@ def _save(folder: Path, found: CrossValidation, store: Store, session: Session, 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    cli.run(main)
+    cli.run(main, summary="emojax.crossval")

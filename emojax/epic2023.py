@@ -8,8 +8,11 @@ scenario beside the twelve teams, training mean and median, and the linear basel
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -19,16 +22,20 @@ from rich.table import Table
 from emojax import cli
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
+from emojax.engine.checkpoint import saved_steps
 from emojax.engine.evaluation import BASELINE, OURS, evaluate_folds, partition_videos
 from emojax.engine.evaluator import Predictions
 from emojax.engine.host_memory import keep_freed_memory
 from emojax.engine.loop import Trainer
+from emojax.engine.progress import pace
 from emojax.engine.restore import open_run
 from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.session import build_session
+from emojax.engine.session import Session, build_session
+from emojax.engine.workdir import WorkdirLock, replace_text
 from emojax.errors import InputError
 from emojax.ops.epic import SCENARIOS, TEAMS, official_rmse
 from emojax.specs import TASKS
+from emojax.summary import path_text
 
 config_flags.DEFINE_config_file(
     "config", "configs/segment_mlp.py", "Configuration; folds are named s2_0, s3_0, s4_0 ..."
@@ -51,7 +58,9 @@ def main() -> None:
     workdir = cli.folder("workdir", _WORKDIR.value)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
-    console = Console()
+    console = cli.console(wide=False)
+    cli.use_devices(session.layout.mesh.devices.flat)
+    cli.tell(workdir=path_text(workdir))
     console.print(
         f"{config.model.name} on {store.name}: {len(session.replicas)} replicas "
         f"({len(session.folds.keys)} folds) in one program",
@@ -67,7 +76,18 @@ def main() -> None:
                 found=name,
                 expected="folds s2_0 .. s4_1 of a store that data.epic2023 built",
             )
-    Trainer(session, store, workdir).run()
+    with WorkdirLock(workdir, primary=jax.process_index() == 0):
+        _run(session, store, workdir, folds, console)
+
+
+def _run(
+    session: Session, store: Store, workdir: Path, folds: Mapping[str, Fold], console: Console
+) -> None:
+    """Trains and scores in a folder that is locked."""
+    before, started = max(saved_steps(workdir), default=0), time.monotonic()
+    step = Trainer(session, store, workdir).run().step
+    seconds = time.monotonic() - started
+    cli.tell(step=step, **pace(step - before, session.batch_size, seconds))
     run = open_run(workdir)
     videos = [partition_videos(store, fold, "test") for fold in folds.values()]
     results = evaluate_folds(
@@ -83,9 +103,16 @@ def main() -> None:
             for result in results
         }
     rows = {system: scenario_scores(store, predicted) for system, predicted in by_fold.items()}
+    cli.tell(
+        checkpoint_step=run.step,
+        rmse={
+            scenario: dict(zip(TASKS["va"].labels, pair, strict=True))
+            for scenario, pair in rows[OURS].items()
+        },
+    )
     _print(rows, console)
     path = workdir / "epic2023.json"
-    path.write_text(json.dumps(rows, indent=1) + "\n")
+    replace_text(path, json.dumps(rows, indent=1) + "\n", "The table")
     console.print(f"scores: {path}", highlight=False)
 
 
@@ -155,4 +182,4 @@ def _print(rows: Mapping[str, Row], console: Console) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, summary="emojax.epic2023")

@@ -15,18 +15,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from emojax import cli
+from emojax.datasets.source import Store
 from emojax.engine.evaluation import Tuning, evaluate_folds, partition_videos, print_scores
-from emojax.engine.postprocessing import check_steps, prepare_postprocessing
+from emojax.engine.postprocessing import Postprocessing, check_steps, prepare_postprocessing
 from emojax.engine.restore import TrainedRun, open_run
 from emojax.engine.results import write_results
-from emojax.engine.runtime import use_compilation_cache
-from emojax.errors import InputError
+from emojax.engine.runtime import is_primary, wait_for_all
+from emojax.engine.scoring import FoldResult, headline
+from emojax.errors import InputError, writing
 from emojax.ops.decisions import DECISION_RULES
 from emojax.ops.postprocessing import SMOOTHERS
 from emojax.specs import TASKS
+from emojax.starting import start
+from emojax.summary import path_text
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The --workdir of a training run.", required=True
@@ -68,8 +71,9 @@ _OUT = flags.DEFINE_string(
 
 def main() -> None:
     """Predicts a partition with the best weights, prints scores and writes the report."""
-    use_compilation_cache()
+    start()
     run = open_run(_CHECKPOINT.value, _STEP.value)
+    cli.use_devices(run.session.layout.mesh.devices.flat)
     store = run.open_store(_STORE.value)
     if _FULL_SEQUENCE.value:
         run = run.full_sequence(store)
@@ -99,13 +103,37 @@ def main() -> None:
         tuning=tuning if tuned else None,
         postprocessing=postprocessing,
     )
-    console = Console()
+    if is_primary():
+        _report(run, store, results, videos, folder, postprocessing)
+    wait_for_all("the report")
+
+
+def _report(
+    run: TrainedRun,
+    store: Store,
+    results: list[FoldResult],
+    videos: list[list[str]],
+    folder: Path,
+    postprocessing: Postprocessing | None,
+) -> None:
+    """Prints and writes what was found."""
+    partition = _PARTITION.value
+    cli.tell(
+        workdir=path_text(run.workdir),
+        checkpoint_step=run.step,
+        partition=partition,
+        videos=len({name for names in videos for name in names}),
+        scores=headline(results),
+        out=path_text(folder),
+    )
+    console = cli.console(wide=False)
     print_scores(results, f"{store.name}, {partition}, step {run.step}", console)
     write_results(folder, run.session, store, results, partition)
     if postprocessing:
         for line in postprocessing.lines(run.session):
             console.print(line, highlight=False)
-        written = postprocessing.write(folder, run.session)
+        with writing(folder, "The widths"):
+            written = postprocessing.write(folder, run.session)
         console.print(f"widths: {written}", highlight=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False)
 
@@ -123,4 +151,4 @@ def _check_decisions(run: TrainedRun) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, summary="emojax.evaluate")

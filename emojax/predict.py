@@ -15,20 +15,24 @@ or carry a state forward (see ``emojax/engine/full_sequence.py``); others refuse
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from absl import flags
-from rich.console import Console
 
 from emojax import cli
+from emojax.datasets.source import Store
 from emojax.engine.evaluation import Tuning
 from emojax.engine.evaluator import ensemble
-from emojax.engine.postprocessing import check_steps, prepare_postprocessing
+from emojax.engine.postprocessing import Postprocessing, check_steps, prepare_postprocessing
 from emojax.engine.prediction import predict_groups
-from emojax.engine.restore import open_run
+from emojax.engine.restore import TrainedRun, open_run
 from emojax.engine.results import write_predictions
-from emojax.engine.runtime import use_compilation_cache
-from emojax.errors import InputError
+from emojax.engine.runtime import is_primary, wait_for_all
+from emojax.errors import InputError, writing
 from emojax.ops.ensembles import ENSEMBLES
 from emojax.ops.postprocessing import SMOOTHERS
+from emojax.starting import start
+from emojax.summary import path_text
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The --workdir of a training run.", required=True
@@ -61,9 +65,10 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the CSV files.", required=Tr
 
 def main() -> None:
     """Predicts with the best weights of each replica and writes the CSV files."""
-    use_compilation_cache()
+    start()
     out = cli.folder("out", _OUT.value)
     run = open_run(_CHECKPOINT.value, _STEP.value)
+    cli.use_devices(run.session.layout.mesh.devices.flat)
     store = run.open_store(_STORE.value, labelled=False)
     if _FULL_SEQUENCE.value:
         run = run.full_sequence(store)
@@ -110,18 +115,42 @@ def main() -> None:
         combined = ensemble(session, per_replica, members, _ENSEMBLE.value)
         if postprocessing:
             combined = postprocessing.clip(combined)
-        count += write_predictions(out, store, combined)
-    console = Console()
+        if is_primary():
+            count += write_predictions(out, store, combined)
+    if is_primary():
+        _report(run, store, names, len(members), count, postprocessing, out)
+    wait_for_all("the report")
+
+
+def _report(
+    run: TrainedRun,
+    store: Store,
+    names: list[str],
+    members: int,
+    count: int,
+    postprocessing: Postprocessing | None,
+    out: Path,
+) -> None:
+    """Says what was written."""
+    cli.tell(
+        workdir=path_text(run.workdir),
+        checkpoint_step=run.step,
+        videos=len(names),
+        frames=sum(store.videos[store.index_of(name)].num_frames for name in names),
+        files=count,
+        out=path_text(out),
+    )
+    console = cli.console(wide=False)
     if postprocessing:
-        for line in postprocessing.lines(session):
+        for line in postprocessing.lines(run.session):
             console.print(line, highlight=False)
-        postprocessing.write(out, session)
+        with writing(out, "The widths"):
+            postprocessing.write(out, run.session)
     console.print(
-        f"{count} files for {len(names)} videos, {_ENSEMBLE.value} of {len(members)} "
-        f"replica(s): {out}",
+        f"{count} files for {len(names)} videos, {_ENSEMBLE.value} of {members} replica(s): {out}",
         highlight=False,
     )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, summary="emojax.predict")

@@ -14,7 +14,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from emojax import cli
 from emojax.engine.reports.page import write_page
@@ -51,7 +50,7 @@ def main(*workdirs: str) -> None:
         )
     write_page(out, runs, partition, draws=_DRAWS.value)
     size = out.stat().st_size / 1e6
-    Console().print(f"report: {out} ({size:.1f} MB)", highlight=False, soft_wrap=True)
+    cli.console(wide=False).print(f"report: {out} ({size:.1f} MB)", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

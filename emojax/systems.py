@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from emojax import cli
+from emojax import cli, screen
 from emojax.datasets.source import Store
 from emojax.engine.runtime import use_compilation_cache
 from emojax.engine.session import Session
@@ -165,9 +164,13 @@ def list_systems(
     facts = Facts(fast=fast)
     rows: list[dict[str, str | int]] = []
     problems: list[InputError] = []
-    console = Console(stderr=True)
+    console = screen.console(stderr=True)
     for variant in track(
-        variants, "building", console=console, transient=True, disable=not console.is_terminal
+        variants,
+        "building",
+        console=console,
+        transient=True,
+        disable=console.quiet or not console.is_terminal,
     ):
         try:
             rows.append(describe(variant, streams, facts))
@@ -193,7 +196,7 @@ def show(variant: Variant, streams: Mapping[str, StreamSpec], *, fast: bool = Fa
         f"python -m emojax.train --config={variant.file}:{variant.name} "
         "--config.data.store=STORE --workdir=RUN",
     ]
-    console = cli.console()
+    console = cli.console(asked=True)
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     facts = [
         ("tasks", ", ".join(session.tasks)),
@@ -275,7 +278,7 @@ def _print_table(rows: Sequence[Row]) -> None:
             table.add_section()
         cells = dict(row) | {"parameters": _short(row["parameters"])}
         table.add_row(*(str(cells[column]) for column in shown))
-    console = cli.console()
+    console = cli.console(asked=True)
     console.print(table, markup=False, highlight=False)
     for file, reference in references.items():
         console.print(f"{file}: {reference}", highlight=False, markup=False)

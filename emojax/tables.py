@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 from rich.console import Console
 
@@ -39,6 +40,7 @@ from emojax.engine.tables.writers import print_list, print_table, write_table
 from emojax.errors import InputError, closest
 from emojax.paper_tables import TABLES
 from emojax.paper_tables.schema import PaperTable, Row
+from emojax.summary import path_text
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -75,7 +77,8 @@ def main(*names: str, given: flags.FlagValues = flags.FLAGS) -> None:
     """
     use_compilation_cache()
     keep_freed_memory()
-    console = cli.console()
+    # What was asked for is printed whatever the level.
+    console = cli.console(asked=bool(given["list"].value or given.dry_run))
     if given["list"].value:
         _list(Recipes(Path(given.configs), PAPER), console)
         return
@@ -95,15 +98,20 @@ def main(*names: str, given: flags.FlagValues = flags.FLAGS) -> None:
         _print_commands(tables, only, jobs, recipes, workdir / "runs", path, console)
         return
     assert store is not None
+    cli.use_devices(jax.devices())
+    cli.tell(workdir=path_text(workdir), tables=[])
     context = Context(
         store, workdir / "runs", recipes, given.seeds, given.trials, _Lines(console).progress
     )
+    done: list[str] = []
     # Those with most folds first: what they train serves the tables of a single fold.
     for table in sorted(tables, key=lambda table: -_folds(jobs[table.name])):
         folder = workdir / f"{Path(store.name).name}-{given.budget}" / table.name
         _train(jobs[table.name], context, folder, table, given.verbose, console)
         result = assemble(table, context)
         files = write_table(folder, result)
+        done.append(table.name)
+        cli.tell(tables=done)
         print_table(result, console)
         console.print("written: " + ", ".join(map(str, files)), highlight=False)
 
@@ -265,4 +273,4 @@ def _print_commands(
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, arguments=True)
+    cli.run(main, arguments=True, summary="emojax.tables")

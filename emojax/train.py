@@ -2,32 +2,36 @@
 
 Any value of the configuration can be overridden: ``--config.data.store=stores/mine``,
 ``--config.train.epochs=20``. Calling again with the same workdir continues the run exactly.
+Nobody else can train there meanwhile. How the command ends is told by its status, by the last
+line it prints and by ``summary.json`` in the workdir; see docs/operations.md.
 """
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
-from rich.console import Console
 
 from emojax import cli
 from emojax.datasets.source import Store
+from emojax.engine.checkpoint import saved_steps
 from emojax.engine.evaluation import evaluate_folds, partition_videos, print_scores
+from emojax.engine.evaluator import Predictions
 from emojax.engine.host_memory import keep_freed_memory
 from emojax.engine.loop import Trainer
-from emojax.engine.restore import open_run
+from emojax.engine.progress import pace
+from emojax.engine.restore import TrainedRun, open_run
 from emojax.engine.results import write_results
 from emojax.engine.resume import discard_run
-from emojax.engine.runtime import (
-    is_primary,
-    join_processes,
-    use_compilation_cache,
-    wait_for_all,
-)
-from emojax.engine.session import build_session
+from emojax.engine.runtime import is_primary, wait_for_all
+from emojax.engine.scoring import headline
+from emojax.engine.session import Session, build_session
+from emojax.engine.workdir import SUMMARY_FILE, held, replace_text
 from emojax.errors import InputError
+from emojax.starting import start
+from emojax.summary import path_text
 
 config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _WORKDIR = flags.DEFINE_string(
@@ -41,8 +45,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Discard a run that lies in t
 
 def main() -> None:
     """Trains, then evaluates the best weights on the validation videos."""
-    join_processes()
-    use_compilation_cache()
+    start()
     keep_freed_memory()
     config = cli.read_config("config")
     workdir = cli.folder("workdir", _WORKDIR.value)
@@ -57,41 +60,72 @@ def main() -> None:
     store = Store(config.data.store)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
+    cli.use_devices(session.layout.mesh.devices.flat)
+    # Held before anything is written or discarded; what cannot be written to is refused here.
+    existed = is_primary() and workdir.exists()
+    with held(workdir):
+        _train(session, store, workdir, existed)
+
+
+def _train(session: Session, store: Store, workdir: Path, existed: bool) -> None:
     profile = cli.folder("profile", _PROFILE.value) if _PROFILE.value else None
     trainer = Trainer(session, store, workdir, fresh=_OVERWRITE.value, profile=profile)
     # An old run is discarded only when nothing is wrong with the new one.
-    if _OVERWRITE.value and workdir.exists() and is_primary():
+    if _OVERWRITE.value and existed:
         discard_run(workdir)
-    console = Console(quiet=not is_primary())
+    console = cli.console(wide=False)
     console.print(
-        f"{config.model.name} on {store.name}: {len(session.replicas)} replicas "
+        f"{session.config['model']['name']} on {store.name}: {len(session.replicas)} replicas "
         f"({', '.join(session.names[:6])}{', ...' if len(session.names) > 6 else ''}), "
         f"{session.layout.mesh.size} device(s)",
         highlight=False,
     )
-    started = time.monotonic()
-    run = trainer.run()
-    console.print(
-        f"trained to step {run.step} in {time.monotonic() - started:.0f} s", highlight=False
-    )
+    before = max(saved_steps(workdir), default=0)
+    started, config = time.monotonic(), _changed(workdir)
+    cli.tell(workdir=path_text(workdir))
+    try:
+        run = trainer.run()
+    finally:
+        # A call that was refused leaves the summary of the run before it alone.
+        if _changed(workdir) != config:
+            cli.keep_summary(lambda text: replace_text(workdir / SUMMARY_FILE, text, "The summary"))
+    seconds = time.monotonic() - started
+    cli.tell(step=run.step, **pace(run.step - before, session.batch_size, seconds))
+    console.print(f"trained to step {run.step} in {seconds:.0f} s", highlight=False)
     for line in trainer.profile.lines():
         console.print(line, highlight=False, soft_wrap=True)
     trained = open_run(workdir)
     folds = trained.folds(store)
     videos = [partition_videos(store, fold, "validation") for fold in folds]
     predictions = trained.predict(store, videos)
-    if not is_primary():
-        wait_for_all("the report")
-        return
+    if is_primary():
+        _report(session, store, workdir, trained, predictions)
+    wait_for_all("the report")
+
+
+def _report(
+    session: Session,
+    store: Store,
+    workdir: Path,
+    trained: TrainedRun,
+    predictions: list[Predictions],
+) -> None:
+    folds, console = trained.folds(store), cli.console(wide=False)
     results = evaluate_folds(session, store, predictions, folds, "validation")
+    cli.tell(checkpoint_step=trained.step, partition="validation", scores=headline(results))
     print_scores(results, f"{store.name}, validation", console)
     write_results(workdir / "validation", session, store, results, "validation")
     console.print(f"report:     {workdir / 'validation' / 'report.html'}", highlight=False)
     console.print(f"scalars:    {workdir / 'metrics.csv'}", highlight=False)
     console.print(f"tensorboard --logdir {workdir}", highlight=False)
-    wait_for_all("the report")
+
+
+def _changed(workdir: Path) -> int | None:
+    """When the run's configuration was written; training does so when it begins."""
+    path = workdir / "config.json"
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    cli.run(main)
+    cli.run(main, summary="emojax.train")

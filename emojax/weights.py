@@ -90,7 +90,7 @@ def export(given: flags.FlagValues) -> None:
         path = out if len(chosen) == 1 else out.with_name(f"{out.stem}-{_slug(name)}{out.suffix}")
         size = export_replica(run, names.index(name), path)
         table.add_row(name, str(path), f"{size / 1e6:.2f}")
-    cli.console().print(table)
+    cli.console(asked=True).print(table)
 
 
 def import_(given: flags.FlagValues) -> None:
@@ -141,7 +141,7 @@ def layouts(given: flags.FlagValues) -> None:
             table.add_row("\n".join(rule.names), path, rule.transform)
         for pattern, reason in layout.unused.items():
             table.add_row(pattern, f"not used: {reason}", "")
-        cli.console().print(table, markup=False)
+        cli.console(asked=True).print(table, markup=False)
 
 
 COMMANDS = {

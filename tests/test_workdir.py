@@ -76,48 +76,71 @@ def test_a_killed_run_leaves_no_lock_behind(tmp_path: Path) -> None:
             assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
 
 
-def test_a_process_may_take_its_own_lock_again(tmp_path: Path) -> None:
-    workdir = tmp_path / "a" / "run"
-    with WorkdirLock(workdir):
-        with WorkdirLock(workdir.parent / ".." / "a" / "run"):
-            pass
-        assert (workdir / LOCK_FILE).is_file()
-        # A fork, such as a worker that reads data, neither holds it nor lets it go.
-        child = os.fork()
-        if child == 0:
-            try:
-                with WorkdirLock(workdir):
-                    os._exit(1)
-            except InputError:
-                os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert (workdir / LOCK_FILE).is_file()
+def in_a_program(code: str, *arguments: object) -> None:
+    """Runs code in a process of its own, which has one thread and so may fork."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+_TWICE = """
+import os, sys
+from pathlib import Path
+from emojax.engine.workdir import WorkdirLock
+from emojax.errors import InputError
+
+workdir = Path(sys.argv[1])
+with WorkdirLock(workdir):
+    with WorkdirLock(workdir.parent / ".." / "a" / "run"):
+        pass
+    assert (workdir / ".lock").is_file()
+    child = os.fork()
+    if child == 0:
+        try:
+            with WorkdirLock(workdir):
+                os._exit(1)
+        except InputError:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (workdir / ".lock").is_file()
+"""
+
+
+def test_a_process_may_take_its_own_lock_again_and_its_fork_may_not(tmp_path: Path) -> None:
+    in_a_program(_TWICE, tmp_path / "a" / "run")
     # It was made for nothing.
-    assert not workdir.exists()
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+_REFUSED = """
+import os, sys
+from pathlib import Path
+from emojax.engine.workdir import WorkdirLock
+from emojax.errors import MachineError
+
+# The superuser may write anywhere.
+if os.geteuid() == 0:
+    os.setuid(65534)
+for workdir in (Path(sys.argv[1]), Path(sys.argv[1], "run")):
+    try:
+        with WorkdirLock(workdir):
+            sys.exit("it may write there")
+    except MachineError as error:
+        assert error.status == 74
+        assert error.details["found"] == "Permission denied"
+        assert "choose another" in error.details["remedy"]
+"""
 
 
 def test_a_folder_without_permission_is_refused_at_once() -> None:
-    # The superuser may write anywhere, so a child that is none tries.
+    # Not tmp_path, whose parents let nobody else in.
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755 if os.geteuid() == 0 else 0o555)
-        child = os.fork()
-        if child == 0:
-            try:
-                if os.geteuid() == 0:
-                    os.setuid(65534)
-                for workdir in (folder, folder / "run"):
-                    with pytest.raises(MachineError) as caught, WorkdirLock(workdir):
-                        pass
-                    assert caught.value.status == 74
-                    assert caught.value.details["found"] == "Permission denied"
-                    assert "choose another" in caught.value.details["remedy"]
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        in_a_program(_REFUSED, folder)
         folder.chmod(0o755)
-    assert status == 0
 
 
 def test_failures_of_the_machine_are_told_from_others(tmp_path: Path) -> None:

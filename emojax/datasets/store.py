@@ -11,6 +11,7 @@ deleted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -31,12 +32,12 @@ from emojax.datasets.checks import (
     conform,
     count_annotated,
 )
-from emojax.datasets.documents import write_document
+from emojax.datasets.documents import read_document, write_document
 from emojax.datasets.folds import Fold
 from emojax.datasets.moments import RowMoments, merge_moments, row_moments
 from emojax.datasets.record import PARTITIONS, VideoRecord, to_features
 from emojax.datasets.records import FRAME_BYTES, encode_example, frame_record
-from emojax.errors import InputError
+from emojax.errors import InputError, writing
 from emojax.specs import TASKS, StreamSpec
 
 DATASET_FILE = "dataset.json"
@@ -110,10 +111,15 @@ class StoreWriter:
         self._check_target()
 
     def __enter__(self) -> Self:
-        """Creates the folder to build in."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = _free_name_beside(self.path, "partial")
-        partial.mkdir()
+        """Creates the folder to build in.
+
+        Raises:
+            MachineError: that is not possible there.
+        """
+        with self._writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial = _free_name_beside(self.path, "partial")
+            partial.mkdir()
         self._partial = partial
         return self
 
@@ -125,7 +131,9 @@ class StoreWriter:
     ) -> None:
         """Removes the build unless it was finished."""
         if self._shard is not None:
-            self._shard.close()
+            # On a full disk closing fails as writing did, and what is closed here goes anyway.
+            with contextlib.suppress(OSError):
+                self._shard.close()
             self._shard = None
         if self._partial is not None:
             shutil.rmtree(self._partial, ignore_errors=True)
@@ -141,6 +149,7 @@ class StoreWriter:
         Raises:
             InputError: the video does not fit the store, see ``checks.conform``; its name was
                 added before; or it is too large for one record. Nothing was written then.
+            MachineError: the disk is full, or cannot be written to for another reason.
         """
         self._building()
         record = conform(record, self._streams, self._tasks, self._dtype)
@@ -161,7 +170,8 @@ class StoreWriter:
                 expected="less than 2 GiB",
                 remedy="split the video",
             ) from error
-        shard, offset, crc = self._append(payload)
+        with self._writing():
+            shard, offset, crc = self._append(payload)
         seconds = record.pts_N[-1] - record.pts_N[0]
         self._videos.append(
             {
@@ -193,6 +203,7 @@ class StoreWriter:
             InputError: no video, a fold that names an unknown video, trains on a video it also
                 validates or tests on, has no training video or no valid training row of a
                 stream; or the target appeared meanwhile.
+            MachineError: the disk is full, or cannot be written to for another reason.
         """
         partial = self._building()
         if not self._videos:
@@ -204,7 +215,6 @@ class StoreWriter:
                 found=", ".join(fold.name for fold in folds),
             )
         described = {fold.name: self._describe(fold) for fold in folds}
-        self._close_shard()
         content = {
             **self._about,
             **self._origin,
@@ -219,11 +229,17 @@ class StoreWriter:
             "shards": self._shards,
             "folds": described,
         }
-        write_document(partial / INDEX_FILE, {"shards": self._shards, "videos": self._videos})
-        write_document(partial / DATASET_FILE, content)
-        _flush_folder(partial)
-        self._publish(partial)
+        index = {"shards": self._shards, "videos": self._videos}
+        with self._writing():
+            self._close_shard()
+            write_document(partial / INDEX_FILE, index)
+            write_document(partial / DATASET_FILE, content)
+            _flush_folder(partial)
+            self._publish(partial)
         self._partial = None
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self.path, "The store", kept="nothing is left of the unfinished store")
 
     def _building(self) -> Path:
         if self._partial is None:
@@ -334,6 +350,21 @@ class StoreWriter:
             raise
         _flush_folder(self.path.parent)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def store_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """How large a store is: "store" (its absolute path), "videos", "frames" and "bytes" of videos.
+
+    Raises:
+        InputError: there is no store.
+    """
+    content = read_document(Path(path) / DATASET_FILE)
+    return {
+        "store": str(Path(path).absolute()),
+        "videos": content["counts"]["videos"],
+        "frames": content["counts"]["frames"],
+        "bytes": sum(shard["bytes"] for shard in content["shards"]),
+    }
 
 
 def _checked_streams(streams: Sequence[StreamSpec]) -> tuple[StreamSpec, ...]:

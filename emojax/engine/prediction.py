@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from emojax import screen
 from emojax.datasets.pipeline import window_list
 from emojax.datasets.source import Store
 from emojax.datasets.windows import WindowSpec
@@ -54,7 +54,7 @@ def predict_groups(
     """
     spec = run.session.window_spec
     predictor, placed = run.predictor(store), run.placed()
-    console = Console(stderr=True)
+    console = screen.console(stderr=True)
     bar = Progress(
         TextColumn("predicting windows" if run.in_windows else "predicting parts"),
         BarColumn(),
@@ -62,7 +62,7 @@ def predict_groups(
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=console.quiet or not console.is_terminal,
     )
     total = len(window_list(store, names, spec, evaluation=True))
     with bar:

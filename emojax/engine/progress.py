@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
+from emojax.screen import shown
+
 # Updates that the speed is averaged over: enough to be calm, few enough to follow a change.
 _SPEED_UPDATES = 30
 
@@ -54,6 +56,24 @@ class Speed:
         return steps_left / rate if rate else None
 
 
+def pace(steps: int, batch_size: int, seconds: float) -> dict[str, float | None]:
+    """How fast a whole call was, all it did counted: compiling, validating and saving, too.
+
+    Args:
+        steps: done in this call.
+        batch_size: windows in a batch, through which every replica goes.
+        seconds: it took.
+
+    Returns:
+        "steps_per_second" and "windows_per_second", None where nothing was trained.
+    """
+    rate = steps / seconds if steps and seconds > 0 else None
+    return {
+        "steps_per_second": rate,
+        "windows_per_second": None if rate is None else rate * batch_size,
+    }
+
+
 def clock_text(seconds: float | None) -> str:
     """Seconds as ``m:ss`` or ``h:mm:ss``; ``-:--`` for None."""
     if seconds is None:
@@ -78,7 +98,8 @@ class TrainingProgress:
     """Steps, windows a second, the latest scalars and the time left, on standard error.
 
     On a terminal it is a live bar. Elsewhere (a log file, CI) it is silent but for the lines
-    given to ``note``, so that a log stays short.
+    given to ``note``, so that a log stays short. Where only warnings or errors are shown (see
+    ``emojax.screen``) there is no bar, and only such lines.
 
     Args:
         total_steps: steps of the whole run.
@@ -101,7 +122,7 @@ class TrainingProgress:
         self._speed = Speed()
         self._scalars: dict[str, float] = {}
         self._bar: Progress | None = None
-        if self._stream.isatty():
+        if self._stream.isatty() and shown():
             self._bar = Progress(
                 TextColumn("training"),
                 BarColumn(bar_width=None, table_column=Column(max_width=20)),
@@ -127,7 +148,12 @@ class TrainingProgress:
             self._bar.update(self._task, completed=step, status=self._status(step))
 
     def note(self, text: str) -> None:
-        """Prints one line that stays, above the bar if there is one."""
+        """Prints one line that stays, above the bar if there is one, if it is shown at all.
+
+        A warning begins with "warning:".
+        """
+        if not shown(text):
+            return
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:

@@ -44,6 +44,7 @@ from emojax.engine.timelines import (
     write_timelines,
 )
 from emojax.engine.writers import METRICS_FILE
+from emojax.errors import writing
 from emojax.ops.decisions import DECISION_RULES
 from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS
@@ -56,7 +57,17 @@ def write_results(
 
     There is a picture of each video, of the confusion matrices of a task with classes, and of
     the learning curves if the run's ``metrics.csv`` lies in the parent folder.
+
+    Raises:
+        MachineError: the folder cannot be written to, or the disk is full.
     """
+    with writing(folder, "The results"):
+        _write_results(folder, session, store, results, partition)
+
+
+def _write_results(
+    folder: Path, session: Session, store: Store, results: Sequence[FoldResult], partition: str
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     document = _document(session, store, results, partition)
     (folder / "scores.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -239,7 +250,17 @@ def write_predictions(
     """One CSV per video and task: ``frame,seconds,<label>...``, a row for every frame.
 
     Frames count from 1, as Aff-Wild2's do. Returns the number of files.
+
+    Raises:
+        MachineError: the folder cannot be written to, or the disk is full.
     """
+    with writing(folder, "The predictions"):
+        return _write_predictions(folder, store, predictions)
+
+
+def _write_predictions(
+    folder: Path, store: Store, predictions: Mapping[str, Mapping[str, np.ndarray]]
+) -> int:
     count = 0
     for name, by_task in predictions.items():
         record = store.read(store.index_of(name))

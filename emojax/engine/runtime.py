@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from emojax.errors import InputError
+from emojax.errors import InputError, LostProcess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,6 +280,39 @@ def _wrong(name: str, found: object, expected: str) -> InputError:
         found=found,
         expected=expected,
         remedy="start the processes by a script of launch/, or unset these variables",
+    )
+
+
+def have_joined() -> bool:
+    """Whether this process is one of several of a run; starts no devices to find out."""
+    return jax.distributed.is_initialized()
+
+
+# What JAX says when a process that it computes with is gone: on CPUs, on GPUs, and anywhere.
+_LOST = (
+    "gloo",
+    "nccl",
+    "coordination service",
+    "coordinationservice",
+    "heartbeat",
+    "socket closed",
+)
+
+
+def lost_process(error: BaseException) -> LostProcess | None:
+    """What an exception of JAX means, if it is that another process is gone; None otherwise."""
+    if not have_joined() or not isinstance(error, jax.errors.JaxRuntimeError):
+        return None
+    text = str(error).strip()
+    if not any(word in text.lower() for word in _LOST):
+        return None
+    return LostProcess(
+        "Another process of the run ended, or does not answer.",
+        field=f"process {jax.process_index()} of {jax.process_count()}",
+        found=text.splitlines()[0][:200],
+        expected="all processes, to the end of the run",
+        remedy="see what the others say last, and start all of them again: the run continues from "
+        "its last checkpoint",
     )
 
 

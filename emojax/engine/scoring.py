@@ -120,6 +120,18 @@ def mean_scores(results: Sequence[FoldResult], task: str) -> Scores:
     return means
 
 
+def headline(results: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
+    """Task -> score name -> our score, the mean over folds; without single classes and units."""
+    found: dict[str, dict[str, float]] = {}
+    for task in scored_tasks(results):
+        alone = [r.scores[task].get(OURS, {}) for r in results if task in r.scores]
+        scores = mean_scores(results, task).get(OURS, {}) if len(alone) > 1 else alone[0]
+        found[task] = {
+            name: value for name, value in scores.items() if name not in TASK_OPS[task].details
+        }
+    return found
+
+
 def confusions(results: Sequence[FoldResult], task: str) -> dict[str, dict[str, np.ndarray]]:
     """Fold (or "all folds") -> system -> (C, C) counts, row the true class.
 

@@ -29,6 +29,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK_FILE = ".lock"
+# The summary line of the training that ended there last.
+SUMMARY_FILE = "summary.json"
 _UNTOUCHED = "what was saved there before is untouched"
 
 # Locked folder -> [descriptor, how often it is held]. A process may take its own lock again.
@@ -44,18 +46,22 @@ class WorkdirLock:
 
     Args:
         workdir: made if it is not there, and removed again if it is empty in the end.
+        primary: False for the other processes of one run, of which the first holds the lock.
 
     Raises:
         InputError: on entering, another run holds it.
         MachineError: on entering, nothing can be written there.
     """
 
-    def __init__(self, workdir: str | Path) -> None:
+    def __init__(self, workdir: str | Path, *, primary: bool = True) -> None:
         self.workdir = Path(workdir).resolve()
+        self._primary = primary
         self._made = False
 
     def __enter__(self) -> Self:
         """Takes the lock; see the class for what is raised."""
+        if not self._primary:
+            return self
         held = _HELD.get(self.workdir)
         if held:
             held[1] += 1
@@ -80,7 +86,7 @@ class WorkdirLock:
     ) -> None:
         """Releases the lock and removes its file."""
         held = _HELD.get(self.workdir)
-        if held is None:
+        if held is None or not self._primary:
             return
         held[1] -= 1
         if not held[1]:
@@ -130,11 +136,10 @@ def held(workdir: str | Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as opened:
         problem = None
-        if is_primary():
-            try:
-                opened.enter_context(WorkdirLock(workdir))
-            except InputError as error:
-                problem = error
+        try:
+            opened.enter_context(WorkdirLock(workdir, primary=is_primary()))
+        except InputError as error:
+            problem = error
         agree("--workdir", problem)
         yield
 

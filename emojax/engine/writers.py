@@ -2,24 +2,34 @@
 
 ``metrics.csv`` is wide: one row for each step, one column for each metric, an empty cell where
 a metric was not measured at that step. So it opens as it is in a spreadsheet or in pandas.
+
+A row and an event are each added by one write, and taken back if only a part fits on the disk.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import os
+import re
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from emojax.errors import InputError
+from emojax.errors import InputError, writing
 
 METRICS_FILE = "metrics.csv"
+_KEPT = "the last good checkpoint is untouched, and the same command continues"
+_TABLE = "The table of metrics"
+_EVENTS = "TensorBoard's event file"
 
 
 def read_metrics(path: str | Path) -> dict[int, dict[str, float]]:
@@ -90,20 +100,96 @@ class _MetricsTable:
         if new_names or not follows:
             self._rewrite()
         else:
-            with self._path.open("a", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerow(
-                    _line(step, self._names, self._rows[step])
-                )
+            self._append(_line(step, self._names, self._rows[step]))
+
+    def _append(self, line: list[str]) -> None:
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        except FileNotFoundError:
+            # Somebody took the table away; it is all known here.
+            self._rewrite()
+            return
+        try:
+            with writing(self._path, _TABLE, kept=_KEPT):
+                _append(descriptor, _csv([line]))
+        finally:
+            os.close(descriptor)
 
     def _rewrite(self) -> None:
         # Written beside and renamed, so that a kill leaves the old table or the new one.
         partial = self._path.with_name(f"{self._path.name}.partial-{os.getpid()}")
-        with partial.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["step", *self._names])
-            for step in sorted(self._rows):
-                writer.writerow(_line(step, self._names, self._rows[step]))
-        partial.replace(self._path)
+        lines = [_line(step, self._names, self._rows[step]) for step in sorted(self._rows)]
+        with writing(self._path, _TABLE, kept=_KEPT):
+            try:
+                with partial.open("wb") as file:
+                    file.write(_csv([["step", *self._names], *lines]))
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(self._path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
+
+
+def _csv(lines: list[list[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode()
+
+
+def _append(descriptor: int, data: bytes) -> None:
+    """Adds bytes to the end of a file opened for appending: all of them, or none.
+
+    Raises:
+        OSError: they do not fit; the file is as it was.
+    """
+    size = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, data) < len(data):
+            # What fits is written when a disk fills up.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
+class _EventFile:
+    """A TensorBoard event file, in the format of TensorBoard's own writer.
+
+    That one writes from a thread, whose errors come late and as a traceback, and which waits by
+    the wall clock.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        # TensorBoard reads the files of a run in the order of their names. A clock that was set
+        # back must not put this one before its predecessors.
+        stamps = [
+            int(found[1])
+            for path in workdir.glob("events.out.tfevents.*")
+            if (found := re.match(r"events\.out\.tfevents\.(\d+)\.", path.name))
+        ]
+        self._time = max(time.time(), max(stamps, default=-1) + 1.0)
+        name = f"events.out.tfevents.{int(self._time):010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self._path = workdir / name
+        with writing(self._path, _EVENTS, kept=_KEPT):
+            how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+            self._descriptor: int | None = os.open(self._path, how, 0o644)
+        self.add(file_version="brain.Event:2")
+
+    def add(self, **fields: Any) -> None:
+        """Appends an event with these fields; its time is now, or that of the last one."""
+        self._time = max(self._time, time.time())
+        record = io.BytesIO()
+        RecordWriter(record).write(Event(wall_time=self._time, **fields).SerializeToString())
+        assert self._descriptor is not None, "the writer is closed"
+        with writing(self._path, _EVENTS, kept=_KEPT):
+            _append(self._descriptor, record.getvalue())
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 class RunWriter:
@@ -119,22 +205,22 @@ class RunWriter:
 
     Raises:
         InputError: on resuming, the ``metrics.csv`` that lies there cannot be read.
+        MachineError: the folder cannot be written to; so do all methods.
     """
 
     def __init__(self, workdir: str | Path, *, resume_step: int | None = None) -> None:
         workdir = Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
+        with writing(workdir, "The run's folder", kept=_KEPT):
+            workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / METRICS_FILE
         rows: dict[int, dict[str, float]] = {}
         if resume_step is not None and path.exists():
             rows = {step: row for step, row in read_metrics(path).items() if step <= resume_step}
         self._table = _MetricsTable(path, rows)
-        self._events = EventFileWriter(str(workdir), flush_secs=30)
+        self._events = _EventFile(workdir)
         if resume_step is not None:
             start = SessionLog(status=SessionLog.START)
-            self._events.add_event(
-                Event(wall_time=time.time(), step=resume_step + 1, session_log=start)
-            )
+            self._events.add(step=resume_step + 1, session_log=start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Records ``values`` at ``step``; values of several calls for one step share a row.
@@ -148,16 +234,10 @@ class RunWriter:
             return
         self._table.put(int(step), numbers)
         rows = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
-        self._events.add_event(
-            Event(wall_time=time.time(), step=int(step), summary=Summary(value=rows))
-        )
-
-    def flush(self) -> None:
-        """Brings everything recorded so far to disk (the table always is)."""
-        self._events.flush()
+        self._events.add(step=int(step), summary=Summary(value=rows))
 
     def close(self) -> None:
-        """Flushes and closes the event file. Safe to call twice."""
+        """Closes the event file; all that was recorded is on disk before. Safe to call twice."""
         self._events.close()
 
     def __enter__(self) -> RunWriter:
@@ -170,5 +250,5 @@ class RunWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes, also on an exception, so that what was recorded is kept."""
+        """Closes, also on an exception."""
         self.close()

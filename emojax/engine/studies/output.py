@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from emojax.screen import shown
+
 
 @dataclasses.dataclass(frozen=True)
 class StudyTable:
@@ -100,7 +102,7 @@ def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=Console(file=sys.stderr),
-        disable=not sys.stderr.isatty(),
+        disable=not (sys.stderr.isatty() and shown()),
     )
     with bar:
         task = bar.add_task(name, total=None)

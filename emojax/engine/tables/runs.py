@@ -17,6 +17,7 @@ from emojax.engine.loop import Trainer
 from emojax.engine.restore import open_run
 from emojax.engine.session import build_session
 from emojax.engine.tables.plan import Job
+from emojax.engine.workdir import WorkdirLock, replace_text
 from emojax.errors import InputError
 
 FINISHED_FILE = "finished.json"
@@ -83,7 +84,7 @@ def train(
         say: takes one line about the run before it begins.
 
     Raises:
-        InputError: the configuration or the store does not serve.
+        InputError: the configuration or the store does not serve, or another process trains it.
     """
     known = find_run(runs, job)
     if known is not None:
@@ -93,18 +94,18 @@ def train(
     config = job.recipe.with_replicas(str(store.path), job.folds, job.seeds)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
-    folder.mkdir(parents=True, exist_ok=True)
-    say("resumed" if again else "begun")
-    with _timed(folder) as seconds, _epochs(folder / LOG_FILE, verbose):
-        diverged = _train(Trainer(session, store, folder))
-    content = {
-        "config": job.recipe.training.config,
-        "folds": [*job.folds],
-        "seeds": [*range(job.seeds)],
-        "seconds": seconds(),
-        "diverged": diverged,
-    }
-    write_atomically(folder / FINISHED_FILE, json.dumps(content, indent=1) + "\n")
+    with WorkdirLock(folder, primary=jax.process_index() == 0):
+        say("resumed" if again else "begun")
+        with _timed(folder) as seconds, _epochs(folder / LOG_FILE, verbose):
+            diverged = _train(Trainer(session, store, folder))
+        content = {
+            "config": job.recipe.training.config,
+            "folds": [*job.folds],
+            "seeds": [*range(job.seeds)],
+            "seconds": seconds(),
+            "diverged": diverged,
+        }
+        write_atomically(folder / FINISHED_FILE, json.dumps(content, indent=1) + "\n")
     # The next program is another one; what this one compiled stays in the cache on disk.
     jax.clear_caches()
     known = find_run(runs, job)
@@ -116,19 +117,23 @@ def _train(trainer: Trainer) -> bool:
     """Trains to the end; whether nothing came of it because all replicas diverged."""
     try:
         trainer.run()
-    except InputError:
-        # A table shows what happened to a row, and goes on.
-        if saved_steps(trainer.workdir) and open_run(trainer.workdir).lost_R.all():
-            return True
-        raise
+    except InputError as error:
+        # A table shows what happened to a row, and goes on; a full disk ends everything.
+        if error.status != InputError.status or not saved_steps(trainer.workdir):
+            raise
+        if not open_run(trainer.workdir).lost_R.all():
+            raise
+        return True
     return False
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a kill leaves the former one, or none."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Writes a text file so that a kill or a full disk leaves the former one, or none.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    replace_text(path, text, "A result")
 
 
 @contextlib.contextmanager

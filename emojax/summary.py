@@ -1,0 +1,137 @@
+"""The last line of a long command: what it did and what it took, for programs to read."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+PREFIX = "summary: "
+
+
+class Summary:
+    """Collects the facts of one call of a command; ``line`` tells them as JSON.
+
+    The clock starts when it is made.
+
+    Args:
+        command: as after ``python -m``.
+    """
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._started = time.monotonic()
+        self._facts: dict[str, Any] = {}
+        self._devices: Sequence[Any] = ()
+        self._keep: Callable[[str], None] | None = None
+
+    def tell(self, facts: Mapping[str, Any]) -> None:
+        """Adds the command's own facts; a later one takes the place of an earlier one."""
+        self._facts |= facts
+
+    def use_devices(self, devices: Sequence[Any]) -> None:
+        """Notes the ``jax.Device`` objects that the command computes on."""
+        self._devices = tuple(devices)
+
+    def keep(self, write: Callable[[str], None]) -> None:
+        """Gives the JSON to ``write`` as well, when the command ends."""
+        self._keep = write
+
+    def end(self, status: str, exit_code: int, error: str | None) -> None:
+        """Prints the line, and keeps it if that was asked for.
+
+        Args:
+            status: "done", "stopped" or "failed".
+            exit_code: of the process.
+            error: one sentence about what went wrong, or None.
+
+        Raises:
+            InputError: what ``keep`` was given cannot write it. The line was printed before.
+        """
+        text = self.text(status, exit_code, error)
+        print(f"{PREFIX}{text}", flush=True)
+        if self._keep is not None:
+            self._keep(text + "\n")
+
+    def text(self, status: str, exit_code: int, error: str | None) -> str:
+        """The JSON on one line; arguments as in ``end``."""
+        content = {
+            "command": self._command,
+            "status": status,
+            "exit_code": exit_code,
+            "error": error,
+            "seconds": round(time.monotonic() - self._started, 3),
+            "cpu_seconds": round(_cpu_seconds(), 3),
+            "peak_memory_bytes": _peak_memory(),
+            "devices": _about(self._devices),
+            **self._facts,
+        }
+        return json.dumps(_plain(content), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: null for NaN and infinity, lists for arrays, text for paths."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):  # NumPy and JAX
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)
+
+
+def _cpu_seconds() -> float:
+    """User and system time of the process and of its children that have ended."""
+    if resource is None:
+        return time.process_time()
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _peak_memory() -> int | None:
+    """Most bytes of host memory that the process held at once; None where nobody knows."""
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # The one number that macOS counts in bytes and others in KiB.
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _about(devices: Sequence[Any]) -> dict[str, Any] | None:
+    if not devices:
+        return None
+    peaks = []
+    for device in devices:
+        # Devices of other processes tell nothing, nor do CPUs.
+        stats = _memory_stats(device)
+        if "peak_bytes_in_use" in stats:
+            peaks.append(int(stats["peak_bytes_in_use"]))
+    return {
+        "kind": str(devices[0].device_kind),
+        "count": len(devices),
+        "peak_memory_bytes": max(peaks, default=None),
+    }
+
+
+def _memory_stats(device: Any) -> Mapping[str, Any]:
+    try:
+        return device.memory_stats() or {}
+    except Exception:
+        # Whatever is wrong with a device by now, the summary is the last to be stopped by it.
+        return {}
+
+
+def path_text(path: str | Path) -> str:
+    """A path for a summary: absolute, so that it holds in any folder."""
+    return str(Path(path).absolute())
