@@ -2,8 +2,9 @@
 
 Clusters and clouds send SIGTERM some time before they take a machine away. The training then ends
 the step under way, saves where it stands within the epoch, and leaves. Where there are several
-processes, JAX's coordination service tells all of them when one has got the signal, and makes them
-stop at the same step.
+processes, they vote with every step, so that all of them stop at the same one when one has got the
+signal. (JAX's own ``reached_preemption_sync_point`` counts steps of one kind, and Orbax asks it
+with its own; asked between batches of a validation as well, it never agrees.)
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+_NAMES = {0: "", 1: "SIGINT", 2: "SIGTERM"}
 
 
 class StopRequest:
@@ -32,18 +37,15 @@ class StopRequest:
     def __init__(self) -> None:
         self.seen = False
         self.name = ""
-        self._asked = 0
+        self._votes: _Votes | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def requested(self) -> bool:
         """Whether to stop. All processes have to ask equally often, and get the same answer."""
-        several = jax.process_count() > 1
-        if several and not self.seen:
-            # SIGTERM is caught by JAX then, from which the other processes hear of it.
-            self.seen = multihost_utils.reached_preemption_sync_point(self._asked)
-            self.name = "SIGTERM" if self.seen else ""
-            self._asked += 1
-        elif not several:
+        if self._votes is not None and not self.seen:
+            name = self._votes.cast(self.name)
+            self.seen, self.name = bool(name), name or self.name
+        elif self._votes is None:
             self.seen = bool(self.name)
         return self.seen
 
@@ -54,7 +56,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         """Takes the signals over."""
-        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+        self._votes = _Votes() if jax.process_count() > 1 else None
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._receive)
         return self
@@ -67,7 +70,8 @@ class StopRequest:
     ) -> None:
         """Gives the signals back."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # A handler that Python did not set cannot be given back; JAX has one in C++.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -77,6 +81,33 @@ class StopRequest:
         again = "; Ctrl-C again interrupts at once" if number == signal.SIGINT else ""
         # Not print, whose buffer the signal may have interrupted.
         os.write(2, f"{self.name}: stopping after this step, to save{again}\n".encode())
+
+
+class _Votes:
+    """What the processes have got, told to all; an answer is that of the vote before.
+
+    So no process waits for the others with every step: the vote before is long over.
+    """
+
+    def __init__(self) -> None:
+        mesh = Mesh(np.array(jax.devices()), ("device",), axis_types=(AxisType.Auto,))
+        self._each = NamedSharding(mesh, PartitionSpec("device"))
+        self._count = mesh.size
+        self._most = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._last: jax.Array | None = None
+
+    def cast(self, name: str) -> str:
+        """Votes for a signal, or for none; the signal of the vote before, of any process."""
+        number = next(number for number, known in _NAMES.items() if known == name)
+
+        def mine(index: tuple[slice, ...] | None) -> np.ndarray:
+            return np.full(1, number, np.int32)
+
+        last, self._last = (
+            self._last,
+            self._most(jax.make_array_from_callback((self._count,), self._each, mine)),
+        )
+        return "" if last is None else _NAMES[int(last)]
 
 
 class StopTraining(Exception):  # noqa: N818
