@@ -12,6 +12,9 @@ import crc32c
 from emojax.errors import InputError
 
 FORMAT_VERSION = 1
+# JSON takes up to 30 times its size in memory. This is room for 200,000 videos, or for the
+# statistics of 50 folds of ten streams of 2,000 columns.
+MAX_BYTES = 64 * 2**20
 
 
 def write_document(path: Path, content: dict[str, Any]) -> None:
@@ -19,12 +22,26 @@ def write_document(path: Path, content: dict[str, Any]) -> None:
 
     The checksum is CRC-32C over the content in canonical form (keys sorted, no spaces), so
     that re-indenting a file does not spoil it and changing any value does.
+
+    Raises:
+        InputError: it would be larger than ``read_document`` reads.
     """
-    document = {"format_version": FORMAT_VERSION, "checksum": _checksum(content), **content}
+    checksum = canonical_checksum(content)
+    document = {"format_version": FORMAT_VERSION, "checksum": checksum, **content}
     # One line per top-level entry: readable in a pager, and fast to write unlike indent=.
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in document.items()]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    if len(text) > MAX_BYTES:  # json writes ASCII alone
+        raise InputError(
+            "A file of the store would be too large to be read again.",
+            file=path,
+            field="size",
+            found=f"{len(text)} bytes",
+            expected=f"at most {MAX_BYTES} bytes",
+            remedy="build several stores",
+        )
     with path.open("w", encoding="utf-8") as file:
-        file.write("{\n" + ",\n".join(lines) + "\n}\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
@@ -41,7 +58,10 @@ def read_document(path: Path) -> dict[str, Any]:
     """
     remedy = "copy the store again or build it again"
     try:
-        document = json.loads(path.read_bytes())
+        # A pipe would be waited for, and a device never ends.
+        size = path.stat().st_size if path.is_file() else None
+        if size is not None and size <= MAX_BYTES:
+            document = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise InputError(
             "A file of the store cannot be read.",
@@ -51,15 +71,25 @@ def read_document(path: Path) -> dict[str, Any]:
             expected="a readable file",
             remedy=remedy,
         ) from error
-    except ValueError as error:
+    # Brackets within brackets end at the interpreter's limit.
+    except (ValueError, RecursionError) as error:
         raise InputError(
             "A file of the store is damaged.",
             file=path,
             field="contents",
-            found=str(error),
+            found=str(error)[:200],
             expected="JSON",
             remedy=remedy,
         ) from error
+    if size is None or size > MAX_BYTES:
+        raise InputError(
+            "A file of the store cannot be read.",
+            file=path,
+            field="contents",
+            found="no file" if size is None else f"{size} bytes",
+            expected=f"a file of at most {MAX_BYTES} bytes",
+            remedy=remedy,
+        )
     if not isinstance(document, dict) or "format_version" not in document:
         raise InputError(
             "This is not a file of a store.",
@@ -75,24 +105,29 @@ def read_document(path: Path) -> dict[str, Any]:
             "The store has a format that this version cannot read.",
             file=path,
             field="format_version",
-            found=version,
+            found=repr(version)[:200],
             expected=FORMAT_VERSION,
             remedy="build the store again",
         )
     stored = document.pop("checksum", None)
-    computed = _checksum(document)
+    computed = canonical_checksum(document)
     if stored != computed:
         raise InputError(
             "A file of the store is damaged or was edited.",
             file=path,
             field="checksum",
             found=computed,
-            expected=stored or "a checksum",
+            expected=str(stored)[:200] if stored else "a checksum",
             remedy=remedy,
         )
     return {"checksum": stored, **document}
 
 
-def _checksum(content: dict[str, Any]) -> str:
+def canonical_checksum(content: Any) -> str:
+    """CRC-32C of JSON content in canonical form (keys sorted, no spaces), 8 hexadecimal digits."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return f"{crc32c.crc32c(canonical.encode()):08x}"
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")

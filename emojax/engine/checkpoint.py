@@ -4,23 +4,38 @@ A checkpoint is one Orbax step with two items. ``state`` holds arrays: the train
 normalisation. ``meta`` is JSON: configuration, stream and task specifications, replicas,
 schedule, iterator states, history of scores, code version. A run killed at any moment resumes
 bit for bit from its latest checkpoint.
+
+Orbax does not notice every flipped bit, so ``meta`` carries checksums of all arrays and of
+itself, see ``checkpoint_document.py``. They are checked whenever a checkpoint is read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from emojax.errors import InputError
+from emojax.engine.checkpoint_document import (
+    DamagedError,
+    Document,
+    check_arrays,
+    make_document,
+    read_document,
+)
+from emojax.errors import InputError, machine_error, writing
 
 FOLDER = "checkpoints"
+_KEPT = "the last good checkpoint is kept, and the same command continues from it"
+# A run's JSON item is below one MiB for hundreds of replicas and epochs.
+_MAX_META_BYTES = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +61,13 @@ class Checkpoints:
         read_only: open for evaluation; never creates, deletes or writes anything.
 
     Raises:
-        InputError: ``read_only`` and there is no checkpoint.
+        InputError: ``read_only`` and there is no checkpoint, or what lies there is damaged.
+        MachineError: the folder cannot be written to.
     """
 
     def __init__(self, workdir: str | Path, *, read_only: bool = False) -> None:
         self.folder = Path(workdir).resolve() / FOLDER
+        self._read_only = read_only
         if read_only and not self.folder.is_dir():
             raise InputError(
                 "There is no checkpoint here.",
@@ -69,28 +86,45 @@ class Checkpoints:
         # best_fn makes the manager write the scores down, for the policy of a resumed run.
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else keep,
-            best_fn=_score,
+            best_fn=None if read_only else _score,
+            # What a killed run left unfinished would otherwise fill the disk.
+            cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=options,
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=options,
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                },
+            )
+        except Exception as error:
+            failed = machine_error(error, self.folder, "The folder of checkpoints")
+            if failed is not None:
+                raise failed from error
+            self._refuse(None, "folder", _first_line(error), "what a training run saved", error)
+        if not read_only:
+            self._check_scores()
 
     def steps(self) -> list[int]:
-        """Steps that can be restored, ascending."""
-        return sorted(self._manager.all_steps())
+        """Steps that were saved, ascending. A damaged one is among them."""
+        return sorted({*self._manager.all_steps(), *_step_names(self.folder)})
 
     def save(self, step: int, state: Any, meta: dict[str, Any], score: float) -> None:
-        """Saves in the background; a checkpoint appears whole or not at all."""
+        """Saves in the background; a checkpoint appears whole or not at all.
+
+        Raises:
+            MachineError: this save, or the one before, could not be written.
+        """
+        plain = _without_none(state)
+        document = make_document(step, plain, meta, float(score))
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(_without_none(state)), meta=ocp.args.JsonSave(meta)
+            state=ocp.args.StandardSave(plain), meta=ocp.args.JsonSave(document)
         )
-        self._manager.save(step, args=arguments, metrics={"score": score}, force=True)
+        with writing(self.folder, "A checkpoint", kept=_KEPT):
+            self._manager.save(step, args=arguments, metrics={"score": float(score)}, force=True)
 
     def meta(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
         """Step and JSON item of one checkpoint, the latest by default.
@@ -99,7 +133,7 @@ class Checkpoints:
             InputError: there is no such checkpoint, or it is damaged.
         """
         step = self._resolve(step)
-        return step, self._read(step, "meta", ocp.args.JsonRestore())
+        return step, self._document(step).meta
 
     def restore(self, abstract: Any, step: int | None = None) -> Checkpoint:
         """Restores one checkpoint, the latest by default.
@@ -112,29 +146,87 @@ class Checkpoints:
         Raises:
             InputError: no such checkpoint, it is of another model, or it is damaged.
         """
-        step, meta = self.meta(step)
-        self._check_same_model(abstract, meta, step)
+        step = self._resolve(step)
+        document = self._document(step)
+        self._check_same_model(abstract, document.meta, step)
         found = self._read(step, "state", ocp.args.StandardRestore(_without_none(abstract)))
+        if document.arrays is not None:
+            try:
+                check_arrays(found, document.arrays)
+            except DamagedError as error:
+                self._refuse(step, error.field, error.found, error.expected, error)
         state = {
             name: dataclasses.replace(cast(Any, value), **found[name])
             if dataclasses.is_dataclass(value)
             else found[name]
             for name, value in abstract.items()
         }
-        return Checkpoint(step=step, state=state, meta=meta)
+        return Checkpoint(step=step, state=state, meta=document.meta)
+
+    def _document(self, step: int) -> Document:
+        """The JSON item of a step, checked."""
+        try:
+            size = (self.folder / str(step) / "meta" / "metadata").stat().st_size
+        except OSError as error:
+            self._refuse(step, "meta", error.strerror, "what a training run saved", error)
+        if size > _MAX_META_BYTES:
+            self._refuse(step, "meta", f"{size} bytes", f"at most {_MAX_META_BYTES} bytes")
+        content = self._read(step, "meta", ocp.args.JsonRestore())
+        try:
+            return read_document(content, step)
+        except DamagedError as error:
+            self._refuse(step, error.field, error.found, error.expected, error)
 
     def _read(self, step: int, item: str, how: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                "The checkpoint is damaged.",
-                file=self.folder / str(step),
-                field=item,
-                found=str(error).strip().splitlines()[0][:200],
-                expected="what a training run saved",
-                remedy="name another step, or train again with --overwrite",
-            ) from error
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        # Orbax, TensorStore and JSON each have many ways to say what is wrong with a file.
+        except Exception as error:
+            self._refuse(step, item, _first_line(error), "what a training run saved", error)
+
+    def _check_scores(self) -> None:
+        """Refuses damaged scores, by which Orbax would choose what to delete."""
+        for step in self.steps():
+            score = self._document(step).score
+            if score is None:
+                continue
+            path = self.folder / str(step) / "metrics" / "metrics"
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError) as error:
+                self._refuse(step, "metrics", _first_line(error), f"score {score}", error)
+            if repr(found) != repr({"score": score}):
+                self._refuse(step, "metrics", repr(found)[:200], f"score {score}")
+
+    def _refuse(
+        self,
+        step: int | None,
+        field: str,
+        found: object,
+        expected: object,
+        cause: BaseException | None = None,
+    ) -> NoReturn:
+        """Says that a checkpoint is damaged and how to go on without it."""
+        folder = self.folder if step is None else self.folder / str(step)
+        others = [str(other) for other in _step_names(self.folder) if other != step]
+        if step is None or not others:
+            remedy = "copy the run again, or train again with --overwrite"
+        elif self._read_only:
+            remedy = f"use another saved step, such as --step={others[-1]} (there are "
+            remedy += f"{', '.join(others)}), or copy the run again"
+        else:
+            remedy = f"copy the run again, or delete the folder {folder}: the same command then "
+            remedy += f"continues from step {others[-1]}"
+        raise InputError(
+            "The checkpoint is damaged.",
+            file=folder,
+            field=field,
+            found=str(found)[:200],
+            expected=str(expected)[:200],
+            remedy=remedy,
+        ) from cause
 
     def _resolve(self, step: int | None) -> int:
         steps = self.steps()
@@ -175,8 +267,18 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Waits for saves under way. A manager that is never closed loses its checkpoint."""
-        self._manager.close()
+        """Waits for saves under way. A manager that is never closed loses its checkpoint.
+
+        Raises:
+            MachineError: a save could not be written; not if another exception is under way.
+        """
+        if error is not None:
+            # What went wrong first is what people have to know.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            return
+        with writing(self.folder, "A checkpoint", kept=_KEPT):
+            self._manager.close()
 
 
 def _without_none(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,11 +298,24 @@ def _without_none(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def saved_steps(workdir: str | Path) -> list[int]:
-    """Steps of a run that can be restored, ascending; none if there is no run."""
-    folder = Path(workdir) / FOLDER
-    found = folder.iterdir() if folder.is_dir() else ()
-    # Orbax writes a checkpoint under another name and renames it when it is whole.
-    return sorted(int(path.name) for path in found if path.name.isdigit())
+    """Steps of a run that were saved, ascending; none if there is no run."""
+    return _step_names(Path(workdir) / FOLDER)
+
+
+def _step_names(folder: Path) -> list[int]:
+    """Orbax writes a checkpoint under another name and renames it when it is whole.
+
+    What is no folder any more is named, too: a damaged step must not pass for none.
+    """
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    # As Orbax writes numbers: "007" is no step, nor is a number in another script.
+    return sorted(int(n) for n in names if n.isascii() and n.isdigit() and str(int(n)) == n)
+
+
+def _first_line(error: BaseException) -> str:
+    """What an exception says, in short."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def _score(metrics: Mapping[str, float]) -> float:

@@ -1,0 +1,265 @@
+"""Random damage to stores and checkpoints, each of which must be told clearly or do nothing.
+
+    python -m benchmarks.faults.corruptions --count=1000 --seed=0
+    python -m benchmarks.faults.corruptions --seed=0 --only=17
+
+A small store is written and a run trained on it. Each corruption damages one file of a copy.
+Then everything is read that evaluation, prediction and a continued training read. Outcomes:
+
+    clear error   an InputError of one screen
+    harmless      whatever was read is the same to the last bit; predictions, too, are computed
+                  and compared, and for every tenth of these also an epoch of training
+    SILENT        something else was read, and nobody was told
+    TRACEBACK     any other exception
+    CRASH, HANG, HUGE   the process ended, took over a minute, or 512 MiB more memory
+
+The last four are bugs, are listed with their numbers, and make the command end with status 1.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks.faults.damage import damage
+from benchmarks.faults.small_run import Reading, make, same_bits, session_of
+from emojax.datasets.source import Store
+from emojax.errors import InputError
+
+GOOD = ("clear error", "harmless")
+BAD = ("SILENT", "TRACEBACK", "CRASH", "HANG", "HUGE")
+_SECONDS = 60.0
+_MEMORY = 512 * 2**20
+# One screen.
+_LINES, _CHARACTERS = 24, 2000
+_TRAINED = 10  # of so many harmless ones, one is also trained on
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One corruption and what came of it.
+
+    Attributes:
+        number: repeats it, with the seed.
+        kind: of the damaged file.
+        file: which one.
+        how: it was damaged.
+        outcome: one of ``GOOD`` or ``BAD``.
+        message: of the error, or of what differs.
+        seconds: it took.
+    """
+
+    number: int
+    kind: str
+    file: str
+    how: str
+    outcome: str
+    message: str
+    seconds: float
+
+
+class Corruptions:
+    """Tries corruptions of a prepared folder.
+
+    Args:
+        folder: with ``store`` and ``run``, see ``small_run.make``.
+        scratch: where copies are made.
+        seed: of all corruptions.
+    """
+
+    def __init__(self, folder: Path, scratch: Path, seed: int) -> None:
+        self.folder = folder
+        self._scratch = scratch
+        self._seed = seed
+        with Store(folder / "store") as store:
+            self.reading = Reading(session_of(store))
+        self._expected = {name: read(folder) for name, read in self._steps().items()}
+        copy = scratch / "golden"
+        shutil.copytree(folder, copy)
+        self._expected["training"] = self.reading.training(copy)
+        shutil.rmtree(copy)
+
+    def _steps(self) -> dict[str, Callable[[Path], Any]]:
+        reading = self.reading
+        return {
+            "store": reading.store,
+            "evaluation": reading.evaluation,
+            "resuming": reading.resuming,
+            "prediction": reading.prediction,
+        }
+
+    def attempt(self, number: int) -> Case:
+        """Damages a copy, reads it and says what came of it."""
+        rng = np.random.default_rng([self._seed, number])
+        copy = self._scratch / f"case-{number}"
+        started, before = time.monotonic(), _peak()
+        try:
+            done = damage(self.folder, copy, rng)
+            outcome, message = self._outcome(copy, train=number % _TRAINED == 0)
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+        if _peak() - before > _MEMORY:
+            outcome, message = "HUGE", f"{(_peak() - before) >> 20} MiB; {message}"
+        seconds = time.monotonic() - started
+        return Case(number, done.kind, done.file, done.how, outcome, message, seconds)
+
+    def _outcome(self, copy: Path, *, train: bool) -> tuple[str, str]:
+        steps = self._steps()
+        if train:
+            steps["training"] = self.reading.training
+        refused = ""
+        for name, read in steps.items():
+            if refused and name in ("prediction", "training"):
+                continue
+            outcome, message = self._read(name, read, copy)
+            if outcome in BAD:
+                return outcome, f"{name}: {message}"
+            if outcome == "clear error":
+                refused = refused or f"{name}: {message}"
+        return ("clear error", refused) if refused else ("harmless", "")
+
+    def _read(self, name: str, read: Callable[[Path], Any], copy: Path) -> tuple[str, str]:
+        try:
+            found = read(copy)
+        except InputError as error:
+            text = str(error)
+            if text.count("\n") >= _LINES or len(text) > _CHARACTERS:
+                return "TRACEBACK", f"an error of more than one screen: {text[:500]}"
+            return "clear error", text
+        except Exception:
+            return "TRACEBACK", traceback.format_exc(limit=-6)
+        if same_bits(found, self._expected[name]):
+            return "harmless", ""
+        return "SILENT", "what was read differs"
+
+
+def _peak() -> int:
+    """Bytes of memory that the process has needed at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def attempt_all(folder: Path, scratch: Path, seed: int, numbers: Iterable[int]) -> Iterator[Case]:
+    """Tries corruptions in another process, which is started again if it hangs or ends."""
+    waiting = list(numbers)
+    while waiting:
+        ours, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        process = context.Process(target=_work, args=(folder, scratch, seed, waiting, theirs))
+        process.start()
+        theirs.close()
+        patience = 10 * _SECONDS  # the first answer takes imports and programs to compile
+        try:
+            while waiting:
+                ended = False
+                if ours.poll(patience):
+                    try:
+                        case = ours.recv()
+                    except EOFError:
+                        ended = True
+                    else:
+                        waiting.remove(case.number)
+                        patience = _SECONDS
+                        yield case
+                        continue
+                number = waiting.pop(0)
+                yield Case(number, "", "", "", "CRASH" if ended else "HANG", "", patience)
+                break
+        finally:
+            process.kill()
+            process.join()
+
+
+def _work(folder: Path, scratch: Path, seed: int, numbers: list[int], answers: Connection) -> None:
+    _quiet(folder.parent)
+    # Orbax and the trainings have much to say, and only what is returned counts.
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    corruptions = Corruptions(folder, scratch, seed)
+    for number in numbers:
+        answers.send(corruptions.attempt(number))
+
+
+def _quiet(cache: Path) -> None:
+    logging.set_verbosity(logging.FATAL)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def table(cases: Iterable[Case]) -> str:
+    """Kinds of files by outcomes, in Markdown."""
+    counts: dict[str, collections.Counter[str]] = {}
+    for case in cases:
+        counts.setdefault(case.kind or "unknown", collections.Counter())[case.outcome] += 1
+    total = sum(counts.values(), collections.Counter())
+    columns = [*GOOD, *BAD]
+    lines = ["| damaged file | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for kind, row in [*sorted(counts.items()), ("all", total)]:
+        lines.append(f"| {kind} | " + " | ".join(str(row[name]) for name in columns) + " |")
+    return "\n".join(lines)
+
+
+def run(count: int, seed: int, only: int | None) -> list[Case]:
+    """Makes the store and the run, and prints and returns what came of each corruption."""
+    numbers = [only] if only is not None else list(range(count))
+    with tempfile.TemporaryDirectory() as temporary:
+        base = Path(temporary)
+        scratch = base / "copies"
+        scratch.mkdir()
+        _quiet(base)
+        with contextlib.redirect_stdout(sys.stderr):
+            make(base / "golden")
+        before = _contents(base / "golden")
+        cases = []
+        for case in attempt_all(base / "golden", scratch, seed, numbers):
+            cases.append(case)
+            if case.outcome in BAD or only is not None:
+                print(f"{case.number}: {case.outcome}, {case.file} {case.how}\n{case.message}")
+            if len(cases) % 100 == 0:
+                print(f"{len(cases)} of {len(numbers)} done", file=sys.stderr)
+        if _contents(base / "golden") != before:
+            raise AssertionError("reading changed the files that it read")
+    return cases
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def main(argv: list[str]) -> int:
+    """Prints the table; see the module."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]}")
+    cases = run(flags.FLAGS.count, flags.FLAGS.seed, flags.FLAGS.only)
+    print(table(cases))
+    slowest = max(case.seconds for case in cases)
+    good = sum(case.outcome in GOOD for case in cases)
+    print(
+        f"\n{good} of {len(cases)} are told clearly or harmless; the slowest took {slowest:.1f} s"
+    )
+    return int(good < len(cases))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("count", 1000, "How many corruptions.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of all corruptions.", lower_bound=0)
+    flags.DEFINE_integer("only", None, "Repeats the corruption of this number.", lower_bound=0)
+    app.run(main)

@@ -1,0 +1,157 @@
+"""A small store and a run trained on it, and everything that a program reads of the two."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.random_store import random_store
+from emojax.datasets.pipeline import fingerprint
+from emojax.datasets.source import Store
+from emojax.engine.checkpoint import Checkpoints
+from emojax.engine.loop import Trainer
+from emojax.engine.restore import open_run
+from emojax.engine.resume import check_same_run
+from emojax.engine.session import Session, abstract_normalisation, build_session
+from emojax.specs import StreamSpec
+
+STREAMS = {
+    "eda": StreamSpec("eda", 2, "physiology", 20.0),
+    "resp": StreamSpec("resp", 1, "physiology", 20.0),
+}
+EPOCHS = 3
+
+
+def config(store: Path, epochs: int = EPOCHS) -> dict[str, Any]:
+    """The smallest model there is, with two replicas of two folds."""
+    return {
+        "data": {
+            "store": str(store),
+            "streams": list(STREAMS),
+            "tasks": ["va"],
+            "window": 16,
+            "stride": 16,
+            "batch_size": 4,
+            "random_offset": True,
+            "resampling": {},
+        },
+        "model": {
+            "name": "segment_mlp",
+            "segments": 2,
+            "hidden": 4,
+            "input_dropout": 0.1,
+            "dropout": 0.1,
+            "degree": 1,
+            "centre": 0.0,
+        },
+        "loss": {"va": "ccc"},
+        "replicas": {"folds": ["0", "1"], "targets": ["va"], "seeds": [0]},
+        "train": {
+            "epochs": epochs,
+            "epoch_steps": 2,
+            "optimizer": "adam_l2",
+            "learning_rate": 0.3,
+            "weight_decay": 1e-3,
+            "clip_norm": 0.0,
+            "warmup": "none",
+            "warmup_epochs": 0,
+            "plateau_patience": 5,
+            "plateau_factor": 0.1,
+            "minimum_rate": 1e-8,
+            "releases": 2,
+            "reload_best": False,
+            "stop_patience": 50,
+        },
+        "evaluation": {"selection": {"va": "ccc"}},
+    }
+
+
+def make(folder: Path) -> None:
+    """Writes ``folder/store`` and trains ``folder/run`` on it; an epoch is 2 steps."""
+    with random_store(
+        folder / "store", STREAMS, ["va"], folds=2, frames=40, videos_per_fold=2
+    ) as store:
+        train(store, folder / "run", EPOCHS)
+
+
+def train(store: Store, workdir: Path, epochs: int) -> Any:
+    """Trains, or goes on with a run found there; the final state and the scores so far."""
+    run = Trainer(session_of(store, epochs), store, workdir).run()
+    return jax.device_get(run.state), run.history
+
+
+def session_of(store: Store, epochs: int = EPOCHS) -> Session:
+    """The session that training makes of this store."""
+    return build_session(config(store.path, epochs), store.streams, jax.devices()[:1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Reads a store and a run as programs do, with what can be shared among readings.
+
+    Attributes:
+        session: of the undamaged store.
+        resumed_epochs: what a run is trained to when it is continued.
+    """
+
+    session: Session
+    resumed_epochs: int = EPOCHS + 1
+
+    def store(self, folder: Path) -> Any:
+        """All of the store: what it says, every record, the statistics of every fold."""
+        with Store(folder / "store", verify="all") as store:
+            videos = [dataclasses.asdict(store.read(i)) for i in range(len(store))]
+            statistics = {name: store.statistics(name) for name in store.folds}
+            entries = [dataclasses.asdict(entry) for entry in store.videos]
+            return store.metadata, entries, videos, statistics
+
+    def evaluation(self, folder: Path) -> Any:
+        """What evaluation and prediction take from the run's checkpoint."""
+        run = open_run(folder / "run")
+        weights, normalisation = jax.device_get(run.placed())
+        flags = run.lost_R, run.branches_R, run.store_checksum, run.step
+        return weights, normalisation, run.session.config, run.session.names, flags
+
+    def prediction(self, folder: Path) -> Any:
+        """Predictions of the validation videos."""
+        run = open_run(folder / "run")
+        with run.open_store(str(folder / "store")) as store:
+            return run.predict(store, [list(fold.validation) for fold in run.folds(store)])
+
+    def resuming(self, folder: Path) -> Any:
+        """What training takes from the run's checkpoint before it goes on."""
+        with Store(folder / "store") as store, Checkpoints(folder / "run") as checkpoints:
+            session = self.session
+            step, meta = checkpoints.meta()
+            identity = fingerprint(store, session.window_spec, session.batch_size)
+            check_same_run(meta, session, identity, folder / "run")
+            abstract = {
+                "train": session.abstract_state(),
+                "normalisation": abstract_normalisation(session),
+            }
+            restored = checkpoints.restore(abstract)
+            return step, meta, jax.device_get(restored.state), restored.meta
+
+    def training(self, folder: Path) -> Any:
+        """The state after one more epoch of training."""
+        with Store(folder / "store") as store:
+            return train(store, folder / "run", self.resumed_epochs)
+
+
+def same_bits(found: Any, expected: Any) -> bool:
+    """Whether two trees of arrays and plain values are equal, NaNs and signed zeros included."""
+    left, right = jax.tree.flatten(found), jax.tree.flatten(expected)
+    if left[1] != right[1]:
+        return False
+    return all(_same(a, b) for a, b in zip(left[0], right[0], strict=True))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if not isinstance(a, np.ndarray | np.generic | jax.Array):
+        return type(a) is type(b) and repr(a) == repr(b)
+    a, b = np.asarray(a), np.asarray(b)
+    return (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes())
