@@ -30,7 +30,7 @@ from emojax.engine.checkpoint_document import (
     make_document,
     read_document,
 )
-from emojax.errors import InputError, machine_error, writing
+from emojax.errors import InputError, Stopped, machine_error, writing
 
 FOLDER = "checkpoints"
 _KEPT = "the last good checkpoint is kept, and the same command continues from it"
@@ -272,6 +272,9 @@ class Checkpoints:
         Raises:
             MachineError: a save could not be written; not if another exception is under way.
         """
+        if error is not None and not isinstance(error, Stopped) and jax.process_count() > 1:
+            # Closing waits for the other processes, which may be gone or not know of the error.
+            return
         if error is not None:
             # What went wrong first is what people have to know.
             with contextlib.suppress(Exception):

@@ -14,6 +14,7 @@ their order: any number of devices and processes, and NumPy, say the same.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,44 +41,62 @@ def array_checksums(tree: Any) -> dict[str, int]:
         TypeError: an array's elements are not of 1, 2, 4 or 8 whole bytes.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    # All are dispatched before the first is waited for.
-    found = jax.device_get([_checksum(leaf) for _, leaf in leaves])
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    spread = {
+        name: leaf for name, (_, leaf) in zip(names, leaves, strict=True) if _on_devices(leaf)
+    }
+    found = device_checksums(spread)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): int(value)
-        for (path, _), value in zip(leaves, found, strict=True)
+        name: found[name] if name in spread else host_checksum(_plain(leaf))
+        for name, (_, leaf) in zip(names, leaves, strict=True)
     }
 
 
-def _checksum(leaf: Any) -> Any:
+def _on_devices(leaf: Any) -> bool:
+    """Whether an array is read where it lies; the host's own memory needs no program."""
     if not isinstance(leaf, jax.Array):
-        return host_checksum(leaf)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    # The host's own memory is read as it is, which needs no program.
+        return False
     on_host = all(device.platform == "cpu" for device in leaf.sharding.device_set)
-    if on_host and leaf.is_fully_addressable:
-        return host_checksum(leaf)
-    return device_checksum(leaf)
+    return not (on_host and leaf.is_fully_addressable)
 
 
-def device_checksum(leaf: jax.Array) -> jax.Array:
-    """The checksum of an array, computed on its devices: a uint32 scalar.
+def _plain(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    return leaf
 
-    Of an array that is spread over devices or processes, each gets a copy of the result.
+
+def device_checksums(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
+    """The checksums of arrays, computed on their devices, in one program.
+
+    One for each would be many that wait for other processes at once, which on CPUs can end with
+    all of them waiting.
+
+    Args:
+        arrays: name -> array, all on the same devices.
 
     Raises:
         TypeError: see ``array_checksums``.
     """
-    _check_dtype(leaf.dtype)
-    sharding = leaf.sharding
-    return _program(sharding.mesh if isinstance(sharding, NamedSharding) else None)(leaf)
+    if not arrays:
+        return {}
+    leaves = [_plain(leaf) for leaf in arrays.values()]
+    for leaf in leaves:
+        _check_dtype(leaf.dtype)
+    meshes = [leaf.sharding.mesh for leaf in leaves if isinstance(leaf.sharding, NamedSharding)]
+    sums = jax.device_get(_program(meshes[0] if meshes else None)(leaves))
+    return {name: int(value) for name, value in zip(arrays, sums, strict=True)}
 
 
 @functools.lru_cache(maxsize=64)
 def _program(mesh: Any) -> Any:
     if mesh is None:
-        return jax.jit(_sum_words)
-    return jax.jit(_sum_words, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        return jax.jit(_sums)
+    return jax.jit(_sums, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def _sums(leaves: Sequence[jax.Array]) -> jax.Array:
+    return jnp.stack([_sum_words(leaf) for leaf in leaves])
 
 
 def _sum_words(leaf: jax.Array) -> jax.Array:
