@@ -343,8 +343,9 @@ class Trainer:
         trained = before.active.copy()
         rates_R = learning_rates(before, config, self._base_R, run.step - 1)
         run.schedule, improved = observe(before, config, self._base_R, scores_R, run.step)
-        # Adam's moments never lose a NaN, so a replica that met one is finished.
-        sound = np.isfinite(means["loss"])
+        # Adam's moments never lose a NaN, so a replica that took one in is finished.
+        skips = session.config["train"]["non_finite"] == "skip"
+        sound = skips | np.isfinite(means["loss"])
         run.schedule = dataclasses.replace(run.schedule, active=run.schedule.active & sound)
         run.state = keep_best(run.state, improved)
         released = run.schedule.stage > before.stage
