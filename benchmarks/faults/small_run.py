@@ -144,10 +144,10 @@ class Reading:
 
 def same_bits(found: Any, expected: Any) -> bool:
     """Whether two trees of arrays and plain values are equal, NaNs and signed zeros included."""
-    left, right = jax.tree.flatten(found), jax.tree.flatten(expected)
-    if left[1] != right[1]:
+    if str(jax.tree.structure(found)) != str(jax.tree.structure(expected)):
         return False
-    return all(_same(a, b) for a, b in zip(left[0], right[0], strict=True))
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    return all(_same(a, b) for a, b in pairs)
 
 
 def _same(a: Any, b: Any) -> bool:

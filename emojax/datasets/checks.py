@@ -9,9 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from emojax.datasets.folds import Fold
-from emojax.datasets.record import PARTITIONS, StreamRows, VideoRecord
+from emojax.datasets.record import MAX_ATTRIBUTES, PARTITIONS, StreamRows, VideoRecord
 from emojax.errors import InputError, closest
 from emojax.specs import TASKS, StreamSpec, TaskSpec
+
+# A recording longer than a week, or further from its origin than years have seconds, is none;
+# what is cut into windows by the clock would be without bounds.
+MAX_SECONDS = 7 * 86400.0
+_MAX_TIME = 1e12
 
 
 def conform(
@@ -46,6 +51,14 @@ def conform(
                 found=repr(value),
                 expected="text",
             )
+    size = sum(len(key) + len(value) for key, value in record.attributes.items())
+    if size > MAX_ATTRIBUTES // 8:  # a character takes up to 6 in JSON
+        raise InputError(
+            "A video has too much text.",
+            field=f"attributes of {record.name}",
+            found=f"{size} characters",
+            expected=f"at most {MAX_ATTRIBUTES // 8}",
+        )
     pts_N = _clock(record.pts_N, f"frame times of {record.name}", strictly=True)
     if not len(pts_N):
         raise InputError("A video has no frames.", field=record.name, found=0, expected=">= 1")
@@ -107,7 +120,7 @@ def check_name(name: object, what: str, file: Path | None = None) -> None:
             "A name cannot be used.",
             file=file,
             field=what,
-            found=repr(name),
+            found=repr(name)[:200],
             expected="1 to 200 printable characters, no '/', '\\' or '..', no dot in front",
             remedy="rename it",
         )
@@ -130,10 +143,39 @@ def check_known(
             f"Unknown {kind}.",
             file=file,
             field=where,
-            found=name,
+            found=str(name)[:200],
             expected=shown if len(choices) <= 20 else f"{shown}, ... ({len(choices)} in all)",
             remedy=closest(name, choices) or "use one of those expected",
         )
+
+
+def check_stored(record: VideoRecord, tasks: Sequence[str]) -> None:
+    """Refuses a record that was read and that ``conform`` would not have let into a store.
+
+    Checksums say that a record is what was written, not who wrote it. Features themselves are
+    not looked at again.
+
+    Args:
+        record: as it was read.
+        tasks: of the store.
+
+    Raises:
+        ValueError, InputError: as said.
+    """
+    _clock(record.pts_N, "frame times", strictly=True)
+    for name, data in record.streams.items():
+        _clock(data.pts_N, f"row times of stream {name}", strictly=False)
+        if (data.valid_N.view(np.uint8) > 1).any():
+            raise ValueError(f"validity of stream {name} is neither 0 nor 1")
+    check_known(record.labels, tasks, "task", record.name)
+    for task, values in record.labels.items():
+        _labels(values, TASKS[task], record.num_frames, f"labels {task} of {record.name}")
+    for reference, by_task in record.references.items():
+        check_name(reference, f"reference of {record.name}")
+        check_known(by_task, tasks, "task", record.name)
+    for key, value in record.attributes.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ValueError("attributes are not text")
 
 
 def check_fold(fold: Fold, videos: Iterable[str]) -> None:
@@ -307,5 +349,15 @@ def _clock(times: np.ndarray, what: str, *, strictly: bool) -> np.ndarray:
             field=what,
             found="times that are not finite or go back",
             expected="increasing seconds" if strictly else "seconds that never decrease",
+        )
+    if not len(pts_N):
+        return pts_N
+    if np.abs(pts_N[[0, -1]]).max() > _MAX_TIME or pts_N[-1] - pts_N[0] > MAX_SECONDS:
+        raise InputError(
+            "Times cannot be those of a recording.",
+            field=what,
+            found=f"{pts_N[0]:g} to {pts_N[-1]:g} s",
+            expected=f"at most {MAX_SECONDS:g} s (a week), and at most {_MAX_TIME:g} s from zero",
+            remedy="check the clock, or cut the recording into parts",
         )
     return pts_N

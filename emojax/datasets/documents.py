@@ -12,7 +12,7 @@ import crc32c
 from emojax.errors import InputError
 
 FORMAT_VERSION = 1
-# JSON takes up to 30 times its size in memory. This is room for 200,000 videos, or for the
+# JSON takes up to 30 times its size in memory. This is room for 100,000 videos, or for the
 # statistics of 50 folds of ten streams of 2,000 columns.
 MAX_BYTES = 64 * 2**20
 
@@ -29,7 +29,10 @@ def write_document(path: Path, content: dict[str, Any]) -> None:
     checksum = canonical_checksum(content)
     document = {"format_version": FORMAT_VERSION, "checksum": checksum, **content}
     # One line per top-level entry: readable in a pager, and fast to write unlike indent=.
-    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in document.items()]
+    lines = [
+        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
+        for key, value in document.items()
+    ]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     if len(text) > MAX_BYTES:  # json writes ASCII alone
         raise InputError(

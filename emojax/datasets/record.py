@@ -26,6 +26,7 @@ import numpy as np
 from emojax.specs import TASKS, StreamSpec
 
 PARTITIONS = ("train", "validation", "test")
+MAX_ATTRIBUTES = 2**20  # characters of JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +148,20 @@ def from_features(
         streams=data,
         labels=labels,
         references=references,
-        attributes=json.loads(text("attributes")),
+        attributes=_attributes(text("attributes")),
     )
     _check_lengths(record)
     return record
+
+
+def _attributes(text: str) -> dict[str, str]:
+    # JSON takes many times its size in memory.
+    if len(text) > MAX_ATTRIBUTES:
+        raise ValueError(f"attributes of {len(text)} characters")
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("attributes are no mapping")
+    return found
 
 
 def _bytes(values: np.ndarray, dtype: str) -> bytes:

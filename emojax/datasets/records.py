@@ -10,6 +10,7 @@ protobuf wire format to find where each feature's bytes are.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,10 @@ FOOTER_BYTES = 4
 FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 # Protobuf refuses messages of 2 GiB; a margin is left for the keys.
 MAX_PAYLOAD_BYTES = 2**31 - 2**20
+# A record has a few dozen features. Each is a few fields, which are walked one by one.
+_MAX_FEATURES = 10_000
+_MAX_FIELDS = 20 * _MAX_FEATURES
+_MAX_KEY_BYTES = 1000
 _MASK_DELTA = 0xA282EAD8
 # Checksums are computed of so many bytes at a time.
 _PART_BYTES = 1 << 24
@@ -123,23 +128,31 @@ def locate_fields(payload: memoryview) -> dict[str, tuple[int, int]]:
         feature name -> (offset, length) in ``payload``.
 
     Raises:
-        ValueError: the payload is not an Example, or a feature holds several byte strings.
+        ValueError: the payload is not an Example, a feature holds several byte strings, or
+            there are more features or fields than a record has.
     """
     # Example{1: Features{1: map entry{1: key, 2: Feature{1: BytesList{1: value}}}}}
     found: dict[str, tuple[int, int]] = {}
-    for features in _messages(payload, 0, len(payload), 1):
-        for entry in _messages(payload, *features, 1):
-            keys = list(_messages(payload, *entry, 1))
+    budget = itertools.count(_MAX_FIELDS, -1)
+
+    def messages(start: int, stop: int, number: int) -> Iterator[tuple[int, int]]:
+        return _messages(payload, start, stop, number, budget)
+
+    for features in messages(0, len(payload), 1):
+        for entry in messages(*features, 1):
+            keys = list(messages(*entry, 1))
             values = [
                 value
-                for feature in _messages(payload, *entry, 2)
-                for bytes_list in _messages(payload, *feature, 1)
-                for value in _messages(payload, *bytes_list, 1)
+                for feature in messages(*entry, 2)
+                for bytes_list in messages(*feature, 1)
+                for value in messages(*bytes_list, 1)
             ]
             if len(keys) != 1 or len(values) > 1:
                 raise ValueError("a feature does not hold one key and one byte string")
             if values:
                 (start, stop), (key_start, key_stop) = values[0], keys[0]
+                if key_stop - key_start > _MAX_KEY_BYTES or len(found) >= _MAX_FEATURES:
+                    raise ValueError("a record has too many features, or one of too long a name")
                 found[bytes(payload[key_start:key_stop]).decode()] = (start, stop - start)
     return found
 
@@ -158,10 +171,17 @@ def _check(found: int, expected: int, what: str, file: Path, offset: int, damage
     )
 
 
-def _messages(data: memoryview, start: int, stop: int, number: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of each length-delimited field with this number inside a message."""
+def _messages(
+    data: memoryview, start: int, stop: int, number: int, budget: Iterator[int]
+) -> Iterator[tuple[int, int]]:
+    """(start, stop) of each length-delimited field with this number inside a message.
+
+    ``budget`` counts down the fields that may still be walked.
+    """
     position = start
     while position < stop:
+        if next(budget) <= 0:
+            raise ValueError("a record has too many fields")
         tag, position = _varint(data, position, stop)
         wire_type = tag & 7
         if wire_type == 0:

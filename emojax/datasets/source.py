@@ -2,55 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import glob
 import mmap
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import numpy as np
 
-from emojax.datasets.checks import check_known, check_name
+from emojax.datasets.checks import check_known, check_name, check_stored
 from emojax.datasets.documents import read_document
+from emojax.datasets.entries import (
+    VideoEntry,
+    read_entries,
+    read_folds,
+    read_partitions,
+    read_shards,
+    read_streams,
+)
 from emojax.datasets.folds import Fold
-from emojax.datasets.record import PARTITIONS, VideoRecord, from_features
+from emojax.datasets.record import VideoRecord, from_features
 from emojax.datasets.records import HEADER_BYTES, check_record, locate_fields
 from emojax.datasets.store import DATASET_FILE, DTYPES, INDEX_FILE
 from emojax.errors import InputError
-from emojax.specs import TASKS, StreamSpec
+from emojax.specs import TASKS
 
 # Columns whose deviation is below this fraction of their mean are constants plus rounding.
 _CONSTANT = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoEntry:
-    """What the index knows about a video without opening its shard.
-
-    Attributes:
-        name: unique in the store.
-        source_video: the file it was cut from.
-        partition: "train", "validation" or "test".
-        num_frames: N.
-        fps: mean frames per second; 0 for a single frame.
-        rows: stream -> number of rows.
-        shard: number of the shard file.
-        offset: byte where the record's frame begins.
-        length: payload bytes.
-        crc: masked CRC-32C of the payload.
-    """
-
-    name: str
-    source_video: str
-    partition: str
-    num_frames: int
-    fps: float
-    rows: dict[str, int]
-    shard: int
-    offset: int
-    length: int
-    crc: int
+# What files raise that hold something else than they should, on the way to an InputError.
+_MALFORMED = (
+    KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 
 
 class Store:
@@ -91,17 +75,16 @@ class Store:
         _check_folder(self.path)
         self.metadata = read_document(self.path / DATASET_FILE)
         index = read_document(self.path / INDEX_FILE)
-        try:
+        with _reading(self.path / DATASET_FILE):
             self._describe(self.metadata)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _malformed(self.path / DATASET_FILE, error) from error
         self._check_shards(index)
-        try:
-            self.videos = tuple(VideoEntry(**row) for row in index["videos"])
+        with _reading(self.path / INDEX_FILE):
+            itemsize = self._row_dtype.itemsize
+            self.videos = read_entries(
+                index["videos"], self._shards, self.streams, itemsize, self.path
+            )
             self._number = {video.name: i for i, video in enumerate(self.videos)}
             self._check_videos()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _malformed(self.path / INDEX_FILE, error) from error
         self._maps: list[memoryview | None] = [None] * len(self._shards)
         self._locks = [threading.Lock() for _ in self._shards]
         self._fields: list[dict[str, tuple[int, int]] | None] = [None] * len(self.videos)
@@ -222,32 +205,19 @@ class Store:
         self._maps = [None] * len(self._shards)
 
     def _describe(self, metadata: dict[str, Any]) -> None:
-        self.name: str = metadata["name"]
-        self.streams = {row["name"]: StreamSpec(**row) for row in metadata["streams"]}
-        self.tasks: tuple[str, ...] = tuple(metadata["tasks"])
         file = self.path / DATASET_FILE
+        check_name(metadata["name"], "name of the store", file)
+        self.name: str = metadata["name"]
+        self.streams = read_streams(metadata["streams"])
+        self.tasks: tuple[str, ...] = tuple(metadata["tasks"])
         check_known(self.tasks, TASKS, "task", "tasks", file)
         check_known([metadata["dtype"]], DTYPES, "dtype", "dtype", file)
         self.dtype: str = metadata["dtype"]
         self._row_dtype = np.dtype(self.dtype).newbyteorder("<")
-        self.partitions = {part: tuple(metadata["partitions"][part]) for part in PARTITIONS}
-        self.folds = {
-            name: Fold(
-                name=name,
-                train=tuple(row["train"]),
-                validation=tuple(row["validation"]),
-                test=tuple(row["test"]),
-                scored_frames=(
-                    None
-                    if row["scored_frames"] is None
-                    else (int(row["scored_frames"][0]), int(row["scored_frames"][1]))
-                ),
-            )
-            for name, row in metadata["folds"].items()
-        }
-        self._shards: list[dict[str, Any]] = metadata["shards"]
-        for shard in self._shards:
-            check_name(shard["file"], "shard file", file)
+        self.partitions = read_partitions(metadata["partitions"])
+        names = (name for part in self.partitions.values() for name in part)
+        self.folds = read_folds(metadata["folds"], self.streams, names)
+        self._shards = read_shards(metadata["shards"], file)
 
     def _check_shards(self, index: dict[str, Any]) -> None:
         if index.get("shards") != self._shards:
@@ -282,9 +252,6 @@ class Store:
     def _check_videos(self) -> None:
         records = [0] * len(self._shards)
         for video in self.videos:
-            check_name(video.name, "video name", self.path / INDEX_FILE)
-            if not 0 <= video.shard < len(records):
-                raise ValueError(f"{video.name} lies in shard {video.shard}")
             records[video.shard] += 1
         if records != [shard["records"] for shard in self._shards]:
             raise ValueError("the shards hold other numbers of records")
@@ -326,12 +293,11 @@ class Store:
             after_part=lambda: _release(shard),
         )
         start = entry.offset + HEADER_BYTES
-        try:
+        with _reading(file):
             located = locate_fields(shard[start : start + entry.length])
             fields = {key: (start + offset, size) for key, (offset, size) in located.items()}
             record = from_features(shard, fields, tuple(self.streams.values()), self._row_dtype)
-        except (KeyError, ValueError) as error:
-            raise _malformed(file, error) from error
+            check_stored(record, self.tasks)
         found = (record.name, record.source_video, record.partition, record.num_frames)
         expected = (entry.name, entry.source_video, entry.partition, entry.num_frames)
         rows = {name: len(data.pts_N) for name, data in record.streams.items()}
@@ -377,15 +343,30 @@ def _check_folder(path: Path) -> None:
     )
 
 
-def _malformed(file: Path, error: Exception) -> InputError:
-    return InputError(
-        "A file of the store does not hold what it should.",
-        file=file,
-        field="contents",
-        found=f"{type(error).__name__}: {error}",
-        expected="what StoreWriter writes",
-        remedy="build the store again",
-    )
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Tells what is wrong with the contents of a file as InputError, and always which file."""
+    try:
+        yield
+    except InputError as error:
+        told = error.details
+        raise InputError(
+            error.summary,
+            file=told.get("file", file),
+            field=told.get("field"),
+            found=told.get("found"),
+            expected=told.get("expected"),
+            remedy=told.get("remedy", "build the store again"),
+        ) from error
+    except _MALFORMED as error:
+        raise InputError(
+            "A file of the store does not hold what it should.",
+            file=file,
+            field="contents",
+            found=f"{type(error).__name__}: {error}"[:200],
+            expected="what StoreWriter writes",
+            remedy="build the store again",
+        ) from error
 
 
 def _summary(shards: Any) -> str:

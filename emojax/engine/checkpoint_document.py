@@ -115,8 +115,10 @@ def read_document(document: Any, step: int) -> Document:
         ("arrays", lambda value: isinstance(value, dict), "a mapping"),
         ("meta", lambda value: isinstance(value, dict), "a mapping"),
     )
+    if not isinstance(content, dict):
+        raise DamagedError("checkpoint", f"a {type(content).__name__}", "a mapping")
     for key, good, expected in checks:
-        value = content.get(key) if isinstance(content, dict) else None
+        value = content.get(key)
         if not good(value):
             raise DamagedError(key, repr(value)[:80], expected)
     _check_kinds(content["meta"])

@@ -96,8 +96,8 @@ class TrainedRun:
         """
         if self.trained_on(store):
             return [store.fold(name) for name in self.session.folds.keys]
-        parts = {name: store.partitions.get(name, ()) for name in ("train", "validation", "test")}
-        return [Fold(name, **parts) for name in self.session.folds.keys]
+        parts = [store.partitions[name] for name in ("train", "validation", "test")]
+        return [Fold(name, *parts) for name in self.session.folds.keys]
 
     def predict(self, store: Store, videos: list[list[str]]) -> list[Predictions]:
         """Predictions of each replica's best weights; videos are given fold by fold.
