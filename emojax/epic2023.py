@@ -51,7 +51,7 @@ def main() -> None:
     workdir = cli.folder("workdir", _WORKDIR.value)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
-    console = Console()
+    console = cli.console()
     console.print(
         f"{config.model.name} on {store.name}: {len(session.replicas)} replicas "
         f"({len(session.folds.keys)} folds) in one program",

@@ -15,7 +15,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from emojax import cli
 from emojax.engine.evaluation import Tuning, evaluate_folds, partition_videos, print_scores
@@ -99,7 +98,7 @@ def main() -> None:
         tuning=tuning if tuned else None,
         postprocessing=postprocessing,
     )
-    console = Console()
+    console = cli.console()
     print_scores(results, f"{store.name}, {partition}, step {run.step}", console)
     write_results(folder, run.session, store, results, partition)
     if postprocessing:

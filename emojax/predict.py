@@ -16,7 +16,6 @@ or carry a state forward (see ``emojax/engine/full_sequence.py``); others refuse
 from __future__ import annotations
 
 from absl import flags
-from rich.console import Console
 
 from emojax import cli
 from emojax.engine.evaluation import Tuning
@@ -111,7 +110,7 @@ def main() -> None:
         if postprocessing:
             combined = postprocessing.clip(combined)
         count += write_predictions(out, store, combined)
-    console = Console()
+    console = cli.console()
     if postprocessing:
         for line in postprocessing.lines(session):
             console.print(line, highlight=False)
@@ -120,6 +119,7 @@ def main() -> None:
         f"{count} files for {len(names)} videos, {_ENSEMBLE.value} of {len(members)} "
         f"replica(s): {out}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -10,7 +10,6 @@ import time
 
 from absl import flags
 from ml_collections import config_flags
-from rich.console import Console
 
 from emojax import cli
 from emojax.datasets.source import Store
@@ -56,7 +55,7 @@ def main() -> None:
     # An old run is discarded only when nothing is wrong with the new one.
     if _OVERWRITE.value and workdir.exists():
         discard_run(workdir)
-    console = Console()
+    console = cli.console()
     console.print(
         f"{config.model.name} on {store.name}: {len(session.replicas)} replicas "
         f"({', '.join(session.names[:6])}{', ...' if len(session.names) > 6 else ''}), "

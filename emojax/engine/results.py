@@ -166,15 +166,15 @@ def _draw_confusions(folder: Path, results: Sequence[FoldResult]) -> list[Path]:
 
 
 def _levels(results: Sequence[FoldResult]) -> dict[str, float]:
-    return {
-        f"{system} {name}": by_system[system][name]
-        for result in results[:1]
-        for task, by_system in result.scores.items()
-        for system in (OPTIMUM, BASELINE)
-        if system in by_system
-        for name in by_system[system]
-        if name.startswith(("ccc_", "f1_m")) and not name.endswith("ccc_mean")
-    }
+    """Scores to reach, the mean over folds where there are several."""
+    found: dict[str, list[float]] = {}
+    for result in results:
+        for by_system in result.scores.values():
+            for system in (OPTIMUM, BASELINE):
+                for name, score in by_system.get(system, {}).items():
+                    if name.startswith(("ccc_", "f1_m")):
+                        found.setdefault(f"{system} {name}", []).append(score)
+    return {name: float(np.mean(scores)) for name, scores in found.items()}
 
 
 def _notes(session: Session, store: Store, results: Sequence[FoldResult]) -> list[str]:
