@@ -75,7 +75,8 @@ def write_results(
     tables = []
     for task in scored_tasks(results):
         header, rows = score_rows(results, task)
-        rows = summary_rows(results, task)[::-1] + rows
+        # All folds as one data set come first, then their mean, then each.
+        rows = sorted(summary_rows(results, task), key=lambda row: row[0] != POOLED) + rows
         tables.append((f"{store.name}, {partition}: {task}", header, rows))
     write_report(
         folder / "report.html",
