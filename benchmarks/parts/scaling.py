@@ -37,7 +37,11 @@ class Series:
 
 
 def series_of(context: Context) -> list[Series]:
-    """What is measured: T of a TCN and of an RNN, then B, R and streams of the first system."""
+    """What is measured: T of a TCN and of RNNs, then B, R and streams of the first system."""
+    return [series for series in _every_series(context) if series.axis in context.axes]
+
+
+def _every_series(context: Context) -> list[Series]:
     first = context.systems[0]
     # On a CPU the papers' batches would take minutes, and time is linear in them.
     batch = 0 if on_gpu() or context.quick else 2
