@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from emojax.engine.metric_panels import metric_panels, without_single_targets
 from emojax.engine.writers import METRICS_FILE, read_metrics
@@ -362,7 +362,7 @@ def plot_learning_curves(
     lines = [-(-len(names) // _legend_columns(names)) for names in entries]
     figure, axes = _panels(
         [1.9] * len(panels),
-        left=0.85,
+        left=1.0,
         legend_lines=max([1, *(n for n in lines if n <= _MAX_LEGEND_LINES)]),
         heading=title,
     )
@@ -382,9 +382,9 @@ def plot_learning_curves(
             panel.set_yscale("log")
             panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
             panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            panel.yaxis.set_minor_formatter(NullFormatter())
+            panel.yaxis.set_minor_locator(NullLocator())
         panel.set_ylabel(family, fontsize=10, color=_ANNOTATED)
-        panel.yaxis.set_label_coords(-0.055, 0.5)
+        panel.yaxis.set_label_coords(-0.075, 0.5)
         _, texts = panel.get_legend_handles_labels()
         columns = _legend_columns(texts)
         if 0 < len(texts) <= columns * _MAX_LEGEND_LINES:
