@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
-from benchmarks.context import Context
+from benchmarks.context import AXES, Context
 from benchmarks.machine import backend, describe
 from benchmarks.parts.feed import feed_part
 from benchmarks.parts.kernels import kernels_part
@@ -70,6 +70,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the 
 _MINUTES = flags.DEFINE_float(
     "minutes", None, "Begin nothing new after so long; 0: no limit, 9 on an accelerator."
 )
+_AXES = flags.DEFINE_list("axes", [], f"Of scaling: some of {', '.join(AXES)}; all by default.")
 _COMPILE = flags.DEFINE_string(
     "torch_compile", None, "Mode of torch.compile; empty leaves it out, as --quick does."
 )
@@ -86,6 +87,8 @@ def main() -> None:
     parts = tuple(_PARTS.value) or tuple(PARTS)
     _check("systems", systems, NAMES)
     _check("parts", parts, tuple(PARTS))
+    axes = tuple(_AXES.value) or AXES
+    _check("axes", axes, AXES)
     out = cli.folder("out", _OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     console = cli.console()
@@ -98,6 +101,7 @@ def main() -> None:
         dtype=_DTYPE.value,
         compile_mode=default_mode if _COMPILE.value is None else _COMPILE.value,
         minutes=minutes if _MINUTES.value is None else _MINUTES.value,
+        axes=axes,
         say=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
     )
     header = describe(" ".join(["python -m benchmarks.bench", *sys.argv[1:]]))

@@ -14,6 +14,9 @@ from benchmarks.results import Missing
 from benchmarks.timing import told
 from benchmarks.workload import Case
 
+# What the scaling part varies.
+AXES = ("T", "B", "R", "streams")
+
 # Sizes of --quick: every part of the papers' models once, narrow, on few and short windows.
 QUICK: dict[str, Case] = {
     "rjcma": Case(
@@ -77,6 +80,7 @@ class Context:
         dtype: of the computation.
         compile_mode: of ``torch.compile``; empty leaves it out.
         minutes: after which nothing new is begun; 0 for no limit.
+        axes: of the scaling part, some of ``AXES``.
         share: of the minutes, at whose end the present part begins nothing new.
         say: prints a line of progress.
     """
@@ -87,6 +91,7 @@ class Context:
     dtype: str = "float32"
     compile_mode: str = "default"
     minutes: float = 0.0
+    axes: tuple[str, ...] = AXES
     share: float = 1.0
     say: Callable[[str], None] = lambda line: None
     started: float = dataclasses.field(default_factory=time.monotonic)

@@ -43,7 +43,7 @@ def main() -> None:
     study = STUDIES[_STUDY.value]
     workdir = cli.folder("workdir", _WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = cli.console()
     rows: list[Row] = []
     seeds = _SEEDS.value or study.seeds
     for case in study.cases:

@@ -184,7 +184,7 @@ def build(
     totals = report.totals()
     say(
         f"{totals['videos']} videos, {totals['frames']} frames, {len(sources)} streams; "
-        f"{totals['lengths_off']} of {totals['lengths_compared']} lengths off, "
+        f"{totals['lengths_off']} of {totals['lengths_compared']} lengths differ, "
         f"{totals['streams_without_features']} streams without features: {out / REPORT}.csv"
     )
     if folds:

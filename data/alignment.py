@@ -261,7 +261,10 @@ class Report:
             if item.off or (video.name, item.what) in self.missing
         ]
         lines.sort(key=lambda line: -line[1].off)
-        title = f"{len(lines)} of {sum(len(items) for _, items in self._videos)} counts differ"
+        totals = self.totals()
+        title = f"{totals['lengths_off']} of {totals['lengths_compared']} lengths differ"
+        if self.missing:
+            title += f", {len(self.missing)} streams without features"
         if len(lines) > _SHOWN:
             title += f"; the worst {_SHOWN}"
         table = Table("video", "partition", "what", "found", "expected", "how", title=title)

@@ -58,7 +58,7 @@ def main() -> None:
     workdir = cli.folder("workdir", _WORKDIR.value)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
-    console = cli.console(wide=False)
+    console = cli.console()
     cli.use_devices(session.layout.mesh.devices.flat)
     cli.tell(workdir=path_text(workdir))
     console.print(

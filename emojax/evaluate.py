@@ -126,7 +126,7 @@ def _report(
         scores=headline(results),
         out=path_text(folder),
     )
-    console = cli.console(wide=False)
+    console = cli.console()
     print_scores(results, f"{store.name}, {partition}, step {run.step}", console)
     write_results(folder, run.session, store, results, partition)
     if postprocessing:

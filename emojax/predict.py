@@ -140,7 +140,7 @@ def _report(
         files=count,
         out=path_text(out),
     )
-    console = cli.console(wide=False)
+    console = cli.console()
     if postprocessing:
         for line in postprocessing.lines(run.session):
             console.print(line, highlight=False)
@@ -149,6 +149,7 @@ def _report(
     console.print(
         f"{count} files for {len(names)} videos, {_ENSEMBLE.value} of {members} replica(s): {out}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -138,7 +138,8 @@ def _train(
             )
             continue
         shown = "" if verbose else f", epochs in {where / 'train.log'}"
-        about = f"{what}: {job.replicas} models, fold {', '.join(job.folds)}{shown}"
+        models = "1 model" if job.replicas == 1 else f"{job.replicas} models"
+        about = f"{what}: {models}, fold {', '.join(job.folds)}{shown}"
         started = time.monotonic()
         run = train(
             job,

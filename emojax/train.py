@@ -73,7 +73,7 @@ def _train(session: Session, store: Store, workdir: Path, existed: bool) -> None
     # An old run is discarded only when nothing is wrong with the new one.
     if _OVERWRITE.value and existed:
         discard_run(workdir)
-    console = cli.console(wide=False)
+    console = cli.console()
     console.print(
         f"{session.config['model']['name']} on {store.name}: {len(session.replicas)} replicas "
         f"({', '.join(session.names[:6])}{', ...' if len(session.names) > 6 else ''}), "
@@ -110,7 +110,7 @@ def _report(
     trained: TrainedRun,
     predictions: list[Predictions],
 ) -> None:
-    folds, console = trained.folds(store), cli.console(wide=False)
+    folds, console = trained.folds(store), cli.console()
     results = evaluate_folds(session, store, predictions, folds, "validation")
     cli.tell(checkpoint_step=trained.step, partition="validation", scores=headline(results))
     print_scores(results, f"{store.name}, validation", console)

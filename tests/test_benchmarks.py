@@ -347,6 +347,12 @@ def test_a_part_that_fails_does_not_end_the_run(
     assert good.name == "feed"
 
 
+def test_scaling_measures_the_axes_that_were_asked_for(tmp_path: Path) -> None:
+    for axes in (context.AXES, ("streams", "R")):
+        here = context.Context(("rjcma",), tmp_path, axes=axes)
+        assert {series.axis for series in scaling.series_of(here)} == set(axes)
+
+
 def test_nothing_is_begun_when_time_is_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tiny_context(tmp_path, monkeypatch)
     here.minutes, here.started = 1.0, here.started - 61.0

@@ -194,6 +194,27 @@ def test_many_replicas_are_still_a_picture(
     assert axes.get_title(loc="left") == ("40 curves, named in metrics.csv" * (replicas > 15))
 
 
+def test_of_many_replicas_for_two_targets_only_the_means_are_drawn(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    scores = {"ccc_valence": 0.1, "ccc_arousal": 0.2, "ccc_mean": 0.15}
+    levels = {f"optimum {name}": 0.9 for name in scores}
+    for folds in (2, 6):
+        with RunWriter(tmp_path / str(folds)) as writer:
+            writer.scalars(
+                1, {f"va fold {k}/{name}": scores[name] for k in range(folds) for name in scores}
+            )
+        plots.plot_learning_curves(
+            tmp_path / "c.png", tmp_path / str(folds) / "metrics.csv", levels=levels
+        )
+    few, many = (
+        [text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in drawn
+    )
+    assert len(few) == 8
+    assert "optimum ccc_mean" not in few
+    assert many == [f"va fold {k}/ccc_mean" for k in range(6)] + ["optimum ccc_mean"]
+
+
 def test_long_names_stay_inside_the_picture_and_off_the_title(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:

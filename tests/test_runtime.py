@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emojax.datasets.pipeline import evaluation_batches, training_batches
+from emojax.datasets.pipeline import (
+    FILLER,
+    LoadWindow,
+    evaluation_batches,
+    training_batches,
+    window_list,
+)
 from emojax.datasets.source import Store
 from emojax.datasets.windows import WindowSpec
 from emojax.engine import runtime
@@ -137,16 +143,19 @@ def test_a_process_reads_its_rows_of_the_same_batches(store: Store) -> None:
 def test_processes_read_no_more_than_their_rows(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[int] = []
-    real = Store.read
-    monkeypatch.setattr(Store, "read", lambda self, i: (read.append(i), real(self, i))[1])
+    read: set[tuple[int, int]] = set()
+    load = LoadWindow._load
+    monkeypatch.setattr(
+        LoadWindow, "_load", lambda self, *entry: (read.add(entry), load(self, *entry))[1]
+    )
     names = store.fold("0").validation
-    counts = []
+    found = []
     for rows in (None, range(2), range(2, 4)):
         read.clear()
         assert list(evaluation_batches(store, names, SPEC, batch_size=4, rows=rows))
-        counts.append(len(read))
-    assert counts[1] == counts[2] == counts[0] // 2
+        found.append(read - {(FILLER, 0)})
+    assert found[0] == found[1] | found[2] == {*window_list(store, names, SPEC)}
+    assert not found[1] & found[2]
 
 
 # -- joining ---------------------------------------------------------------------------------------

@@ -196,6 +196,7 @@ def test_exptrm_beside_its_baseline_and_with_missing_frames(store: Path, workdir
 
     command("exptrm.missing", "--trials=2", store=store, workdir=workdir)
     found = document(workdir, "exptrm.missing")
+    assert "2 trials for each share; the paper's are 10." in found["notes"]
     cells = [row_of(found, label)["columns"] for label in ("0%", "50%", "100%")]
     title = "CCC-Va, video missing"
     assert [len(cell[title]["values"]) for cell in cells] == [1, 2, 1]

@@ -56,7 +56,8 @@ def _on_devices(leaf: Any) -> bool:
     """Whether an array is read where it lies; the host's own memory needs no program."""
     if not isinstance(leaf, jax.Array):
         return False
-    on_host = all(device.platform == "cpu" for device in leaf.sharding.device_set)
+    devices: Any = leaf.sharding.device_set
+    on_host = all(device.platform == "cpu" for device in devices)
     return not (on_host and leaf.is_fully_addressable)
 
 

@@ -27,7 +27,7 @@ from emojax.engine.groups import Group, regroup
 from emojax.engine.initialise import Initialisation, initialise, open_source
 from emojax.engine.interruption import StopRequest, StopTraining
 from emojax.engine.memory import plan_lines, plan_memory
-from emojax.engine.non_finite import NonFinite, refuse_non_finite
+from emojax.engine.non_finite import NonFinite, first_of, refuse_non_finite
 from emojax.engine.profiling import Profile
 from emojax.engine.progress import TrainingProgress
 from emojax.engine.resume import check_same_groups, check_same_run, check_trained, run_meta
@@ -210,8 +210,7 @@ class Trainer:
         late_R = over & schedule.active & ~final_objective(schedule, stages)
         if not run.step:
             return []
-        met = min(self._met.values(), key=lambda found: found.step, default=None)
-        about = f"from step {met.step} on, where {met.batch(self.store)}" if met else ""
+        about = first_of(self._met.values(), self.store)
         lost_R = lost(schedule, stages)
         return check_trained(self.session, lost_R, late_R, self.workdir, about=about)
 
@@ -344,8 +343,7 @@ class Trainer:
         rates_R = learning_rates(before, config, self._base_R, run.step - 1)
         run.schedule, improved = observe(before, config, self._base_R, scores_R, run.step)
         # Adam's moments never lose a NaN, so a replica that took one in is finished.
-        skips = session.config["train"]["non_finite"] == "skip"
-        sound = skips | np.isfinite(means["loss"])
+        sound = np.isfinite(means["loss"]) | (session.config["train"]["non_finite"] == "skip")
         run.schedule = dataclasses.replace(run.schedule, active=run.schedule.active & sound)
         run.state = keep_best(run.state, improved)
         released = run.schedule.stage > before.stage

@@ -8,7 +8,7 @@ stays. "skip" takes no step on such a batch and goes on.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +83,12 @@ def find_non_finite(
             videos=tuple(int(number) for number in dict.fromkeys(numbers.tolist()) if number >= 0),
             skipped=policy == "skip",
         )
+
+
+def first_of(found: Iterable[NonFinite], store: Store) -> str:
+    """Where losses began not to be finite, for people; nothing if all were."""
+    first = min(found, key=lambda one: one.step, default=None)
+    return f"from step {first.step} on, where {first.batch(store)}" if first else ""
 
 
 def refuse_non_finite(

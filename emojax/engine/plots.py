@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
+from emojax.engine.metric_panels import metric_panels, without_single_targets
 from emojax.engine.writers import METRICS_FILE, read_metrics
 from emojax.ops.metrics import concordance_correlation_coefficient
 from emojax.specs import TASKS
@@ -32,15 +33,6 @@ _WIDTH_INCHES = 11.0
 _MAX_COLUMNS = 1000
 _LEGEND_COLUMNS = 5
 _MAX_LEGEND_LINES = 3
-
-# Panels of the learning curves: title, then groups of words; the first group that names any
-# metric fills the panel, so the score a run is selected by comes before all others.
-_FAMILIES = (
-    ("loss", (("loss",),)),
-    ("score", (("score",), ("ccc", "f1", "accuracy"))),
-    ("error", (("rmse",),)),
-    ("learning rate", (("learning_rate",),)),
-)
 
 
 def _panels(
@@ -320,34 +312,16 @@ def plot_video(
     )
 
 
-_OVERALL = ("/f1_macro", "/f1_mean")
-
-
-def _without_details(names: Sequence[str]) -> list[str]:
-    """Leaves out the F1 of single classes and units where the replica has one over all."""
-    overall = {name.rsplit("/", 1)[0] for name in names if name.endswith(_OVERALL)}
-    return [
-        name
-        for name in names
-        if "/f1_" not in name or name.endswith(_OVERALL) or name.rsplit("/", 1)[0] not in overall
-    ]
-
-
-def metric_panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Which metrics are drawn together: (panel title, metric names), empty panels left out.
-
-    A metric finds its panel by its name; one that belongs to none (a speed) is left out, and so
-    is the F1 of single classes and units where there is one over all.
-    """
-    kept = _without_details(names)
-    panels = [(family, _first_named(kept, groups)) for family, groups in _FAMILIES]
-    return [(family, found) for family, found in panels if found]
-
-
-def _first_named(names: Sequence[str], groups: Sequence[Sequence[str]]) -> list[str]:
-    """The metrics that hold a word of the first group that any metric holds a word of."""
-    found = ([name for name in names if any(word in name for word in group)] for group in groups)
-    return next((some for some in found if some), [])
+def _score_panel(names: list[str], levels: Mapping[str, float]) -> tuple[list[str], list[str]]:
+    """Curves and levels of the scores: means alone where all would be too many for a legend."""
+    details = [level for level in levels if not level.endswith("ccc_mean")]
+    entries = names + details
+    if len(entries) <= _legend_columns(entries) * _MAX_LEGEND_LINES:
+        return names, details
+    means = without_single_targets(names)
+    if means == names:
+        return names, details
+    return means, [level for level in levels if "ccc_" not in level or level.endswith("ccc_mean")]
 
 
 def plot_learning_curves(
@@ -367,7 +341,8 @@ def plot_learning_curves(
         metrics_csv: the table that ``RunWriter`` writes.
         title: heads the picture.
         levels: name -> score drawn as a horizontal line in the score panel, for instance the
-            best score that the data allow.
+            best score that the data allow. Those of ``ccc_mean`` are drawn where only means are,
+            because the curves of single targets were too many for a legend.
 
     Raises:
         InputError: the table is missing or cannot be read.
@@ -375,13 +350,19 @@ def plot_learning_curves(
     rows = read_metrics(metrics_csv)
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     panels = metric_panels(names) or [("no metrics yet", [])]
-    levels = levels or {}
-    # A level's legend entry needs room as well; only the score panel has any.
-    entries = [found + list(levels) * (family == "score") for family, found in panels]
+    levels, entries = levels or {}, []
+    for row, (family, found) in enumerate(panels):
+        shown: list[str] = []
+        if family == "score":
+            found, shown = _score_panel(found, levels)
+            levels = {name: levels[name] for name in shown}
+            panels[row] = (family, found)
+        # A level's legend entry needs room as well; only the score panel has any.
+        entries.append(found + shown)
     lines = [-(-len(names) // _legend_columns(names)) for names in entries]
     figure, axes = _panels(
         [1.9] * len(panels),
-        left=0.85,
+        left=1.0,
         legend_lines=max([1, *(n for n in lines if n <= _MAX_LEGEND_LINES)]),
         heading=title,
     )
@@ -401,9 +382,9 @@ def plot_learning_curves(
             panel.set_yscale("log")
             panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
             panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            panel.yaxis.set_minor_formatter(NullFormatter())
+            panel.yaxis.set_minor_locator(NullLocator())
         panel.set_ylabel(family, fontsize=10, color=_ANNOTATED)
-        panel.yaxis.set_label_coords(-0.055, 0.5)
+        panel.yaxis.set_label_coords(-0.075, 0.5)
         _, texts = panel.get_legend_handles_labels()
         columns = _legend_columns(texts)
         if 0 < len(texts) <= columns * _MAX_LEGEND_LINES:

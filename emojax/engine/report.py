@@ -22,7 +22,8 @@ p.note { margin: .3rem 0; color: #4a5058; white-space: pre-line; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #e4e7eb; }
 th { border-bottom: 2px solid #9aa1a9; font-weight: 600; }
-th:first-child, td:first-child { text-align: left; padding-left: .2rem; }
+th.text, td.text { text-align: left; }
+th:first-child, td:first-child { padding-left: .2rem; }
 tbody tr:hover { background: #f5f7f9; }
 figure { margin: 1.4rem 0; }
 figure img { max-width: 100%; border: 1px solid #e4e7eb; border-radius: 4px; }
@@ -38,9 +39,17 @@ def _cell(value: object) -> str:
 
 
 def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in header)
+    columns = zip(*rows, strict=True) if rows else [() for _ in header]
+    kinds = [" class='text'" * all(isinstance(v, str) for v in column) for column in columns]
+    head = "".join(
+        f"<th scope='col'{kind}>{html.escape(name)}</th>"
+        for name, kind in zip(header, kinds, strict=True)
+    )
     body = "\n".join(
-        "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(f"<td{kind}>{_cell(value)}</td>" for value, kind in zip(row, kinds, strict=True))
+        + "</tr>"
+        for row in rows
     )
     return (
         f"<h2>{html.escape(caption)}</h2>\n<div class='wide'><table>\n"
@@ -83,7 +92,7 @@ def write_report(
         path: the HTML file to write; folders are made.
         title: heads the page.
         tables: (caption, header, rows) each; floats are shown with three decimals, None as a
-            dash; the first column is aligned left.
+            dash; columns of text alone are aligned left.
         pictures: PNG files, captioned with their names.
         notes: paragraphs under the title.
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from emojax.datasets.folds import Fold
+from emojax.datasets.record import PARTITIONS
 from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints
 from emojax.engine.evaluator import Predictions, Predictor
@@ -96,8 +97,8 @@ class TrainedRun:
         """
         if self.trained_on(store):
             return [store.fold(name) for name in self.session.folds.keys]
-        parts = [store.partitions[name] for name in ("train", "validation", "test")]
-        return [Fold(name, *parts) for name in self.session.folds.keys]
+        train, validation, test = (store.partitions[name] for name in PARTITIONS)
+        return [Fold(name, train, validation, test) for name in self.session.folds.keys]
 
     def predict(self, store: Store, videos: list[list[str]]) -> list[Predictions]:
         """Predictions of each replica's best weights; videos are given fold by fold.

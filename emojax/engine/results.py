@@ -86,7 +86,8 @@ def _write_results(
     tables = []
     for task in scored_tasks(results):
         header, rows = score_rows(results, task)
-        rows = summary_rows(results, task)[::-1] + rows
+        # All folds as one data set come first, then their mean, then each.
+        rows = sorted(summary_rows(results, task), key=lambda row: row[0] != POOLED) + rows
         tables.append((f"{store.name}, {partition}: {task}", header, rows))
     write_report(
         folder / "report.html",
@@ -177,15 +178,15 @@ def _draw_confusions(folder: Path, results: Sequence[FoldResult]) -> list[Path]:
 
 
 def _levels(results: Sequence[FoldResult]) -> dict[str, float]:
-    return {
-        f"{system} {name}": by_system[system][name]
-        for result in results[:1]
-        for task, by_system in result.scores.items()
-        for system in (OPTIMUM, BASELINE)
-        if system in by_system
-        for name in by_system[system]
-        if name.startswith(("ccc_", "f1_m")) and not name.endswith("ccc_mean")
-    }
+    """Scores to reach, the mean over folds where there are several."""
+    found: dict[str, list[float]] = {}
+    for result in results:
+        for by_system in result.scores.values():
+            for system in (OPTIMUM, BASELINE):
+                for name, score in by_system.get(system, {}).items():
+                    if name.startswith(("ccc_", "f1_m")):
+                        found.setdefault(f"{system} {name}", []).append(score)
+    return {name: float(np.mean(scores)) for name, scores in found.items()}
 
 
 def _notes(session: Session, store: Store, results: Sequence[FoldResult]) -> list[str]:

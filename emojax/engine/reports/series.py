@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from emojax.engine.plots import metric_panels
+from emojax.engine.metric_panels import metric_panels
 from emojax.engine.reports.runs import ReportedRun
 from emojax.engine.reports.statistics import System
 from emojax.engine.scoring import OURS

@@ -272,6 +272,9 @@ def _notes(table: PaperTable, lines: Sequence[Line], context: Context) -> list[s
             "all streams of the store, whichever the row reads."
         )
     notes += table.notes
+    if any(row.share is not None for row in table.rows):
+        draws = "trial" if context.trials == 1 else "trials"
+        notes.append(f"{context.trials} {draws} for each share; the paper's are 10.")
     notes += [f"{line.row.label}: {line.row.note}" for line in lines if line.row.note]
     notes.append(scheme_note(table, context.store, sorted({fold for _, fold in where})))
     if any(cell.state == SUBMISSION for line in lines for cell in line.cells):
