@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from tests.branch_model import branched, branched_config  # noqa: F401 - a fixtu
 from tests.small_store import build_small_store
 from tests.training_runs import (
     quick_compiling,  # noqa: F401 - a fixture
+    rewrite_meta,
     train,
 )
 
@@ -67,11 +67,9 @@ def test_what_only_diverged_replicas_were_trained_for_has_no_score(
         train={"epochs": 1},
     )
     train(store, tmp_path, config)
-    file = tmp_path / "checkpoints" / "5" / "meta" / "metadata"
-    meta = json.loads(file.read_text())
     # As if arousal and expression had never given a finite score.
-    meta["schedule"]["best_stage"] = [0, -1, -1]
-    file.write_text(json.dumps(meta))
+    best_stage = {"best_stage": [0, -1, -1]}
+    rewrite_meta(tmp_path, 5, lambda meta: meta["schedule"].update(best_stage))
     opened = open_run(tmp_path)
     folds = opened.folds(store)
     videos = [partition_videos(store, folds[0], "validation")]

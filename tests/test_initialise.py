@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tests.training_runs import (
     one_device,
     quick_compiling,  # noqa: F401 - a fixture
     replica,
+    rewrite_meta,
     session_of,
     tiny_config,
     train,
@@ -138,10 +138,7 @@ def test_replicas_that_diverged_are_passed_over(
     def with_lost(best_stage: list[int]) -> Path:
         workdir = tmp_path / "-".join(map(str, best_stage))
         shutil.copytree(source.workdir, workdir)
-        file = workdir / "checkpoints" / "5" / "meta" / "metadata"
-        meta = json.loads(file.read_text())
-        meta["schedule"]["best_stage"] = best_stage
-        file.write_text(json.dumps(meta))
+        rewrite_meta(workdir, 5, lambda meta: meta["schedule"].update({"best_stage": best_stage}))
         return workdir
 
     opened = open_source(str(with_lost([-1, 0, 0, 0])), tmp_path / "new")

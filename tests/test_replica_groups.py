@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +34,7 @@ from tests.training_runs import (
     metric_rows,
     quick_compiling,  # noqa: F401 - a fixture
     replica,
+    rewrite_meta,
     session_of,
     train,
 )
@@ -304,12 +304,7 @@ def test_resident_data_and_many_steps_at_once_give_the_same_losses(
         ((step, saved),) = recorder.saved.items()
         for part in ("params", "model_state", "opt_state"):
             assert_same_bits(getattr(saved, part), getattr(unlimited.saved[step], part))
-        file = tmp_path / "checkpoints" / str(step) / "meta" / "metadata"
-        meta = json.loads(file.read_text())
-        del meta["config"]["data"]["feed"]
-        for key in ("steps_per_dispatch", "memory_limit"):
-            del meta["config"]["train"][key]
-        file.write_text(json.dumps(meta))
+        rewrite_meta(tmp_path, step, forget_keys, first_format=True)
     assert open_run(tmp_path).session.config["data"]["feed"] == "auto"
     for row, expected in zip(metric_rows(tmp_path), metric_rows(workdir)[:2], strict=True):
         for key, value in expected.items():
@@ -317,6 +312,12 @@ def test_resident_data_and_many_steps_at_once_give_the_same_losses(
                 assert row[key] == value
             else:
                 assert float(row[key]) == pytest.approx(float(value), abs=1e-5)
+
+
+def forget_keys(meta: dict[str, Any]) -> None:
+    del meta["config"]["data"]["feed"]
+    for key in ("steps_per_dispatch", "memory_limit"):
+        del meta["config"]["train"][key]
 
 
 @given(st.integers(1, 400), st.integers(1, 64))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from emojax.datasets.documents import canonical_checksum
 from emojax.datasets.source import Store
 from emojax.engine.loop import Trainer
 from emojax.engine.session import Session, build_session
@@ -118,6 +120,25 @@ def furthest(found: Any, expected: Any) -> float:
     """Greatest absolute difference between two trees."""
     gaps = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b), initial=0.0)), found, expected)
     return max(jax.tree.leaves(gaps))
+
+
+def rewrite_meta(
+    workdir: Path,
+    step: int,
+    change: Callable[[dict[str, Any]], None],
+    *,
+    first_format: bool = False,
+) -> None:
+    """Edits what a checkpoint says about its run and makes the checksum right again.
+
+    ``first_format``: as runs were saved before there were checksums.
+    """
+    file = workdir / "checkpoints" / str(step) / "meta" / "metadata"
+    document = json.loads(file.read_text())
+    content = document["checkpoint"]
+    change(content["meta"])
+    document["checksum"] = canonical_checksum(content)
+    file.write_text(json.dumps(content["meta"] if first_format else document))
 
 
 def metric_rows(workdir: Path) -> list[dict[str, str]]:

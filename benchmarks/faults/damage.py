@@ -34,9 +34,9 @@ def kind_of(path: Path) -> str:
     if parts[:2] != ("run", "checkpoints"):
         return ""
     inner = parts[3:]
-    if inner[0] == "state" and "d" in inner[1:-1]:
-        return "state, data"
-    return ", ".join(dict.fromkeys((inner[0], path.name)))
+    if inner[0] == "state" and inner[-2:-1] == ("d",):
+        return "state, " + "/".join(inner[1:-1])  # the names of the files are random
+    return "/".join(inner)
 
 
 def damage(source: Path, copy: Path, rng: np.random.Generator) -> Damage:

@@ -42,7 +42,7 @@ def config(store: Path, epochs: int = EPOCHS) -> dict[str, Any]:
         "model": {
             "name": "segment_mlp",
             "segments": 2,
-            "hidden": 4,
+            "hidden": 64,  # so that TensorStore keeps arrays outside its tree
             "input_dropout": 0.1,
             "dropout": 0.1,
             "degree": 1,

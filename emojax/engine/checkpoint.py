@@ -17,12 +17,13 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from emojax.engine import orbax_noise
 from emojax.engine.checkpoint_document import (
     DamagedError,
     Document,
@@ -68,6 +69,7 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, *, read_only: bool = False) -> None:
         self.folder = Path(workdir).resolve() / FOLDER
         self._read_only = read_only
+        orbax_noise.silence()
         if read_only and not self.folder.is_dir():
             raise InputError(
                 "There is no checkpoint here.",
@@ -104,7 +106,9 @@ class Checkpoints:
             failed = machine_error(error, self.folder, "The folder of checkpoints")
             if failed is not None:
                 raise failed from error
-            self._refuse(None, "folder", _first_line(error), "what a training run saved", error)
+            raise self._damaged(
+                None, "folder", _first_line(error), "what a training run saved"
+            ) from error
         if not read_only:
             self._check_scores()
 
@@ -154,7 +158,7 @@ class Checkpoints:
             try:
                 check_arrays(found, document.arrays)
             except DamagedError as error:
-                self._refuse(step, error.field, error.found, error.expected, error)
+                raise self._damaged(step, error.field, error.found, error.expected) from error
         state = {
             name: dataclasses.replace(cast(Any, value), **found[name])
             if dataclasses.is_dataclass(value)
@@ -168,14 +172,16 @@ class Checkpoints:
         try:
             size = (self.folder / str(step) / "meta" / "metadata").stat().st_size
         except OSError as error:
-            self._refuse(step, "meta", error.strerror, "what a training run saved", error)
+            raise self._damaged(
+                step, "meta", error.strerror, "what a training run saved"
+            ) from error
         if size > _MAX_META_BYTES:
-            self._refuse(step, "meta", f"{size} bytes", f"at most {_MAX_META_BYTES} bytes")
+            raise self._damaged(step, "meta", f"{size} bytes", f"at most {_MAX_META_BYTES} bytes")
         content = self._read(step, "meta", ocp.args.JsonRestore())
         try:
             return read_document(content, step)
         except DamagedError as error:
-            self._refuse(step, error.field, error.found, error.expected, error)
+            raise self._damaged(step, error.field, error.found, error.expected) from error
 
     def _read(self, step: int, item: str, how: Any) -> Any:
         try:
@@ -184,7 +190,10 @@ class Checkpoints:
             raise
         # Orbax, TensorStore and JSON each have many ways to say what is wrong with a file.
         except Exception as error:
-            self._refuse(step, item, _first_line(error), "what a training run saved", error)
+            found = _first_line(error)
+        # Not chained: the exception holds what is still being read, and that would complain.
+        orbax_noise.collect_unread()
+        raise self._damaged(step, item, found, "what a training run saved")
 
     def _check_scores(self) -> None:
         """Refuses damaged scores, by which Orbax would choose what to delete."""
@@ -196,18 +205,13 @@ class Checkpoints:
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError, RecursionError) as error:
-                self._refuse(step, "metrics", _first_line(error), f"score {score}", error)
+                raise self._damaged(
+                    step, "metrics", _first_line(error), f"score {score}"
+                ) from error
             if repr(found) != repr({"score": score}):
-                self._refuse(step, "metrics", repr(found)[:200], f"score {score}")
+                raise self._damaged(step, "metrics", repr(found)[:200], f"score {score}")
 
-    def _refuse(
-        self,
-        step: int | None,
-        field: str,
-        found: object,
-        expected: object,
-        cause: BaseException | None = None,
-    ) -> NoReturn:
+    def _damaged(self, step: int | None, field: str, found: object, expected: object) -> InputError:
         """Says that a checkpoint is damaged and how to go on without it."""
         folder = self.folder if step is None else self.folder / str(step)
         others = [str(other) for other in _step_names(self.folder) if other != step]
@@ -219,14 +223,14 @@ class Checkpoints:
         else:
             remedy = f"copy the run again, or delete the folder {folder}: the same command then "
             remedy += f"continues from step {others[-1]}"
-        raise InputError(
+        return InputError(
             "The checkpoint is damaged.",
             file=folder,
             field=field,
             found=str(found)[:200],
             expected=str(expected)[:200],
             remedy=remedy,
-        ) from cause
+        )
 
     def _resolve(self, step: int | None) -> int:
         steps = self.steps()

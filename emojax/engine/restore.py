@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import jax
 import numpy as np
 
 from emojax.datasets.folds import Fold
-from emojax.datasets.record import PARTITIONS
 from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints
 from emojax.engine.evaluator import Predictions, Predictor
@@ -21,6 +21,14 @@ from emojax.engine.session import Session, abstract_normalisation, build_session
 from emojax.engine.stages import on_branches
 from emojax.errors import InputError
 from emojax.specs import StreamSpec
+
+_AGAIN = "copy the file again, or train again"
+_MAX_WIDTH = 2**20
+_MAX_REPLICAS = 10_000
+# What building raises where a file holds something of another kind than it should.
+_MALFORMED = (
+    KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +105,9 @@ class TrainedRun:
         """
         if self.trained_on(store):
             return [store.fold(name) for name in self.session.folds.keys]
-        train, validation, test = (store.partitions[name] for name in PARTITIONS)
+        train, validation, test = (
+            store.partitions[part] for part in ("train", "validation", "test")
+        )
         return [Fold(name, train, validation, test) for name in self.session.folds.keys]
 
     def predict(self, store: Store, videos: list[list[str]]) -> list[Predictions]:
@@ -168,32 +178,100 @@ def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
         step: a saved step; the latest by default.
 
     Raises:
-        InputError: there is no such checkpoint.
+        InputError: there is no such checkpoint, or it is damaged.
     """
     workdir = Path(workdir)
     if workdir.name == "checkpoints":
         workdir = workdir.parent
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step, meta = checkpoints.meta(step)
-        streams = {name: StreamSpec(**spec) for name, spec in meta["streams"].items()}
-        session = build_session(meta["config"], streams)
-        abstract = {
-            "train": session.abstract_state(),
-            "normalisation": abstract_normalisation(session),
-        }
+        file = checkpoints.folder / str(step)
+        with stored(file):
+            session = stored_session(meta["config"], meta["streams"], file)
+            lost_R, best_stage_R = _results(meta, session)
+            branches_R = on_branches(session.stages, best_stage_R)
+            place = {key: str(meta["store"][key]) for key in ("path", "checksum")}
+            abstract = {
+                "train": session.abstract_state(),
+                "normalisation": abstract_normalisation(session),
+            }
         restored = checkpoints.restore(abstract, step)
-    lost_R, best_stage_R = _results(meta, session)
     return TrainedRun(
         workdir=workdir,
         session=session,
         step=step,
         best=restored.state["train"].best,
         normalisation=restored.state["normalisation"],
-        store_path=meta["store"]["path"],
-        store_checksum=meta["store"]["checksum"],
+        store_path=place["path"],
+        store_checksum=place["checksum"],
         lost_R=lost_R,
-        branches_R=on_branches(session.stages, best_stage_R),
+        branches_R=branches_R,
     )
+
+
+def stored_session(config: Any, streams: Any, file: Path) -> Session:
+    """Builds the session that a file describes; the file may come from anybody.
+
+    Names in it are looked up in tables, and nothing of it is run.
+
+    Args:
+        config: as ``session.config`` was.
+        streams: stream -> fields of its specification.
+        file: named in errors.
+
+    Raises:
+        InputError: anything about the two that cannot be.
+    """
+    with stored(file):
+        specs = {name: StreamSpec(**spec) for name, spec in streams.items()}
+        for name, spec in specs.items():
+            if not _is_width(spec.width):
+                raise ValueError(f"width of stream {name} is {str(spec.width)[:40]}")
+        count = 1
+        lists = [config["replicas"][key] for key in ("folds", "targets", "seeds")]
+        lists += [config["train"][key] for key in ("learning_rate", "weight_decay")]
+        for values in lists:
+            count *= len(values) if isinstance(values, list) else 1
+        if count > _MAX_REPLICAS:
+            raise ValueError(f"{count} replicas")
+        return build_session(config, specs)
+
+
+@contextlib.contextmanager
+def stored(file: Path) -> Iterator[None]:
+    """Tells what is wrong with what a file describes, within its block, as InputError.
+
+    Args:
+        file: of a run or of weights.
+
+    Raises:
+        InputError: naming the file.
+    """
+    try:
+        yield
+    except InputError as error:
+        told = error.details
+        raise InputError(
+            error.summary,
+            file=told.get("file", file),
+            field=told.get("field"),
+            found=told.get("found"),
+            expected=told.get("expected"),
+            remedy=told.get("remedy", _AGAIN),
+        ) from error
+    except _MALFORMED as error:
+        raise InputError(
+            "The file does not describe a trained model.",
+            file=file,
+            field="description of the run",
+            found=f"{type(error).__name__}: {error}"[:200],
+            expected="what this version of emojax saved",
+            remedy=_AGAIN,
+        ) from error
+
+
+def _is_width(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_WIDTH
 
 
 def _results(meta: dict[str, Any], session: Session) -> tuple[np.ndarray, np.ndarray]:
@@ -202,4 +280,7 @@ def _results(meta: dict[str, Any], session: Session) -> tuple[np.ndarray, np.nda
     if "schedule" not in meta:  # imported weights, which are the result of their training
         return np.zeros(count, bool), np.full(count, len(session.stages) - 1)
     schedule = saved_state(meta["schedule"])
+    for field in dataclasses.fields(schedule):
+        if getattr(schedule, field.name).shape != (count,):
+            raise ValueError(f"schedule, {field.name} is not of {count} replicas")
     return lost(schedule, session.stages), schedule.best_stage

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,6 +24,8 @@ from emojax.errors import InputError
 
 # A header lists names and shapes; one beyond this size is not of a file of weights.
 MAX_HEADER_BYTES = 32 * 2**20
+# An archive of a few bytes may unpack to any size.
+MAX_UNPACKED_BYTES = 16 * 2**30
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _CONVERT = """convert it where PyTorch and safetensors are installed:
               import torch; from safetensors.torch import save_file
@@ -152,12 +157,43 @@ def _read_npz(path: Path) -> TensorFile:
     try:
         tensors = {}
         # NumPy leaves a file open that it opened and could not read.
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            for name in archive.files:
-                tensors[name] = archive[name]
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, KeyError, AttributeError) as error:
+        with path.open("rb") as opened:
+            _check_unpacked(opened)
+            with np.load(opened, allow_pickle=False) as archive:
+                for name in archive.files:
+                    tensors[name] = archive[name]
+    except (
+        zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, KeyError, AttributeError,
+        # What NumPy's header claims is allocated before it is read.
+        MemoryError, OverflowError, NotImplementedError, RuntimeError,
+    ) as error:  # fmt: skip
         raise _damaged(path, name, error, "plain numeric arrays, as np.savez writes") from error
     return TensorFile(path, tensors, {})
+
+
+def _check_unpacked(opened: BinaryIO) -> None:
+    with zipfile.ZipFile(opened) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        for member in archive.infolist():
+            with archive.open(member) as array:
+                _check_header(array, member)
+    if size > MAX_UNPACKED_BYTES:
+        raise ValueError(f"{size} bytes when unpacked, of {MAX_UNPACKED_BYTES} at most")
+    opened.seek(0)
+
+
+def _check_header(array: IO[bytes], member: zipfile.ZipInfo) -> None:
+    """Refuses an array that claims to be larger than what is there."""
+    version = np.lib.format.read_magic(array)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"NumPy's format {version}")
+    shape, _, dtype = readers[version](array)
+    if math.prod(shape) * dtype.itemsize > member.file_size:
+        raise ValueError(f"an array of shape {shape} in {member.file_size} bytes")
 
 
 def _damaged(path: Path, name: str, error: Exception, expected: str) -> InputError:

@@ -25,9 +25,9 @@ from emojax import __version__
 from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints, describe
 from emojax.engine.replicas import Replica
-from emojax.engine.restore import TrainedRun, open_run
+from emojax.engine.restore import TrainedRun, open_run, stored, stored_session
 from emojax.engine.schedule import initial_state
-from emojax.engine.session import Session, build_session
+from emojax.engine.session import Session
 from emojax.engine.weights.files import TensorFile, as_float32, read_tensors, write_tensors
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
@@ -137,20 +137,31 @@ def read_replica(path: str | Path) -> ReplicaFile:
             file,
             dict(values["config"]),
             {name: StreamSpec(**spec) for name, spec in values["streams"].items()},
-            Replica(**values["replica"]),
+            _replica(values["replica"]),
             bool(values["branches"]),
             int(values["step"]),
             {key: str(values["store"][key]) for key in ("name", "checksum")},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             "This is not a file that emojax exported.",
             file=path,
             field="metadata",
-            found=f"no {error}" if isinstance(error, KeyError) else str(error),
+            found=(f"no {error}" if isinstance(error, KeyError) else str(error))[:200],
             expected=f"{FORMAT}, with {', '.join(_KEYS[1:])}",
             remedy="export it again, or, for a PyTorch state dict, use import_torch",
         ) from error
+
+
+def _replica(fields: dict[str, Any]) -> Replica:
+    replica = Replica(**fields)
+    for field in ("fold", "target"):
+        if not isinstance(getattr(replica, field), str):
+            raise TypeError(f"{field} of the replica is no text")
+    for field in ("seed", "learning_rate", "weight_decay"):
+        if not isinstance(getattr(replica, field), int | float):
+            raise TypeError(f"{field} of the replica is no number")
+    return replica
 
 
 def import_replicas(
@@ -296,15 +307,19 @@ def _merged_session(files: Sequence[ReplicaFile]) -> Session:
         )
     rates = {key: v if len(v) > 1 else v[0] for key, v in values.items() if key not in factors}
     replicas = {plural: values[field] for field, plural in factors.items()}
-    config = json.loads(json.dumps(first.config))
-    config |= {"replicas": replicas, "train": config["train"] | rates}
-    # A task that no file is trained for cannot be part of the run.
-    config["data"]["tasks"] = [
-        task
-        for task in config["data"]["tasks"]
-        if any(target in ("all", task, *TASK_OPS[task].targets) for target in replicas["targets"])
-    ]
-    return build_session(config, first.streams)
+    with stored(first.file.path):
+        config = json.loads(json.dumps(first.config))
+        config |= {"replicas": replicas, "train": config["train"] | rates}
+        # A task that no file is trained for cannot be part of the run.
+        config["data"]["tasks"] = [
+            task
+            for task in config["data"]["tasks"]
+            if any(
+                target in ("all", task, *TASK_OPS[task].targets) for target in replicas["targets"]
+            )
+        ]
+    streams = {name: dataclasses.asdict(spec) for name, spec in first.streams.items()}
+    return stored_session(config, streams, first.file.path)
 
 
 def _check_tensors(

@@ -1,0 +1,380 @@
+"""Checksums of checkpoints, what damage is told, and what a full disk leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks.faults.small_run import make, session_of, train
+from emojax.datasets.source import Store
+from emojax.engine.checkpoint import Checkpoints
+from emojax.engine.checkpoint_document import DamagedError, check_arrays
+from emojax.engine.checksums import array_checksums, device_checksum, host_checksum
+from emojax.engine.restore import open_run
+from emojax.engine.session import abstract_normalisation
+from emojax.errors import InputError, MachineError
+from tests.training_runs import (
+    assert_same_bits,
+    quick_compiling,  # noqa: F401 - a fixture
+    rewrite_meta,
+)
+
+DTYPES = (
+    "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "bfloat16", "float32",
+)  # fmt: skip
+
+
+# -- checksums ---------------------------------------------------------------------------------
+
+
+def random_array(dtype: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Any bits, NaNs among them."""
+    kind = jnp.dtype(dtype)
+    data = np.random.default_rng(seed).bytes(int(np.prod(shape)) * kind.itemsize)
+    bits = np.frombuffer(data, np.uint8) & (1 if dtype == "bool" else 255)
+    return bits.view(kind).reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_devices_and_the_host_agree_for_every_type(dtype: str) -> None:
+    for shape in ((3, 5, 7), (1,), (), (4, 0)):
+        array = random_array(dtype, shape)
+        assert int(device_checksum(jnp.asarray(array))) == host_checksum(array)
+    assert host_checksum(array) == 0
+
+
+def test_types_of_64_bits_agree_too() -> None:
+    with jax.enable_x64(True):
+        for dtype in ("float64", "int64", "uint64"):
+            array = random_array(dtype, (3, 5))
+            assert int(device_checksum(jnp.asarray(array))) == host_checksum(array)
+
+
+@pytest.mark.parametrize("axes", [("x",), ("x", "y"), (None, "y"), (None, None)])
+def test_the_sum_does_not_depend_on_the_devices(axes: tuple[str | None, ...]) -> None:
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("x", "y"))
+    array = random_array("float32", (8, 6, 5))
+    spread = jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
+    found = device_checksum(spread)
+    assert int(found) == host_checksum(array) == array_checksums({"a": spread})["a"]
+    assert found.is_fully_replicated
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_a_flipped_bit_changes_the_sum_and_so_do_swapped_elements(data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(DTYPES))
+    array = random_array(dtype, (3, 4, 5), seed=data.draw(st.integers(0, 99)))
+    before = host_checksum(array)
+    flipped = array.copy()
+    bits = flipped.reshape(-1).view(np.uint8)
+    bit = 0 if dtype == "bool" else data.draw(st.integers(0, 7))
+    bits[data.draw(st.integers(0, len(bits) - 1))] ^= 1 << bit
+    assert host_checksum(flipped) != before
+    swapped = array.reshape(-1).copy()
+    i, j = data.draw(st.integers(0, 59)), data.draw(st.integers(0, 59))
+    swapped[[i, j]] = swapped[[j, i]]
+    same = swapped.tobytes() == array.tobytes()
+    assert (host_checksum(swapped.reshape(array.shape)) == before) == same
+
+
+def test_arrays_of_common_numbers_differ_in_their_sums() -> None:
+    """Zeros, ones and powers of two, in which most bits are alike."""
+    arrays = [np.zeros(1000, np.float32), np.ones(1000, np.float32)]
+    for i in range(0, 1000, 50):
+        arrays.append(np.where(np.arange(1000) == i, 1, 0).astype(np.float32))
+        arrays.append(np.where(np.arange(1000) == i, 2, 1).astype(np.float32))
+    assert len({host_checksum(array) for array in arrays}) == len(arrays)
+
+
+def test_types_without_whole_bytes_are_refused() -> None:
+    for array in (jnp.zeros(3, "int4"), np.zeros(3, np.complex64), np.zeros(3, "S5")):
+        with pytest.raises(TypeError):
+            array_checksums({"a": array})
+
+
+# -- damage ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    make(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def restored(folder: Path, step: int | None = None) -> Any:
+    with Store(folder / "store") as store:
+        session = session_of(store)
+    abstract = {
+        "train": session.abstract_state(),
+        "normalisation": abstract_normalisation(session),
+    }
+    with Checkpoints(folder / "run", read_only=True) as checkpoints:
+        return checkpoints.restore(abstract, step)
+
+
+def test_every_array_of_the_state_is_covered(trained: Path) -> None:
+    checkpoint = restored(trained)
+    file = trained / "run" / "checkpoints" / str(checkpoint.step) / "meta" / "metadata"
+    arrays = json.loads(file.read_text())["checkpoint"]["arrays"]
+    train_state = {k: v for k, v in vars(checkpoint.state["train"]).items() if v is not None}
+    plain = {"train": train_state, "normalisation": checkpoint.state["normalisation"]}
+    check_arrays(plain, arrays)
+    for part in ("params", "opt_state", "best", "key", "step"):
+        assert any(path.startswith(f"train/{part}") for path in arrays), part
+    assert any(path.startswith("normalisation/") for path in arrays)
+    leaves, structure = jax.tree.flatten(plain)
+    rng = np.random.default_rng(0)
+    for i, leaf in enumerate(leaves):
+        bad = np.array(leaf)
+        bits = bad.reshape(-1).view(np.uint8)
+        bits[rng.integers(len(bits))] ^= 1 << int(rng.integers(8))
+        with pytest.raises(DamagedError, match="state, array"):
+            check_arrays(structure.unflatten([*leaves[:i], bad, *leaves[i + 1 :]]), arrays)
+
+
+def test_a_flipped_bit_of_a_stored_array_is_told_with_the_array(copy: Path) -> None:
+    """With compression in between, a bit of a file is seldom one of an array: found by trying."""
+    step = open_run(copy / "run").step
+    folder = copy / "run" / "checkpoints" / str(step) / "state"
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name == "d"]
+    told = []
+    for file in files:
+        good = file.read_bytes()
+        for position in range(len(good) // 3, len(good), max(1, len(good) // 3)):
+            bad = bytearray(good)
+            bad[position] ^= 4
+            file.write_bytes(bad)
+            try:
+                open_run(copy / "run")
+            except InputError as error:
+                told.append(error.details["field"])
+        file.write_bytes(good)
+    assert any(field.startswith("state, array train/") for field in told)
+
+
+@pytest.mark.parametrize("key", ["format_version", "checksum", "checkpoint"])
+@pytest.mark.parametrize("how", ["renamed", "gone", "another"])
+def test_no_damaged_key_makes_a_checkpoint_one_without_checksums(
+    copy: Path, key: str, how: str
+) -> None:
+    step = open_run(copy / "run").step
+    file = copy / "run" / "checkpoints" / str(step) / "meta" / "metadata"
+    document = json.loads(file.read_text())
+    value = document.pop(key)
+    if how == "renamed":
+        document[key[:-1] + "X"] = value
+    elif how == "another":
+        document[key] = [value]
+    file.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="damaged"):
+        open_run(copy / "run")
+
+
+def test_checkpoints_without_checksums_still_open(copy: Path) -> None:
+    before = open_run(copy / "run")
+    rewrite_meta(copy / "run", before.step, lambda meta: None, first_format=True)
+    after = open_run(copy / "run")
+    assert_same_bits(jax.device_get(after.best), jax.device_get(before.best))
+    with Store(copy / "store") as store:
+        train(store, copy / "run", epochs=4)
+
+
+KEYS = ("config", "streams", "replicas", "store", "fingerprint", "parameters", "schedule")
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", [[1], "x", None, {"a": 1}, 3])
+def test_what_is_of_another_kind_is_refused(copy: Path, key: str, value: Any) -> None:
+    step = open_run(copy / "run").step
+    rewrite_meta(copy / "run", step, lambda meta: meta.update({key: value}))
+    if key == "replicas" and isinstance(value, list):
+        return  # for people; the configuration says what they are
+    if key == "fingerprint":
+        with Store(copy / "store") as store, pytest.raises(InputError):
+            train(store, copy / "run", epochs=4)
+        return
+    with pytest.raises(InputError) as caught:
+        open_run(copy / "run")
+    assert str(copy) in caught.value.details["file"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config["replicas"].update(seeds=[*range(10**6)]),
+        lambda config: config["model"].update(name="os:system"),
+        lambda config: config["model"].update(hidden="x"),
+        lambda config: config["data"].update(window="x"),
+        lambda config: config["data"].update(streams=3),
+        lambda config: config["loss"].update(va=["ccc"]),
+    ],
+)
+def test_a_forged_configuration_is_refused(
+    copy: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    step = open_run(copy / "run").step
+    rewrite_meta(copy / "run", step, lambda meta: change(meta["config"]))
+    with pytest.raises(InputError):
+        open_run(copy / "run")
+
+
+# -- going on without a damaged one ------------------------------------------------------------
+
+
+def test_a_damaged_latest_checkpoint_and_the_ways_on(trained: Path, copy: Path) -> None:
+    first, latest = sorted(int(p.name) for p in (copy / "run" / "checkpoints").iterdir())
+    with Store(trained / "store") as store:
+        expected, _ = train(store, Path(shutil.copytree(trained / "run", copy / "whole")), epochs=4)
+    folder = copy / "run" / "checkpoints" / str(latest)
+    (folder / "meta" / "metadata").write_text("{}")
+    with pytest.raises(InputError, match="damaged") as caught:
+        open_run(copy / "run")
+    assert f"--step={first}" in caught.value.details["remedy"]
+    assert open_run(copy / "run", first).step == first
+    with Store(copy / "store") as store:
+        with pytest.raises(InputError, match="damaged") as caught:
+            train(store, copy / "run", epochs=4)
+        remedy = caught.value.details["remedy"]
+        assert f"delete the folder {folder}" in remedy
+        assert f"continues from step {first}" in remedy
+        shutil.rmtree(folder)
+        state, _ = train(store, copy / "run", epochs=4)
+    assert_same_bits(state, expected)
+
+
+def test_a_step_that_is_no_folder_any_more_does_not_pass_for_none(copy: Path) -> None:
+    latest = open_run(copy / "run").step
+    folder = copy / "run" / "checkpoints" / str(latest)
+    shutil.rmtree(folder)
+    folder.write_text("")
+    with pytest.raises(InputError, match="damaged"):
+        open_run(copy / "run")
+    with Store(copy / "store") as store, pytest.raises(InputError, match="damaged"):
+        train(store, copy / "run", epochs=4)
+
+
+def test_a_checkpoint_under_another_steps_name_is_refused(copy: Path) -> None:
+    latest = open_run(copy / "run").step
+    folder = copy / "run" / "checkpoints"
+    (folder / str(latest)).rename(folder / "100")
+    with pytest.raises(InputError, match="damaged") as caught:
+        open_run(copy / "run")
+    assert caught.value.details["field"] == "step"
+
+
+# -- saves that fail ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB, where mounting one is permitted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip("mounting a tmpfs is not permitted")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Takes all space of a disk but so many bytes."""
+    filler = disk / "filler"
+    filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - leave)))
+    return filler
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_training_goes_on(
+    trained: Path, small_disk: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "run", small_disk / "run")
+    with Store(trained / "store") as store:
+        whole = Path(shutil.copytree(trained / "run", tmp_path / "whole"))
+        expected, _ = train(store, whole, epochs=5)
+        before = open_run(small_disk / "run")
+        filler = fill(small_disk, leave=40 * 2**10)
+        with pytest.raises(MachineError, match="checkpoint could not be written") as caught:
+            train(store, small_disk / "run", epochs=5)
+        assert "last good checkpoint is kept" in caught.value.details["remedy"]
+        assert caught.value.details["found"] == "No space left on device"
+        after = open_run(small_disk / "run")
+        assert after.step == before.step
+        assert_same_bits(jax.device_get(after.best), jax.device_get(before.best))
+        filler.unlink()
+        state, _ = train(store, small_disk / "run", epochs=5)
+    assert_same_bits(state, expected)
+    names = [path.name for path in (small_disk / "run" / "checkpoints").iterdir()]
+    assert all(name.isdigit() for name in names)
+
+
+STATE = {"x": np.arange(50_000, dtype=np.float32) ** 2}
+
+
+def test_a_background_failure_is_told_at_the_end(small_disk: Path) -> None:
+    with Checkpoints(small_disk) as checkpoints:
+        checkpoints.save(1, {"x": STATE["x"][:10]}, {}, 0.0)
+    fill(small_disk, leave=60 * 2**10)
+    with pytest.raises(MachineError), Checkpoints(small_disk) as checkpoints:
+        checkpoints.save(2, STATE, {}, 1.0)
+    with Checkpoints(small_disk, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [1]
+
+
+def save_twice(checkpoints: Checkpoints) -> None:
+    for step in (1, 2):
+        checkpoints.save(step, STATE, {}, 0.0)
+
+
+def test_a_background_failure_is_told_at_the_next_save(small_disk: Path) -> None:
+    with Checkpoints(small_disk) as checkpoints:
+        fill(small_disk, leave=60 * 2**10)
+        with pytest.raises(MachineError):
+            save_twice(checkpoints)
+        (small_disk / "filler").unlink()
+        checkpoints.save(3, STATE, {}, 0.0)
+    with Checkpoints(small_disk, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [3]
+
+
+def test_a_failed_save_does_not_hide_what_went_wrong_before(small_disk: Path) -> None:
+    def fails() -> None:
+        with Checkpoints(small_disk) as checkpoints:
+            fill(small_disk, leave=60 * 2**10)
+            checkpoints.save(1, STATE, {}, 0.0)
+            raise ZeroDivisionError
+
+    with pytest.raises((ZeroDivisionError, MachineError)) as caught:
+        fails()
+    # A save that fails at once is what went wrong first.
+    assert caught.type in (ZeroDivisionError, MachineError)
+
+
+def test_a_read_only_disk_is_told_and_can_be_evaluated(trained: Path, small_disk: Path) -> None:
+    shutil.copytree(trained / "run", small_disk / "run")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert open_run(small_disk / "run").step
+    with pytest.raises(MachineError), Checkpoints(small_disk / "other"):
+        pass
