@@ -4,7 +4,7 @@ Clusters and clouds send SIGTERM some time before they take a machine away. The 
 the step under way, saves where it stands within the epoch, and leaves. Where there are several
 processes, they vote with every step, so that all of them stop at the same one when one has got the
 signal. (JAX's own ``reached_preemption_sync_point`` counts steps of one kind, and Orbax asks it
-with its own; asked between batches of a validation as well, it never agrees.)
+with its own; asked between batches of a validation as well, it never agrees. So it is off.)
 """
 
 from __future__ import annotations

@@ -259,6 +259,8 @@ def join_processes(environment: Mapping[str, str] | None = None) -> None:
 
 
 def _join(**options: Any) -> None:
+    # It would take SIGTERM for itself; see interruption.py, which does without it.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**options)
     except (RuntimeError, ValueError) as error:
