@@ -104,8 +104,11 @@ WALK_READ := $(PY) -m data.aff_wild2 --annotations=$(WALK_DATA)/annotations \
   --timestamps=$(WALK_DATA)/timestamps
 WALK_LISTS := $(WALK_DATA)/test_lists
 WALK_TASKS := va expr au
-# How long the trainings are; WALK_SHORT="--config.train.epochs=1" for a first look.
-WALK_SHORT := --config.train.epochs=4 --config.train.epoch_steps=60
+# How long the trainings are; WALK_SHORT="--config.train.epochs=1" for a first look. A step of RJCMA's
+# twelve replicas, on every frame, costs many of TCN-Transformer's five, on sixths of a second.
+WALK_SHORT :=
+WALK_RJCMA := $(or $(WALK_SHORT),--config.train.epochs=4 --config.train.epoch_steps=20)
+WALK_TCN := $(or $(WALK_SHORT),--config.train.epochs=4 --config.train.epoch_steps=60)
 
 workflow: setup $(WALK_TASKS:%=$(WALK)/%.txt) $(WALK)/rjcma.txt
 	$(PY) -m emojax.report $(WALK)/rjcma $(WALK_TASKS:%=$(WALK)/tcn_transformer_%) \
@@ -131,11 +134,11 @@ $(WALK)/store_all/dataset.json: $(WALK_DATA)/.written
 
 $(WALK)/rjcma/crossval/scores.json: $(WALK)/store_va/dataset.json
 	$(PY) -m emojax.crossval --config=configs/rjcma.py:simulated --workdir=$(WALK)/rjcma \
-	  --config.data.store=$(WALK)/store_va --postprocess=smooth,clip $(WALK_SHORT)
+	  --config.data.store=$(WALK)/store_va --postprocess=smooth,clip $(WALK_RJCMA)
 
 $(WALK)/tcn_transformer_%/crossval/scores.json: $(WALK)/store_all/dataset.json
 	$(PY) -m emojax.crossval --config=configs/tcn_transformer.py:simulated$(patsubst _va,,_$*) \
-	  --config.data.store=$(WALK)/store_all --workdir=$(WALK)/tcn_transformer_$* $(WALK_SHORT)
+	  --config.data.store=$(WALK)/store_all --workdir=$(WALK)/tcn_transformer_$* $(WALK_TCN)
 
 $(WALK)/rjcma.txt: $(WALK)/rjcma/crossval/scores.json
 	$(PY) -m emojax.predict --checkpoint=$(WALK)/rjcma --out=$(WALK)/rjcma/predictions \
