@@ -13,7 +13,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help setup demo demo-again test lint check workflow nightly bench lock licences clean
+.PHONY: help setup demo demo-again test lint check workflow nightly bench spread lock licences clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "                 on simulated data in Aff-Wild2's own form (half an hour)"
 	@echo "make nightly     every table of the papers on tiny data, to see that each one runs (an hour)"
 	@echo "make bench       emojax against PyTorch on this machine; OPTIONS=--quick for a first look"
+	@echo "make spread      is a run the same on 1 or 8 devices, in 1 or 2 processes? (simulated devices)"
 	@echo "make lock        resolve requirements.lock anew from pyproject.toml"
 	@echo "make licences    docs/licences.md anew, from the lock and what is installed"
 	@echo "make clean       delete what make built, but neither stores nor runs"
@@ -177,6 +178,11 @@ bench: setup
 	for system in rjcma exptrm emma_net multiscale_tcn tcn_transformer; do \
 	  $(BENCH) --parts=systems --systems=$$system --out=runs/bench/$$system || exit 1; done
 	$(BENCH) --parts=replicas,feed,kernels,protocol,scaling --systems=rjcma --out=runs/bench/rest
+
+# A table of its own, see docs/spread.md; OPTIONS=--systems=rjcma for one system.
+spread: setup
+	rm -rf runs/spread
+	$(PY) -m benchmarks.spread --out=runs/spread $(OPTIONS)
 
 # ---- Demo --------------------------------------------------------------------------------------
 # Data are built again only when their options or the simulator change, and the model is trained
