@@ -145,7 +145,7 @@ def train(out: Path, steps: int, every: float) -> list[Sample]:
     Raises:
         RuntimeError: the training failed; says how.
     """
-    # Grain shuffles fewer than some hundred windows slowly: it draws until a number is small enough.
+    # Grain draws until a number is small enough, so it shuffles a few windows slowly.
     random_store(out / "store", STREAMS, ["va"], folds=2, frames=1600, videos_per_fold=4).close()
     settings = config(out / "store", epochs=steps // EPOCH_STEPS)
     settings["train"] |= {
