@@ -272,15 +272,12 @@ def _watch(phases: _Phases) -> None:
 
 def _import() -> None:
     """What the commands import, but not their modules, whose flags exist once a process."""
-    import data.optimum
-    import data.presets
-    import data.simulation
     import emojax.engine.evaluation
     import emojax.engine.fold_plot
     import emojax.engine.loop
     import emojax.engine.restore
     import emojax.engine.results
-    import emojax.starting  # noqa: F401
+    import emojax.starting
 
     # Programs of less than half a second are cached here, too.
     emojax.starting.use_compilation_cache = lambda: None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -231,7 +232,7 @@ def durations(command: Command) -> dict[str, float]:
     """Median seconds of each phase of a command that has ended, and of "" for all of it."""
     entered = command.entered()
     spans: dict[str, list[float]] = {"": [entered[-1][1] - entered[0][1]]}
-    for (name, begun), (_, ended) in zip(entered, entered[1:], strict=False):
+    for (name, begun), (_, ended) in itertools.pairwise(entered):
         spans.setdefault(name, []).append(ended - begun)
     # How long the last one took is not known; it writes a report.
     spans.setdefault(entered[-1][0], []).append(0.5)
