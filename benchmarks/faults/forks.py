@@ -87,6 +87,7 @@ class Warm:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._count = 0
+        self._command: Command | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Warm:
@@ -117,7 +118,9 @@ class Warm:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends it."""
+        """Ends it, and a command that is under way."""
+        if self._command is not None and self._command.status is None:
+            os.kill(self._command.pid, signal.SIGKILL)
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -141,7 +144,8 @@ class Warm:
         self._process.stdin.flush()
         pid = self._answer(PATIENCE)
         assert pid is not None, "the warm process does not answer"
-        return Command(pid, log, phases)
+        self._command = Command(pid, log, phases)
+        return self._command
 
     def wait(self, command: Command, seconds: float = PATIENCE) -> bool:
         """Waits for a command's end; whether it came. ``command.status`` then tells of it."""

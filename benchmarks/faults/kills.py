@@ -25,7 +25,7 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -52,7 +52,9 @@ _AGAIN = {
 _PHASES = {TRAINING: PHASES, STORE: STORE_PHASES, EVALUATION: EVALUATION_PHASES}
 
 
-def kills_of(kind: str, warm: Warm, folder: Path, seed: int, count: int) -> Iterator[Kill]:
+def kills_of(
+    kind: str, warm: Warm, folder: Path, seed: int, count: int, *, control: bool = True
+) -> Iterator[Kill]:
     """Kills commands of a kind.
 
     Args:
@@ -61,15 +63,16 @@ def kills_of(kind: str, warm: Warm, folder: Path, seed: int, count: int) -> Iter
         folder: of all kinds alike; gets a folder of each.
         seed: of all moments.
         count: of kills.
+        control: see ``KilledTrainings``.
     """
     if kind == TRAINING:
-        yield from KilledTrainings(warm, folder / "training", seed).kills(count)
+        yield from KilledTrainings(warm, folder / "training", seed, control=control).kills(count)
     elif kind == STORE:
         yield from KilledBuilds(warm, folder / "store", seed).kills(count)
     else:
         reference = folder / "training" / "reference"
         if not reference.exists():
-            reference = KilledTrainings(warm, folder / "training", seed).reference
+            reference = KilledTrainings(warm, folder / "training", seed, control=False).reference
         yield from KilledEvaluations(warm, reference, seed).kills(count)
 
 
@@ -91,16 +94,18 @@ def table(kind: str, kills: Sequence[Kill]) -> Table:
     return shown
 
 
-def told(kind: str, kills: Iterable[Kill]) -> list[Kill]:
-    """All of the kills; those that did harm are printed as they come."""
-    found, last = [], time.monotonic()
-    for kill in kills:
-        found.append(kill)
-        if not good(kill):
-            print(f"{kind} {kill.run}, killed in {kill.phase}: {kill.lost} {kill.differs}")
-        if time.monotonic() - last > 30:
-            print(f"{kind}: {len(found)} killed", file=sys.stderr)
-            last = time.monotonic()
+def told(kind: str, kills: Iterator[Kill]) -> list[Kill]:
+    """All of the kills, or those before Ctrl-C; those that did harm are printed as they come."""
+    found: list[Kill] = []
+    last = time.monotonic()
+    with contextlib.suppress(KeyboardInterrupt):
+        for kill in kills:
+            found.append(kill)
+            if not good(kill):
+                print(f"{kind} {kill.run}, killed in {kill.phase}: {kill.lost} {kill.differs}")
+            if time.monotonic() - last > 30:
+                print(f"{kind}: {len(found)} killed", file=sys.stderr)
+                last = time.monotonic()
     return found
 
 
@@ -128,7 +133,8 @@ def main(argv: list[str]) -> int:
             kills = told(kind, kills_of(kind, warm, folder, given.seed, given.count))
             console().print(table(kind, kills))
             fine = sum(map(good, kills))
-            bad += len(kills) - fine
+            # Those that an interruption left out count as well.
+            bad += given.count - fine
             commands = len(collections.Counter(kill.run for kill in kills))
             print(
                 f"{fine} of {len(kills)} kills lost nothing and were {_AGAIN[kind]}, "
