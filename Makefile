@@ -26,7 +26,7 @@ help:
 	@echo "                 on simulated data in Aff-Wild2's own form (half an hour)"
 	@echo "make nightly     every table of the papers on tiny data, to see that each one runs (an hour)"
 	@echo "make bench       emojax against PyTorch on this machine; OPTIONS=--quick for a first look"
-	@echo "make faults      damage files, kill commands, train for long: nothing may be lost (an hour);"
+	@echo "make faults      damage files, kill commands, train for long: nothing may be lost;"
 	@echo "                 OPTIONS=--count=10 SOAK=--steps=1600 for a first look"
 	@echo "make lock        resolve requirements.lock anew from pyproject.toml"
 	@echo "make licences    docs/licences.md anew, from the lock and what is installed"

@@ -135,7 +135,7 @@ def growth(samples: Sequence[Sample], steps: int) -> Growth:
 
 
 def train(out: Path, steps: int, every: float) -> list[Sample]:
-    """Trains in a process and looks at it until it ends.
+    """Trains in a process and looks at it until it ends, or until Ctrl-C.
 
     Args:
         out: an empty folder; gets ``store``, ``run`` and ``train.log``.
@@ -171,6 +171,8 @@ def train(out: Path, steps: int, every: float) -> list[Sample]:
                 found = sample(process.pid, started, out / "run" / METRICS_FILE)
                 samples += [found] if found else []
                 time.sleep(every)
+        except KeyboardInterrupt:
+            return samples
         finally:
             process.kill()
             process.wait()
@@ -225,6 +227,8 @@ def main(argv: list[str]) -> int:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     samples = train(out, steps, given.every)
+    if samples[-1].step < steps:  # interrupted; what came so far is judged
+        steps = samples[-1].step
     write_table(out / "soak.csv", samples)
     plot(out / "soak.png", samples, steps)
     found = growth(samples, steps)
