@@ -13,7 +13,7 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help setup demo demo-again test lint check workflow nightly bench spread lock licences clean
+.PHONY: help setup demo demo-again test lint check workflow nightly bench spread faults lock licences clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,8 @@ help:
 	@echo "make nightly     every table of the papers on tiny data, to see that each one runs (an hour)"
 	@echo "make bench       emojax against PyTorch on this machine; OPTIONS=--quick for a first look"
 	@echo "make spread      is a run the same on 1 or 8 devices, in 1 or 2 processes? (simulated devices)"
+	@echo "make faults      damage files, kill commands, train for long: nothing may be lost;"
+	@echo "                 OPTIONS=--count=10 SOAK=--steps=1600 for a first look"
 	@echo "make lock        resolve requirements.lock anew from pyproject.toml"
 	@echo "make licences    docs/licences.md anew, from the lock and what is installed"
 	@echo "make clean       delete what make built, but neither stores nor runs"
@@ -183,6 +185,22 @@ bench: setup
 spread: setup
 	rm -rf runs/spread
 	$(PY) -m benchmarks.spread --out=runs/spread $(OPTIONS)
+
+# Random damage to files, SIGKILL at random moments, and a long training watched from outside.
+# OPTIONS go to the first two, SOAK to the last. Each part ends the target if it finds something.
+FAULTS := runs/faults
+SOAK := --steps=4000
+faults: setup
+	@mkdir -p $(FAULTS)
+	$(PY) -m benchmarks.faults.corruptions --count=1000 $(OPTIONS) > $(FAULTS)/corruptions.txt; \
+	  status=$$?; cat $(FAULTS)/corruptions.txt; exit $$status
+	$(PY) -m benchmarks.faults.kills --count=50 $(OPTIONS) > $(FAULTS)/kills.txt; \
+	  status=$$?; cat $(FAULTS)/kills.txt; exit $$status
+	$(PY) -m benchmarks.faults.kills --what=store,evaluation --count=10 $(OPTIONS) \
+	  > $(FAULTS)/kills_writing.txt; \
+	  status=$$?; cat $(FAULTS)/kills_writing.txt; exit $$status
+	$(PY) -m benchmarks.faults.soak $(SOAK) --out=$(FAULTS)/soak
+	@echo "results: $(FAULTS)/*.txt, $(FAULTS)/soak/soak.csv, $(FAULTS)/soak/soak.png"
 
 # ---- Demo --------------------------------------------------------------------------------------
 # Data are built again only when their options or the simulator change, and the model is trained

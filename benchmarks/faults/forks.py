@@ -1,0 +1,343 @@
+"""Commands as processes of their own at the price of one start: a warm process forks for each.
+
+``Warm`` starts ``python -m benchmarks.faults.forks`` as that process. It imports what the commands
+import, touches no device, and runs each command in a fork, as ``python -m`` would. Where a command
+is, it writes down itself: a line with the phase and the time whenever it enters another one. So
+what a killed process was at is known to the line, and a kill can wait for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import os
+import runpy
+import selectors
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+
+ROOT = Path(__file__).resolve().parents[2]
+# Compiled as in tests/conftest.py: an eighth of the time, and the same in every process.
+_QUICK = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "XLA_FLAGS": "--xla_cpu_parallel_codegen_split_count=1",
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "Agg",
+}
+PATIENCE = 300.0  # seconds, for anything a command does
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When to kill.
+
+    Attributes:
+        phase: which has to be entered; "" for when the command begins.
+        times: how often it has to be entered.
+        delay: seconds after that.
+    """
+
+    phase: str
+    times: int
+    delay: float
+
+
+@dataclasses.dataclass
+class Command:
+    """A command under way, or ended.
+
+    Attributes:
+        pid: of its process.
+        log: file of what it prints.
+        phases: file of (phase, seconds of the monotonic clock), a line each.
+        status: once it has ended; negative is the signal that ended it.
+    """
+
+    pid: int
+    log: Path
+    phases: Path
+    status: int | None = None
+
+    def entered(self) -> list[tuple[str, float]]:
+        """The phases so far, in order, and when they were entered."""
+        lines = self.phases.read_text().splitlines(keepends=True)
+        pairs = [line.rstrip("\n").rsplit(" ", 1) for line in lines if line.endswith("\n")]
+        return [(name, float(at)) for name, at in pairs]
+
+
+class Warm:
+    """The warm process. Use in a ``with``; runs one command at a time.
+
+    Args:
+        folder: for compiled programs, logs and phases.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+        self._command: Command | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Warm:
+        """Starts it."""
+        environment = os.environ | _QUICK
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(self._folder / "compiled")
+        environment["PYTHONPATH"] = str(ROOT)
+        # Newer versions have no other emitters, and end a process that asks for an unknown flag.
+        if jax.__version_info__ < (0, 11):
+            environment["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.faults.forks"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self._answers = selectors.DefaultSelector()
+        assert self._process.stdout is not None
+        self._answers.register(self._process.stdout, selectors.EVENT_READ)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends it, and a command that is under way."""
+        if self._command is not None and self._command.status is None:
+            os.kill(self._command.pid, signal.SIGKILL)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._answers.close()
+
+    def start(self, module: str, *arguments: str) -> Command:
+        """Starts ``python -m module arguments``; the command before must have ended."""
+        name = f"{self._count:03d}-{module}"
+        self._count += 1
+        log, phases = self._folder / f"{name}.log", self._folder / f"{name}.phases"
+        phases.touch()
+        request = {"argv": [module, *arguments], "log": str(log), "phases": str(phases)}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        pid = self._answer(PATIENCE)
+        assert pid is not None, "the warm process does not answer"
+        self._command = Command(pid, log, phases)
+        return self._command
+
+    def wait(self, command: Command, seconds: float = PATIENCE) -> bool:
+        """Waits for a command's end; whether it came. ``command.status`` then tells of it."""
+        if command.status is None:
+            command.status = self._answer(seconds)
+        return command.status is not None
+
+    def run(self, module: str, *arguments: str) -> Command:
+        """Runs a command to its end.
+
+        Raises:
+            RuntimeError: it took too long or ended with another status than 0.
+        """
+        command = self.start(module, *arguments)
+        if not self.wait(command):
+            os.kill(command.pid, signal.SIGKILL)
+            self.wait(command)
+        if command.status:
+            said = command.log.read_text()[-3000:]
+            raise RuntimeError(f"{module} ended with status {command.status}:\n{said}")
+        return command
+
+    def kill_at(
+        self, command: Command, moment: Moment, before: Callable[[], Any] = lambda: None
+    ) -> Any | None:
+        """Kills a command (SIGKILL) at a moment.
+
+        Args:
+            command: under way.
+            moment: when.
+            before: is called just before.
+
+        Returns:
+            What ``before`` returned, in a tuple; None if the command ended by itself.
+
+        Raises:
+            RuntimeError: the moment did not come, and neither did the end.
+        """
+        started, seen = time.monotonic(), 0
+        while moment.phase and seen < moment.times:
+            # Short, since some phases are; most of the time it is the command that runs.
+            if self.wait(command, 0.001):
+                return None
+            seen = sum(name == moment.phase for name, _ in command.entered())
+            if time.monotonic() - started > PATIENCE:
+                os.kill(command.pid, signal.SIGKILL)
+                raise RuntimeError(f"nothing came of {moment}: {command.log.read_text()[-2000:]}")
+        if self.wait(command, moment.delay):
+            return None
+        found = before()
+        # The warm process keeps the number of a process that has ended, so it is no other's.
+        os.kill(command.pid, signal.SIGKILL)
+        self.wait(command)
+        return None if command.status == 0 else (found,)
+
+    def _answer(self, seconds: float) -> int | None:
+        if not self._answers.select(seconds):
+            return None
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the warm process has ended")
+        return int(line)
+
+
+# -- in the warm process ---------------------------------------------------------------------------
+
+
+class _Phases:
+    """Writes down what the command enters."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self.now = ""
+
+    def enter(self, phase: str) -> None:
+        if phase != self.now:
+            self.now = phase
+            os.write(self._descriptor, f"{phase} {time.monotonic():.6f}\n".encode())
+
+    def on_call(self, owner: Any, name: str, phase: str, *, after: str = "") -> None:
+        """A function's calls are a phase, perhaps with another one after them."""
+        function = getattr(owner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.enter(phase)
+            result = function(*arguments, **options)
+            if after:
+                self.enter(after)
+            return result
+
+        setattr(owner, name, call)
+
+
+def _watch(phases: _Phases) -> None:
+    """Makes training, evaluation and building say where they are; changes nothing else."""
+    from emojax.datasets.store import StoreWriter
+    from emojax.engine import results
+    from emojax.engine.loop import Trainer
+    from emojax.engine.progress import TrainingProgress
+    from emojax.engine.restore import TrainedRun
+
+    phases.on_call(Trainer, "_scores", "validation")
+    phases.on_call(Trainer, "_observe", "metrics")
+    phases.on_call(Trainer, "_write", "save")
+    phases.on_call(Trainer, "run", "start-up", after="report")
+    train_epoch, update = Trainer._train_epoch, TrainingProgress.update
+
+    def trained(self: Any, *arguments: Any) -> Any:
+        # Compiling, which precedes the first step of a process, is start-up.
+        if phases.now == "save":
+            phases.enter("step")
+        return train_epoch(self, *arguments)
+
+    def updated(self: Any, step: int, windows: int, **scalars: float) -> None:
+        if windows:
+            phases.enter("step")
+        update(self, step, windows, **scalars)
+
+    Trainer._train_epoch = trained  # type: ignore[method-assign]
+    TrainingProgress.update = updated  # type: ignore[method-assign]
+    phases.on_call(TrainedRun, "predict", "prediction")
+    phases.on_call(results, "write_results", "report")
+    phases.on_call(StoreWriter, "add", "videos")
+    phases.on_call(StoreWriter, "finish", "documents", after="end")
+    phases.on_call(StoreWriter, "_publish", "rename")
+
+
+def _import() -> None:
+    """What the commands import, but not their modules, whose flags exist once a process."""
+    import emojax.engine.evaluation
+    import emojax.engine.fold_plot
+    import emojax.engine.loop
+    import emojax.engine.restore
+    import emojax.engine.results
+    import emojax.starting
+
+    # Programs of less than half a second are cached here, too.
+    emojax.starting.use_compilation_cache = lambda: None
+
+
+def _child(request: dict[str, Any]) -> None:
+    for stream, path in ((0, os.devnull), (1, request["log"]), (2, request["log"])):
+        how = os.O_RDONLY if stream == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        os.dup2(os.open(path, how), stream)
+    phases = _Phases(request["phases"])
+    phases.enter("start-up")
+    _watch(phases)
+    sys.argv = list(request["argv"])
+    code: Any = 0
+    try:
+        runpy.run_module(request["argv"][0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking an interpreter apart costs more than some of these commands do.
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _serve(requests: Any) -> None:
+    """Runs the commands that are asked for, one after another."""
+    answers = os.dup(1)
+    _import()
+    gc.freeze()
+    ended = 0
+    for line in iter(requests.readline, ""):
+        if ended:
+            # Kept until now, so that its number was not given to another process.
+            os.waitpid(ended, 0)
+        ended = os.fork()
+        if ended == 0:
+            os.close(answers)
+            _child(json.loads(line))
+        os.write(answers, f"{ended}\n".encode())
+        how = os.waitid(os.P_PID, ended, os.WEXITED | os.WNOWAIT)
+        assert how is not None
+        status = how.si_status if how.si_code == os.CLD_EXITED else -how.si_status
+        os.write(answers, f"{status}\n".encode())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The warm process: reads requests from its input."""
+    assert not arguments, "for Warm alone"
+    _serve(sys.stdin)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
