@@ -220,7 +220,7 @@ def test_what_is_of_another_kind_is_refused(copy: Path, key: str, value: Any) ->
 @pytest.mark.parametrize(
     "change",
     [
-        lambda config: config["replicas"].update(seeds=[*range(10**6)]),
+        lambda config: config["replicas"].update(seeds=[*range(20_000)]),
         lambda config: config["model"].update(name="os:system"),
         lambda config: config["model"].update(hidden="x"),
         lambda config: config["data"].update(window="x"),

@@ -82,28 +82,31 @@ class Corruptions:
         folder: with ``store`` and ``run``, see ``small_run.make``.
         scratch: where copies are made.
         seed: of all corruptions.
+        compute: also predict from what was read, and train on with every tenth.
     """
 
-    def __init__(self, folder: Path, scratch: Path, seed: int) -> None:
+    def __init__(self, folder: Path, scratch: Path, seed: int, *, compute: bool = True) -> None:
         self.folder = folder
+        self._compute = compute
         self._scratch = scratch
         self._seed = seed
         with Store(folder / "store") as store:
             self.reading = Reading(session_of(store))
         self._expected = {name: read(folder) for name, read in self._steps().items()}
-        copy = scratch / "golden"
-        shutil.copytree(folder, copy)
-        self._expected["training"] = self.reading.training(copy)
-        shutil.rmtree(copy)
+        if compute:
+            copy = scratch / "golden"
+            shutil.copytree(folder, copy)
+            self._expected["training"] = self.reading.training(copy)
+            shutil.rmtree(copy)
 
     def _steps(self) -> dict[str, Callable[[Path], Any]]:
         reading = self.reading
-        return {
+        steps = {
             "store": reading.store,
             "evaluation": reading.evaluation,
             "resuming": reading.resuming,
-            "prediction": reading.prediction,
         }
+        return steps | ({"prediction": reading.prediction} if self._compute else {})
 
     def attempt(self, number: int) -> Case:
         """Damages a copy, reads it and says what came of it."""
@@ -112,7 +115,7 @@ class Corruptions:
         started, before = time.monotonic(), _peak()
         try:
             done = damage(self.folder, copy, rng)
-            outcome, message = self._outcome(copy, train=number % _TRAINED == 0)
+            outcome, message = self._outcome(copy, train=self._compute and number % _TRAINED == 0)
         finally:
             shutil.rmtree(copy, ignore_errors=True)
         if _peak() - before > _MEMORY:

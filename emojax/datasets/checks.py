@@ -145,7 +145,8 @@ def check_known(
             field=where,
             found=str(name)[:200],
             expected=shown if len(choices) <= 20 else f"{shown}, ... ({len(choices)} in all)",
-            remedy=closest(name, choices) or "use one of those expected",
+            remedy=closest(str(name)[:200], itertools.islice(choices, 1000))
+            or "use one of those expected",
         )
 
 

@@ -25,7 +25,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 _GOLDEN = 0x9E3779B9
 _MIX = ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1))
 # NumPy's words at a time: its temporaries stay in the processor's cache.
-_PART = 1 << 16
+_PART = 1 << 15
+_PLACES = np.arange(1, _PART + 1, dtype=np.uint32) * np.uint32(_GOLDEN)
 
 
 def array_checksums(tree: Any) -> dict[str, int]:
@@ -128,14 +129,16 @@ def host_checksum(leaf: Any) -> int:
     _check_dtype(array.dtype)
     size = min(4, array.dtype.itemsize)
     words = array.reshape(-1).view(f"<u{size}")
-    total = 0
+    total, shifted = 0, np.empty(_PART, np.uint32)
     for start in range(0, len(words), _PART):
         part = words[start : start + _PART].astype(np.uint32)
-        place = (np.arange(start + 1, start + 1 + len(part)) & 0xFFFFFFFF).astype(np.uint32)
-        part ^= place * np.uint32(_GOLDEN)
+        rest = shifted[: len(part)]
+        # (start + i + 1) * GOLDEN
+        part ^= np.add(_PLACES[: len(part)], np.uint32(start * _GOLDEN & 0xFFFFFFFF), out=rest)
         for shift, factor in _MIX:
-            part ^= part >> np.uint32(shift)
-            part *= np.uint32(factor)
+            part ^= np.right_shift(part, np.uint32(shift), out=rest)
+            if factor != 1:
+                part *= np.uint32(factor)
         total += int(part.sum(dtype=np.uint64))
     return total & 0xFFFFFFFF
 
