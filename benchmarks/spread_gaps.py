@@ -55,11 +55,11 @@ def gaps(expected: Path, found: Path) -> Gaps:
     """
     before, after = (read_metrics(folder / METRICS_FILE) for folder in (expected, found))
     first = min(before)
-    firsts = (
+    begun, again = (
         {step: row for step, row in rows.items() if step == first} for rows in (before, after)
     )
     return Gaps(
-        _greatest(*firsts, _is_loss, relative=True),
+        _greatest(begun, again, _is_loss, relative=True),
         _greatest(before, after, _is_loss, relative=True),
         _greatest(before, after, _is_gradient, relative=True),
         _greatest(before, after, _is_score),
