@@ -55,11 +55,10 @@ def gaps(expected: Path, found: Path) -> Gaps:
     """
     before, after = (read_metrics(folder / METRICS_FILE) for folder in (expected, found))
     first = min(before)
-    begun, again = (
-        {step: row for step, row in rows.items() if step == first} for rows in (before, after)
-    )
+    start, other = ({step: row for step, row in rows.items() if step == first}
+                    for rows in (before, after))  # fmt: skip
     return Gaps(
-        _greatest(begun, again, _is_loss, relative=True),
+        _greatest(start, other, _is_loss, relative=True),
         _greatest(before, after, _is_loss, relative=True),
         _greatest(before, after, _is_gradient, relative=True),
         _greatest(before, after, _is_score),

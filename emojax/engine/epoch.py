@@ -140,9 +140,8 @@ def train_epoch(
         group = groups[position.turn]
         active_G = group.active(epoch.active_R)
         feed.serve(group)
-        reader = Reader(
-            feed.iterators, group, active_G, position.begun,
-            goes_on=position.done > 0, kept=2 * feed.steps)  # fmt: skip
+        options: Any = {"goes_on": position.done > 0, "kept": 2 * feed.steps}
+        reader = Reader(feed.iterators, group, active_G, position.begun, **options)
         dispatch = feed.dispatch(group, reader, step_of(group))
         turn = _Turn(epoch, group, position, reader, progress, profile)
         part = turn.train(group.take(state), dispatch, feed.steps, stop)
