@@ -23,6 +23,7 @@ from emojax.engine.workdir import SUMMARY_FILE
 from emojax.engine.writers import METRICS_FILE, read_metrics
 
 EPOCHS, EPOCH_STEPS = 5, 40
+_SHORT = 3, 20
 MOST = 3  # kills of one run
 # Where a kill may fall. "save" is what the loop waits for, the rest is done beside the next steps.
 BESIDE = "save, beside steps"
@@ -77,31 +78,33 @@ class KilledTrainings:
         warm: forks the commands.
         folder: for the store and the runs.
         seed: of all moments.
-        control: whether a second training must first equal the first one, and then time it all.
+        short: with fewer epochs and steps, and without a second training that must first equal the
+            reference, and that times the phases.
 
     Raises:
         RuntimeError: two trainings that nobody killed differ, so that nothing can be compared.
     """
 
-    def __init__(self, warm: Warm, folder: Path, seed: int, *, control: bool = True) -> None:
+    def __init__(self, warm: Warm, folder: Path, seed: int, *, short: bool = False) -> None:
         self._warm, self._folder = warm, folder
         self._rng = np.random.default_rng(seed)
-        # Without a control nobody knows how long a command takes that finds its programs compiled.
-        self._aims = 0 if control else 1
+        self._epochs, self._epoch_steps = _SHORT if short else (EPOCHS, EPOCH_STEPS)
+        # Nobody knows then how long a command takes that finds its programs compiled.
+        self._aims = 1 if short else 0
         folder.mkdir(parents=True, exist_ok=True)
         # Grain draws until a number is small enough, so it shuffles a few windows slowly.
         store = folder / "store"
         frames = {"frames": 1600, "videos_per_fold": 1}
         random_store(store, STREAMS, ["va"], folds=2, **frames).close()
-        settings = config(store, EPOCHS)
-        settings["train"] |= {"epoch_steps": EPOCH_STEPS, "learning_rate": 0.01}
+        settings = config(store, self._epochs)
+        settings["train"] |= {"epoch_steps": self._epoch_steps, "learning_rate": 0.01}
         (folder / "config.json").write_text(json.dumps(settings))
         with Store(store) as opened:
             self._session: Session = build_session(settings, opened.streams, jax.devices()[:1])
         self.reference = folder / "reference"
         timed = self._warm.run(*self._command(self.reference))
         self._expected = self._result(self.reference)
-        if control:
+        if not short:
             # It finds its programs compiled, as all others will.
             again = folder / "control"
             timed = self._warm.run(*self._command(again))
@@ -155,7 +158,8 @@ class KilledTrainings:
     def _moment(self, newest: int) -> Moment:
         aim = _AIMS[self._aims % len(_AIMS)]
         self._aims += 1
-        return draw_moment(self._rng, aim, self._durations, max(1, EPOCHS - newest // EPOCH_STEPS))
+        left = max(1, self._epochs - newest // self._epoch_steps)
+        return draw_moment(self._rng, aim, self._durations, left)
 
     def _phase(self, command: Command, workdir: Path) -> str:
         entered = command.entered()

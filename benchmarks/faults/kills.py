@@ -53,7 +53,7 @@ _PHASES = {TRAINING: PHASES, STORE: STORE_PHASES, EVALUATION: EVALUATION_PHASES}
 
 
 def kills_of(
-    kind: str, warm: Warm, folder: Path, seed: int, count: int, *, control: bool = True
+    kind: str, warm: Warm, folder: Path, seed: int, count: int, *, short: bool = False
 ) -> Iterator[Kill]:
     """Kills commands of a kind.
 
@@ -63,16 +63,16 @@ def kills_of(
         folder: of all kinds alike; gets a folder of each.
         seed: of all moments.
         count: of kills.
-        control: see ``KilledTrainings``.
+        short: see ``KilledTrainings``.
     """
     if kind == TRAINING:
-        yield from KilledTrainings(warm, folder / "training", seed, control=control).kills(count)
+        yield from KilledTrainings(warm, folder / "training", seed, short=short).kills(count)
     elif kind == STORE:
         yield from KilledBuilds(warm, folder / "store", seed).kills(count)
     else:
         reference = folder / "training" / "reference"
         if not reference.exists():
-            reference = KilledTrainings(warm, folder / "training", seed, control=False).reference
+            reference = KilledTrainings(warm, folder / "training", seed, short=True).reference
         yield from KilledEvaluations(warm, reference, seed).kills(count)
 
 

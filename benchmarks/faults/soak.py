@@ -200,7 +200,7 @@ def plot(path: Path, samples: Sequence[Sample], steps: int) -> None:
     upper, lower = figure.subplots(2, 1, sharex=True)
     upper.plot(x, [one.rss for one in trained], color="#0072b2", linewidth=1)
     upper.set_ylabel("resident memory, MiB")
-    upper.set_ylim(bottom=0)
+    upper.set_ylim(0, 1.1 * max(one.rss for one in trained))
     lower.plot(x, [one.descriptors for one in trained], color="#d55e00", label="descriptors")
     lower.plot(x, [one.threads for one in trained], color="#009e73", label="threads")
     lower.set_ylabel("open at once")
@@ -235,10 +235,10 @@ def main(argv: list[str]) -> int:
     first = next(one for one in samples if one.step >= steps / 4)
     last = [one for one in samples if one.step < steps][-1]
     print(f"{steps} steps, {steps // EPOCH_STEPS} validations and saves: {last.seconds:.0f} s")
-    print("| after | resident memory, MiB | descriptors | threads |\n|---|---|---|---|")
+    print("\n| after | resident memory, MiB | descriptors | threads |\n|---|---|---|---|")
     for one in (first, last):
         print(f"| {one.step} steps | {one.rss:.1f} | {one.descriptors} | {one.threads} |")
-    print(found.line())
+    print(f"\n{found.line()}")
     print(f"written: {out / 'soak.csv'}, {out / 'soak.png'}")
     return int(not found.steady)
 
