@@ -39,7 +39,7 @@ from emojax.engine.resume import discard_run
 from emojax.engine.runtime import is_primary, wait_for_all
 from emojax.engine.scoring import OURS, PROCESSED, SYSTEMS, brief, headline, scored_tasks
 from emojax.engine.session import Session, build_session
-from emojax.engine.workdir import held
+from emojax.engine.workdir import held, replace_text
 from emojax.errors import InputError, writing
 from emojax.ops.postprocessing import SMOOTHERS
 from emojax.ops.tasks import TASK_OPS
@@ -203,8 +203,6 @@ def _number(value: float) -> str:
 def _save(folder: Path, found: CrossValidation, store: Store, session: Session, step: int) -> None:
     """Writes scores, picture, predictions and widths."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = document(found, session, store, step)
-    (folder / "scores.json").write_text(json.dumps(content, indent=1) + "\n")
     write_predictions(folder / "out_of_fold", store, found.out_of_fold)
     if found.postprocessing:
         write_predictions(folder / "out_of_fold_postprocessed", store, found.processed)
@@ -234,6 +232,9 @@ def _save(folder: Path, found: CrossValidation, store: Store, session: Session, 
     folds = [result.fold for result in found.results]
     path = folder / "folds.png"
     plot_folds(path, title=title, folds=folds, panels=panels, seeds=seeds, bar=OURS)
+    # Last and at once, because it is what tells that everything is there.
+    text = json.dumps(document(found, session, store, step), indent=1) + "\n"
+    replace_text(folder / "scores.json", text, "The scores")
 
 
 if __name__ == "__main__":
