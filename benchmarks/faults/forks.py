@@ -265,7 +265,7 @@ def _watch(phases: _Phases) -> None:
             phases.enter("step")
         update(self, step, windows, **scalars)
 
-    Trainer._train_epoch = trained  # type: ignore[method-assign, assignment]
+    Trainer._train_epoch = trained  # type: ignore[method-assign,assignment]
     TrainingProgress.update = updated  # type: ignore[method-assign]
     phases.on_call(TrainedRun, "predict", "prediction")
     phases.on_call(results, "write_results", "report")

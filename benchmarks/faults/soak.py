@@ -127,11 +127,11 @@ def growth(samples: Sequence[Sample], steps: int) -> Growth:
         raise ValueError(f"{len(late)} samples are too few; take more --steps or a shorter --every")
     slope = np.polyfit([one.step for one in late], [one.rss for one in late], 1)[0]
     part = max(1, len(late) // 8)
-    descriptors, threads = (
+    opened, threads = (
         float(np.median(numbers[-part:]) - np.median(numbers[:part]))
         for numbers in ([one.descriptors for one in late], [one.threads for one in late])
     )
-    return Growth(float(slope) * 1000, descriptors, threads, len(late))
+    return Growth(float(slope) * 1000, opened, threads, len(late))
 
 
 def train(out: Path, steps: int, every: float) -> list[Sample]:
