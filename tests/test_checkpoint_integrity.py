@@ -69,7 +69,6 @@ def test_the_sum_does_not_depend_on_the_devices(axes: tuple[str | None, ...]) ->
     spread = jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
     found = device_checksum(spread)
     assert int(found) == host_checksum(array) == array_checksums({"a": spread})["a"]
-    assert found.is_fully_replicated
 
 
 @settings(max_examples=50)

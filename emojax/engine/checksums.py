@@ -90,6 +90,11 @@ def device_checksums(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
     return {name: int(value) for name, value in zip(arrays, sums, strict=True)}
 
 
+def device_checksum(leaf: jax.Array) -> int:
+    """The checksum of one array, computed on its devices; see ``device_checksums``."""
+    return device_checksums({"": leaf})[""]
+
+
 @functools.lru_cache(maxsize=64)
 def _program(mesh: Any) -> Any:
     if mesh is None:

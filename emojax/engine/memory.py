@@ -87,8 +87,10 @@ def device_limit(layout: Layout, configured: int = 0) -> int:
     """
     if configured:
         return configured
-    here = [device for device in layout.mesh.devices.flat if not layout.elsewhere(device)]
-    stats = here[0].memory_stats() or {}
+    process = jax.process_index()
+    devices = layout.mesh.devices.flat
+    here = (d for d in devices if getattr(d, "process_index", process) == process)
+    stats = next(here).memory_stats() or {}
     total = stats.get("bytes_limit", 0)
     if not total:
         pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
