@@ -78,7 +78,7 @@ licences: setup
 # ---- Checks ------------------------------------------------------------------------------------
 
 test: setup
-	$(PY) -m pytest $(or $(TESTS),-n $(WORKERS) --dist loadfile)
+	$(PY) -m pytest $(or $(TESTS),-n $(WORKERS) --dist loadfile --no-loadscope-reorder)
 
 lint: setup
 	$(VENV)/bin/ruff check .

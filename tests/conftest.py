@@ -6,6 +6,7 @@ says the same. ``OPTIMISED=1 make test`` compiles everything as users do; test_r
 always does for a forward and backward pass of RJCMA.
 """
 
+import gc
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -27,6 +28,13 @@ if not os.environ.get("OPTIMISED"):
     if jax.__version_info__ < (0, 11):
         _QUICK += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the collector of garbage from looking through all that was imported."""
+    gc.collect()
+    gc.freeze()
+
 
 # No deadline: the first example compiles. In CI the examples are the same in every run, so that
 # a red run means a change, not luck; at the desk they differ and find more over time.

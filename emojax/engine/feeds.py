@@ -29,6 +29,7 @@ from emojax.datasets.resident import (
     resident_bytes,
 )
 from emojax.datasets.source import Store
+from emojax.datasets.windows import WindowSpec
 from emojax.engine.groups import Group
 from emojax.engine.memory import bytes_text
 from emojax.engine.runtime import Layout
@@ -68,8 +69,9 @@ class Feed(Protocol):
             step: what ``compile`` made for replicas that share their data as these do.
         """
 
-    def compile(self, step: Step) -> Callable[..., Any]:
-        """The program of a step, or of several."""
+    @property
+    def compile(self) -> Callable[[Step], Callable[..., Any]]:
+        """Makes the program of a step, or of several; equal for feeds whose programs are."""
 
     def resident(self, layout: Layout) -> ResidentData | None:
         """The data, where they lie on these devices, for validation."""
@@ -159,9 +161,10 @@ class StreamFeed:
         """None."""
         return None
 
-    def compile(self, step: Step) -> Callable[..., Any]:
-        """``step`` with its state donated."""
-        return jax.jit(step, donate_argnums=0)
+    @property
+    def compile(self) -> Callable[[Step], Callable[..., Any]]:
+        """See ``Feed``."""
+        return _donated
 
     def dispatch(self, group: Group, reader: Reader, step: Callable[..., Any]) -> Dispatch:
         """See ``Feed``."""
@@ -203,29 +206,10 @@ class ResidentFeed:
     def serve(self, group: Group) -> None:
         """Nothing is to be done: entries are small, and every process has all of them."""
 
-    def compile(self, step: Step) -> Callable[..., Any]:
-        """A program that gathers the windows of K steps and takes them, its state donated."""
-
-        def run(
-            state: TrainState,
-            data: ResidentData,
-            entries: jax.Array,
-            normalisation: Any,
-            hyper: Hyper,
-            rates_KG: jax.Array,
-        ) -> tuple[TrainState, dict[str, jax.Array]]:
-            def once(state: TrainState, given: tuple[jax.Array, jax.Array]) -> Any:
-                entries_B2, rates_G = given
-                batch = gather(data, entries_B2, self._spec)
-                return step(
-                    state, batch, normalisation, dataclasses.replace(hyper, learning_rate=rates_G)
-                )
-
-            if len(entries) == 1:  # a loop of one step costs what a loop costs
-                return once(state, (entries[0], rates_KG[0]))
-            return jax.lax.scan(once, state, (entries, rates_KG))
-
-        return jax.jit(run, donate_argnums=0)
+    @property
+    def compile(self) -> Callable[[Step], Callable[..., Any]]:
+        """See ``Feed``."""
+        return _Gathering(self._spec)
 
     def dispatch(self, group: Group, reader: Reader, step: Callable[..., Any]) -> Dispatch:
         """See ``Feed``."""
@@ -251,6 +235,42 @@ class ResidentFeed:
         if self._layout is None or self._layout.mesh != layout.mesh:
             self._data, self._layout = layout.everywhere(self._data), layout
         return self._data
+
+
+def _donated(step: Step) -> Callable[..., Any]:
+    """``step`` with its state donated."""
+    return jax.jit(step, donate_argnums=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gathering:
+    """Programs of K steps whose windows are gathered on the device."""
+
+    spec: WindowSpec
+
+    def __call__(self, step: Step) -> Callable[..., Any]:
+        """A program that gathers the windows of K steps and takes them, its state donated."""
+
+        def run(
+            state: TrainState,
+            data: ResidentData,
+            entries: jax.Array,
+            normalisation: Any,
+            hyper: Hyper,
+            rates_KG: jax.Array,
+        ) -> tuple[TrainState, dict[str, jax.Array]]:
+            def once(state: TrainState, given: tuple[jax.Array, jax.Array]) -> Any:
+                entries_B2, rates_G = given
+                batch = gather(data, entries_B2, self.spec)
+                return step(
+                    state, batch, normalisation, dataclasses.replace(hyper, learning_rate=rates_G)
+                )
+
+            if len(entries) == 1:  # a loop of one step costs what a loop costs
+                return once(state, (entries[0], rates_KG[0]))
+            return jax.lax.scan(once, state, (entries, rates_KG))
+
+        return jax.jit(run, donate_argnums=0)
 
 
 def fold_videos(session: Session, store: Store) -> list[str]:

@@ -45,7 +45,7 @@ from emojax.engine.schedule_setup import schedule_config
 from emojax.engine.session import Session, abstract_normalisation, fold_normalisation
 from emojax.engine.stages import on_branches, trainable
 from emojax.engine.state import TrainState, keep_best, reload_best, restart_optimizer
-from emojax.engine.step import Hyper, Shared, laid_out, plain_train_step
+from emojax.engine.step import Hyper, Shared, training_program
 from emojax.engine.workdir import held
 from emojax.engine.writers import RunWriter
 from emojax.errors import Stopped
@@ -290,16 +290,17 @@ class Trainer:
         return self._programs[key]
 
     def _compile(self, session: Session) -> Any:
-        step = plain_train_step(
+        return training_program(
             session.model,
             session.optimizer,
-            session.losses,
+            tuple(session.losses.items()),
             session.shared(session.samplers),
-            modality_dropout=session.modality_dropout,
-            ema=session.ema,
-            skip_non_finite=session.config["train"]["non_finite"] == "skip",
+            session.modality_dropout,
+            session.ema,
+            session.config["train"]["non_finite"] == "skip",
+            session.layout,
+            self._feed.compile,
         )
-        return self._feed.compile(laid_out(step, session.layout))
 
     def _predictor(self, group: Group) -> Predictor:
         """The predictor of a group, kept while the group lives."""

@@ -55,9 +55,17 @@ class Optimizer:
                 found=name,
                 expected="one of " + ", ".join(OPTIMIZERS),
             )
+        self._options = name, clip_norm
         self._decay_gradient, self._decay_update = OPTIMIZERS[name]
         self._adam = optax.scale_by_adam()
         self._clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other one does the same, so that runs can share their programs."""
+        return isinstance(other, Optimizer) and self._options == other._options
+
+    def __hash__(self) -> int:
+        return hash(self._options)
 
     def init(self, params: Any) -> Any:
         """Optimiser state of one replica."""

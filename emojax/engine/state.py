@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from emojax.engine.optim import Optimizer
+from emojax.engine.programs import kept
 from emojax.engine.replicas import Replica
 from emojax.specs import StreamSpec
 from emojax.types import Array
@@ -96,23 +97,36 @@ def init_state(
     Replicas are initialised one by one and stacked: a vmapped initialiser draws other
     numbers than a separate run would, and replicas must equal separate runs.
     """
+    one = _initialiser(model, tuple(streams.items()), tuple(lengths.items()), optimizer, ema)
+    states = [one(jnp.asarray(replica.seed, jnp.uint32)) for replica in replicas]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+@kept
+def _initialiser(
+    model: nn.Module,
+    streams: tuple[tuple[str, StreamSpec], ...],
+    lengths: tuple[tuple[str, int], ...],
+    optimizer: Optimizer,
+    ema: bool,
+) -> Callable[[jax.Array], TrainState]:
+    """The program that makes one replica's state from its seed."""
 
     @jax.jit
     def one(seed: jax.Array) -> TrainState:
-        key = jax.random.key(seed)
-        params, model_state = init_variables(model, streams, lengths, jax.random.fold_in(key, 0))
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        params, model_state = init_variables(model, dict(streams), dict(lengths), key)
         return TrainState(
             params=params,
             model_state=model_state,
             opt_state=optimizer.init(params),
             best={"params": params, "model_state": model_state},
-            key=jax.random.key_data(jax.random.fold_in(key, 1)),
+            key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
             step=jnp.zeros((), jnp.int32),
             ema=params if ema else None,
         )
 
-    states = [one(jnp.asarray(replica.seed, jnp.uint32)) for replica in replicas]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    return one
 
 
 def abstract_state(
@@ -124,7 +138,12 @@ def abstract_state(
     ema: bool = False,
 ) -> TrainState:
     """Shapes and dtypes of ``init_state`` without computing anything."""
-    return jax.eval_shape(lambda: init_state(model, streams, lengths, optimizer, replicas, ema))
+    one = _initialiser(model, tuple(streams.items()), tuple(lengths.items()), optimizer, ema)
+    count = len(replicas)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype),
+        jax.eval_shape(one, jax.ShapeDtypeStruct((), jnp.uint32)),
+    )
 
 
 @jax.jit

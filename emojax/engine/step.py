@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from emojax.engine.modality_dropout import ModalityDropout, zero_rows
 from emojax.engine.optim import Optimizer, trained_only
+from emojax.engine.programs import kept
 from emojax.engine.runtime import Layout
 from emojax.engine.state import TrainState
 from emojax.ops.tasks import TASK_OPS
@@ -347,6 +348,38 @@ def laid_out(step: Step, layout: Layout) -> Step:
     return spread
 
 
+@kept
+def training_program(
+    model: nn.Module,
+    optimizer: Optimizer,
+    losses: tuple[tuple[str, Callable[..., Any]], ...],
+    shared: Shared,
+    modality_dropout: ModalityDropout,
+    ema: float,
+    skip_non_finite: bool,
+    layout: Layout,
+    compile_step: Callable[[Step], Callable[..., Any]],
+) -> Callable[..., Any]:
+    """The compiled steps of a group of replicas: ``plain_train_step``, laid out and compiled.
+
+    Args:
+        model: and all up to ``skip_non_finite``: see ``plain_train_step``; ``losses`` are the
+            items of its table.
+        layout: the devices.
+        compile_step: of the feed that serves the steps.
+    """
+    step = plain_train_step(
+        model,
+        optimizer,
+        dict(losses),
+        shared,
+        modality_dropout=modality_dropout,
+        ema=ema,
+        skip_non_finite=skip_non_finite,
+    )
+    return compile_step(laid_out(step, layout))
+
+
 def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
     """Exponential moving average of parameters, with Adam's correction for its start.
 
@@ -364,6 +397,7 @@ def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
     return jax.tree.map(lambda a, p: a + share.astype(p.dtype) * (p - a), ema, params)
 
 
+@kept
 def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[str, jax.Array]]:
     """Builds ``predict(weights, batch, normalisation[, drop]) -> task -> (R, B, T, C)``, decoded.
 
