@@ -4,6 +4,7 @@
 # ROOT    the folder of the repository
 # DRY     1 after --dry-run: say what would be executed, and execute nothing
 # COMMAND what came after `--`, as an array
+# INSTALL of the scripts for TPUs: 0 after --skip_install
 # shellcheck shell=bash disable=SC2034
 
 DRY=0
@@ -102,6 +103,23 @@ run() {
 }
 
 # --- TPU VMs, of one host or of many ----------------------------------------------------------
+
+# tpu_arguments WORDS...: options and command of the script; then the variables that both need.
+tpu_arguments() {
+  INSTALL=1
+  while (( $# )); do
+    case $1 in
+      --skip_install) INSTALL=0 ;;
+      --dry-run) DRY=1 ;;
+      --help) usage; exit 0 ;;
+      --) shift; break ;;
+      *) unknown_option "$1" ;;
+    esac
+    shift
+  done
+  take_command "$@"
+  tpu_variables
+}
 
 tpu_variables() {
   need TPU_NAME "name of the TPU VM, as gcloud compute tpus tpu-vm list shows it" emojax-1

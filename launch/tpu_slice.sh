@@ -38,19 +38,7 @@ SELF=launch/tpu_slice.sh
 # shellcheck source=launch/common.sh
 source "$ROOT/launch/common.sh"
 
-install=1
-while (( $# )); do
-  case $1 in
-    --skip_install) install=0 ;;
-    --dry-run) DRY=1 ;;
-    --help) usage; exit 0 ;;
-    --) shift; break ;;
-    *) unknown_option "$1" ;;
-  esac
-  shift
-done
-take_command "$@"
-tpu_variables
+tpu_arguments "$@"
 need_path STORE "the store, on storage that every host of the slice sees" /mnt/shared/stores/demo
 need_path WORKDIR "the run's folder, on storage that every host of the slice sees" /mnt/shared/runs/a
 for variable in STORE WORKDIR; do
@@ -67,7 +55,7 @@ tpu_ssh 0 "mkdir -p $(dirname "$WORKDIR") && touch $mark"
 tpu_ssh all "{ test -f $STORE/dataset.json || { echo \"\$(hostname): no store at $STORE\" >&2; exit 3; }; } && \
 { test -f $mark || { echo \"\$(hostname): does not see what another host wrote: $mark\" >&2; exit 3; }; }"
 tpu_ssh 0 "rm $mark"
-if (( install )); then
+if (( INSTALL )); then
   tpu_copy all
   tpu_install all
 fi

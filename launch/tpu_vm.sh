@@ -31,21 +31,9 @@ SELF=launch/tpu_vm.sh
 # shellcheck source=launch/common.sh
 source "$ROOT/launch/common.sh"
 
-install=1
-while (( $# )); do
-  case $1 in
-    --skip_install) install=0 ;;
-    --dry-run) DRY=1 ;;
-    --help) usage; exit 0 ;;
-    --) shift; break ;;
-    *) unknown_option "$1" ;;
-  esac
-  shift
-done
-take_command "$@"
-tpu_variables
+tpu_arguments "$@"
 
-if (( install )); then
+if (( INSTALL )); then
   tpu_copy 0
   tpu_install 0
 fi

@@ -14,6 +14,7 @@ import pytest
 from emojax.datasets.pipeline import evaluation_batches, training_batches
 from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints
+from emojax.engine.predict_step import make_predict_step
 from emojax.engine.restore import open_run
 from emojax.engine.session import (
     Session,
@@ -21,7 +22,7 @@ from emojax.engine.session import (
     build_session,
     fold_normalisation,
 )
-from emojax.engine.step import Hyper, make_predict_step, make_train_step
+from emojax.engine.step import Hyper, make_train_step
 from emojax.errors import InputError
 from emojax.specs import StreamSpec
 from tests.small_store import STREAMS, build_small_store

@@ -25,6 +25,7 @@ from emojax.engine.checksums import array_checksums, device_checksum, host_check
 from emojax.engine.restore import open_run
 from emojax.engine.session import abstract_normalisation
 from emojax.errors import InputError, MachineError
+from tests.small_disk import mounted
 from tests.training_runs import (
     assert_same_bits,
     quick_compiling,  # noqa: F401 - a fixture
@@ -285,18 +286,9 @@ def test_a_checkpoint_under_another_steps_name_is_refused(copy: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB, where mounting one is permitted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode:
-        pytest.skip("mounting a tmpfs is not permitted")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    """A file system of 2 MiB."""
+    with mounted(tmp_path / "disk", "2m") as folder:
+        yield folder
 
 
 def fill(disk: Path, leave: int) -> Path:

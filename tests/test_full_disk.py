@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from emojax.datasets.store import StoreWriter
 from emojax.engine.writers import RunWriter, read_metrics
 from emojax.errors import MachineError
+from tests.small_disk import mounted
 from tests.small_store import STREAMS, make_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,18 +93,9 @@ def test_what_does_not_fit_is_taken_back(tmp_path: Path, limit: int) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, where mounting one is permitted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode:
-        pytest.skip("mounting a tmpfs is not permitted")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    """A file system of 64 KiB."""
+    with mounted(tmp_path / "disk", "64k") as folder:
+        yield folder
 
 
 def test_a_disk_that_fills_up_under_a_run(small_disk: Path) -> None:

@@ -18,8 +18,9 @@ from emojax.datasets.resident import load_resident
 from emojax.datasets.source import Store
 from emojax.engine.feeds import ResidentFeed, fold_videos
 from emojax.engine.memory import abstract_batch
+from emojax.engine.predict_step import make_predict_step
 from emojax.engine.session import Session, abstract_normalisation, build_session
-from emojax.engine.step import Hyper, make_predict_step, make_train_step, plain_train_step
+from emojax.engine.step import Hyper, make_train_step, plain_train_step
 from emojax.engine.tables.variants import Variant
 from emojax.layers import kernels
 from emojax.models import MODELS

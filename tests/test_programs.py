@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from emojax.datasets.source import Store
-from emojax.engine import step
+from emojax.engine import predict_step, step
 from emojax.engine.optim import Optimizer
 from emojax.engine.programs import kept
 from emojax.models.rjcma import RJCMA
@@ -40,14 +40,15 @@ def test_a_second_run_traces_nothing(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A width that no other test has, since others may have built the program before.
-    config = tiny_config(store.path, train={"epochs": 2}, model={"head_width": 11})
+    config = tiny_config(store.path, train={"epochs": 1}, model={"head_width": 11})
     traced, forward = [], step.forward
 
     def counted(*arguments: Any, **options: Any) -> Any:
         traced.append(options["train"])
         return forward(*arguments, **options)
 
-    monkeypatch.setattr(step, "forward", counted)
+    for module in (step, predict_step):
+        monkeypatch.setattr(module, "forward", counted)
     first, _ = train(store, tmp_path / "first", config)
     assert set(traced) == {True, False}
     count = sum(traced)

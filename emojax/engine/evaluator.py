@@ -22,9 +22,9 @@ from emojax.datasets.record import VideoRecord
 from emojax.datasets.resident import ResidentData
 from emojax.datasets.source import Store
 from emojax.datasets.windows import WindowSpec
+from emojax.engine.predict_step import make_predict_step
 from emojax.engine.resident_evaluation import ResidentEvaluation
 from emojax.engine.session import Session
-from emojax.engine.step import make_predict_step
 from emojax.ops.ensembles import combine
 from emojax.ops.tasks import TASK_OPS, TaskOps
 from emojax.ops.windows import OverlapAverage

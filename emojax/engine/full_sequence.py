@@ -120,7 +120,7 @@ class SequencePredictor(Predictor):
 
 
 class _Carrying:
-    """A predict step (see ``step.make_predict_step``) with a memory; batches come in order."""
+    """A predict step (see ``make_predict_step``) with a memory; batches come in order."""
 
     def __init__(self, model: nn.Module, shared: Shared) -> None:
         self._step = _make_step(model, shared)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from emojax.datasets.pipeline import fingerprint
@@ -45,7 +44,7 @@ from emojax.engine.schedule_setup import schedule_config
 from emojax.engine.session import Session, abstract_normalisation, fold_normalisation
 from emojax.engine.stages import on_branches, trainable
 from emojax.engine.state import TrainState, keep_best, reload_best, restart_optimizer
-from emojax.engine.step import Hyper, Shared, training_program
+from emojax.engine.step import Hyper, training_program
 from emojax.engine.workdir import held
 from emojax.engine.writers import RunWriter
 from emojax.errors import Stopped
@@ -112,7 +111,6 @@ class Trainer:
         self._lines += layout_lines(session.layout, len(session.replicas), session.batch_size)
         self._groups: list[Group] = []
         self._step_fn = self._compile(session)
-        self._programs: dict[tuple[Shared, jax.sharding.Mesh], Any] = {}
         self._predictors: dict[tuple[int, ...], Predictor] = {}
         self._class_weights = fold_class_weights(
             store, session.folds, session.tasks, session.config["train"]["class_weights"]
@@ -282,12 +280,7 @@ class Trainer:
 
     def _program(self, group: Group) -> Any:
         """The compiled steps of a group; those that share their data alike share it, too."""
-        if group.whole:
-            return self._step_fn
-        key = group.session.shared(group.session.samplers), group.session.layout.mesh
-        if key not in self._programs:
-            self._programs[key] = self._compile(group.session)
-        return self._programs[key]
+        return self._step_fn if group.whole else self._compile(group.session)
 
     def _compile(self, session: Session) -> Any:
         return training_program(

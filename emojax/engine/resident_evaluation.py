@@ -56,7 +56,7 @@ class ResidentEvaluation:
         session: what to run.
         store: where the videos come from.
         data: those that lie on the session's devices, in its windows.
-        predict: what ``step.make_predict_step`` built for the session's folds.
+        predict: what ``make_predict_step`` built for the session's folds.
         between: called before every batch; what it raises ends the prediction.
     """
 
@@ -143,7 +143,7 @@ def make_resident_step(
 
     Args:
         session: the session.
-        predict: what ``step.make_predict_step`` built for its folds.
+        predict: what ``make_predict_step`` built for its folds.
     """
     spec, members = session.window_spec, session.shared(session.folds).members
     sharding = session.layout.replica_sharding

@@ -196,7 +196,7 @@ def total_loss(
     return jnp.where(branches, over_branches, total)
 
 
-def _take(tree: Any, members: tuple[int, ...] | None) -> Any:
+def take_members(tree: Any, members: tuple[int, ...] | None) -> Any:
     """Leading group axis -> leading replica axis (or nothing to do, when shared)."""
     if members is None or members == tuple(range(len(members))):
         return tree
@@ -318,14 +318,14 @@ def plain_train_step(
         new = jax.tree.map(lambda a, b: jnp.where(takes, a, b), new, state)
         return new, {"loss": loss, "gradient_norm": norm}
 
-    axes = (0, _axis(shared.members), _axis(shared.fold_members), 0)
+    axes = (0, data_axis(shared.members), data_axis(shared.fold_members), 0)
     over_replicas = jax.vmap(one, in_axes=axes)
 
     def step(
         state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        batch = _take(batch, shared.members)
-        normalisation = _take(normalisation, shared.fold_members)
+        batch = take_members(batch, shared.members)
+        normalisation = take_members(normalisation, shared.fold_members)
         return over_replicas(state, batch, normalisation, hyper)
 
     return step
@@ -397,50 +397,6 @@ def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
     return jax.tree.map(lambda a, p: a + share.astype(p.dtype) * (p - a), ema, params)
 
 
-@kept
-def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[str, jax.Array]]:
-    """Builds ``predict(weights, batch, normalisation[, drop]) -> task -> (R, B, T, C)``, decoded.
-
-    ``weights`` is {"params", "model_state"} with leading R. Outputs are decoded (softmax,
-    sigmoid) so that overlapping windows can be averaged; decisions come afterwards. Where
-    ``weights`` also has "branches", (R,) bool, the replicas that are True predict the mean of
-    what their temporary heads, ``aux["branches"]``, decode to. ``drop`` is that of ``forward``,
-    with the axes of the batch; any rows may be dropped without compiling again.
-    """
-
-    def decode(outputs: Mapping[str, jax.Array]) -> dict[str, Any]:
-        return {
-            task: TASK_OPS[task].decode(x_BTC.astype(jnp.float32))
-            for task, x_BTC in outputs.items()
-        }
-
-    def one(weights: Any, batch: Batch, normalisation: Any, drop: Any) -> dict[str, Any]:
-        params, model_state = weights["params"], weights["model_state"]
-        outputs, aux, _ = forward(
-            model, params, model_state, batch, normalisation, train=False, drop=drop
-        )
-        decoded = decode(outputs)
-        if "branches" not in weights:
-            return decoded
-        each = [decode(branch) for branch in aux["branches"].values()]
-        mean = {task: sum(d[task] for d in each) / len(each) for task in decoded}
-        return {
-            task: jnp.where(weights["branches"], mean[task], x_BTC)
-            for task, x_BTC in decoded.items()
-        }
-
-    data = _axis(shared.members)
-    over_replicas = jax.vmap(one, in_axes=(0, data, _axis(shared.fold_members), data))
-
-    @jax.jit
-    def predict(
-        weights: Any, batch: Batch, normalisation: Any, drop: Any = None
-    ) -> dict[str, jax.Array]:
-        batch, drop = _take((batch, drop), shared.members)
-        return over_replicas(weights, batch, _take(normalisation, shared.fold_members), drop)
-
-    return predict
-
-
-def _axis(members: tuple[int, ...] | None) -> int | None:
+def data_axis(members: tuple[int, ...] | None) -> int | None:
+    """The axis of a batch that vmap runs along; none where one batch serves all replicas."""
     return None if members is None else 0
