@@ -58,7 +58,7 @@ need_tool() {
 
 unknown_option() {
   refuse "$1" "no such option" "the options are those of $SELF --help; what is run comes after --" \
-    "$SELF -- python -m emojax.train --help"
+    "$SELF --help"
 }
 
 # take_command WORDS...: what came after `--`.

@@ -50,7 +50,9 @@ need_tool nvidia-smi "it comes with NVIDIA's driver, without which JAX finds no 
 
 ask=(nvidia-smi --query-gpu=index "--format=csv,noheader")
 if (( DRY )); then
+  echo "# which GPUs are there"
   quoted "${ask[@]}"
+  echo "# then"
 else
   known=$("${ask[@]}" | tr -d ' ' | paste -sd ,)
   for gpu in ${gpus//,/ }; do

@@ -198,11 +198,19 @@ def test_stopped_and_resumed_equals_uninterrupted(
 
 
 def test_more_epochs_may_be_added_to_a_run(
-    store: Store, pair: tuple[Any, Any, Path], tmp_path: Path
+    store: Store,
+    pair: tuple[Any, Any, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole, _, whole_dir = pair
+    four = tiny_config(store.path, train={"epochs": 4})
     train(store, tmp_path, tiny_config(store.path, train={"epochs": 3}))
-    longer, _ = train(store, tmp_path, tiny_config(store.path, train={"epochs": 4}))
+    assert capsys.readouterr().err.startswith("15 steps, validated every 5; the first one compiles")
+    longer, _ = train(store, tmp_path, four)
+    assert capsys.readouterr().err.startswith("continues from step 15 of 20, validated every 5\n")
+    train(store, tmp_path, four)
+    assert capsys.readouterr().err == "all 20 steps were trained before\n"
     same_run(longer, whole, tmp_path, whole_dir)
 
 

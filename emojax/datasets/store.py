@@ -322,7 +322,7 @@ class StoreWriter:
                 file=self.path,
                 found="an existing file or folder",
                 expected="a new folder",
-                remedy="choose another folder, or allow overwriting",
+                remedy="choose another folder, or replace it (--overwrite, overwrite=True)",
             )
         if not self.path.is_dir() or (
             any(self.path.iterdir()) and not (self.path / DATASET_FILE).is_file()

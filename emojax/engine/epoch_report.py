@@ -101,3 +101,19 @@ def finite_mean(values_R: Any) -> float:
     """Mean over the replicas that did not diverge; NaN if all did."""
     finite = np.isfinite(values_R)
     return float(np.mean(np.asarray(values_R)[finite])) if finite.any() else math.nan
+
+
+def beginning(step: int, total: int, epoch_steps: int) -> str:
+    """One line about what a call is going to do; the first numbers take a while.
+
+    Args:
+        step: where the run stands.
+        total: steps of the whole training.
+        epoch_steps: steps between two validations.
+    """
+    if step >= total:
+        return f"all {total} steps were trained before"
+    if step:
+        return f"continues from step {step} of {total}, validated every {epoch_steps}"
+    compiling = "the first one compiles, which may take minutes"
+    return f"{total} steps, validated every {epoch_steps}; {compiling}"

@@ -19,7 +19,7 @@ from emojax.datasets.source import Store
 from emojax.engine.checkpoint import Checkpoints, describe, saved_steps
 from emojax.engine.class_weights import fold_class_weights
 from emojax.engine.epoch import Epoch, Position, position_of, predict_groups, train_epoch
-from emojax.engine.epoch_report import EpochReport, finite_mean
+from emojax.engine.epoch_report import EpochReport, beginning, finite_mean
 from emojax.engine.evaluator import Annotations, Predictor, read_annotations, replica_scores
 from emojax.engine.feeds import feed_lines, open_feed, wanted_bytes
 from emojax.engine.groups import Group, regroup
@@ -146,7 +146,10 @@ class Trainer:
                 writer = self._open_writer(resumed_at, opened)
                 progress = self._open_progress(run, opened)
                 initialised = self.initialisation.lines() if self.initialisation else ()
-                for line in (*self._lines, *initialised):
+                size = self._schedule_config.epoch_steps
+                within = run.position.steps_done(size) if run.position else 0
+                begins = beginning(run.step + within, self._total_steps, size)
+                for line in (*self._lines, *initialised, begins):
                     progress.note(line)
                 epochs = 0
                 while run.step < self._total_steps and run.schedule.active.any():
