@@ -23,7 +23,7 @@ help:
 	@echo "make lint        ruff and mypy"
 	@echo "make check       lint and test"
 	@echo "make workflow    annotations and feature files -> stores -> cross-validation -> submission,"
-	@echo "                 on simulated data in Aff-Wild2's own form (half an hour)"
+	@echo "                 on simulated data in Aff-Wild2's own form (40 minutes)"
 	@echo "make nightly     every table of the papers on tiny data, to see that each one runs (an hour)"
 	@echo "make bench       emojax against PyTorch on this machine; OPTIONS=--quick for a first look"
 	@echo "make spread      is a run the same on 1 or 8 devices, in 1 or 2 processes? (simulated devices)"
