@@ -152,7 +152,9 @@ def test_finished_replicas_leave_with_their_best_weights(
     rows = metric_rows(left.workdir)
     assert [bool(row["valence fold 1/loss"]) for row in rows] == [True, True, False, False]
     told = ["(2 of 4 replicas still trained)"] + 3 * ["(1 of 4 replicas still trained)"]
-    assert [line[-len(one) :] for line, one in zip(left.lines, told, strict=True)] == told
+    begins, *lines = left.lines
+    assert begins.startswith("16 steps, validated every 4;")
+    assert [line[-len(one) :] for line, one in zip(lines, told, strict=True)] == told
 
 
 def test_a_run_killed_while_some_have_left_goes_on_to_the_bit(
