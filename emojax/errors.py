@@ -20,7 +20,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 INTERRUPTED = 130
 
@@ -87,6 +87,11 @@ class InputError(Exception):
         }
         self.details = {key: str(value) for key, value in rows.items() if value is not None}
         super().__init__(summary)
+
+    def within(self, file: str | Path, remedy: str) -> InputError:
+        """The same, about this file and with this remedy where it tells none of its own."""
+        details: dict[str, Any] = {"file": file, "remedy": remedy} | self.details
+        return InputError(self.summary, **details)
 
     def __str__(self) -> str:
         """The summary and one indented line for each detail that is known."""

@@ -349,15 +349,7 @@ def _reading(file: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        told = error.details
-        raise InputError(
-            error.summary,
-            file=told.get("file", file),
-            field=told.get("field"),
-            found=told.get("found"),
-            expected=told.get("expected"),
-            remedy=told.get("remedy", "build the store again"),
-        ) from error
+        raise error.within(file, "build the store again") from error
     except _MALFORMED as error:
         raise InputError(
             "A file of the store does not hold what it should.",

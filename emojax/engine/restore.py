@@ -250,15 +250,7 @@ def stored(file: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        told = error.details
-        raise InputError(
-            error.summary,
-            file=told.get("file", file),
-            field=told.get("field"),
-            found=told.get("found"),
-            expected=told.get("expected"),
-            remedy=told.get("remedy", _AGAIN),
-        ) from error
+        raise error.within(file, _AGAIN) from error
     except _MALFORMED as error:
         raise InputError(
             "The file does not describe a trained model.",
