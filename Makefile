@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the first target that needs it makes.
 # Options: PYTHON=python3.12 picks the interpreter; TESTS="tests/test_store.py -k crc" the tests,
-# which run in one process then, else in WORKERS=2 processes, a file of tests in one of them.
+# which run in one process then, else in WORKERS=2 processes, a file of tests in one of them. The
+# slow ones are those marked so; they train several times or start commands.
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -13,15 +14,16 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help setup demo demo-again test lint check workflow nightly bench spread faults lock licences clean
+.PHONY: help setup demo demo-again test test-all lint check workflow nightly bench spread faults lock licences clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        set up, simulate data, train RJCMA, evaluate, predict (minutes)"
 	@echo "make demo-again  the same, but train anew"
-	@echo "make test        set up and run the tests; TESTS=... chooses"
+	@echo "make test        set up and run the tests but the slow ones; TESTS=... chooses"
+	@echo "make test-all    the slow ones too"
 	@echo "make lint        ruff and mypy"
-	@echo "make check       lint and test"
+	@echo "make check       lint and test-all"
 	@echo "make workflow    annotations and feature files -> stores -> cross-validation -> submission,"
 	@echo "                 on simulated data in Aff-Wild2's own form (40 minutes)"
 	@echo "make nightly     every table of the papers on tiny data, to see that each one runs (an hour)"
@@ -77,15 +79,20 @@ licences: setup
 
 # ---- Checks ------------------------------------------------------------------------------------
 
+IN_PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(PY) -m pytest $(or $(TESTS),-n $(WORKERS) --dist loadfile --no-loadscope-reorder)
+	$(PY) -m pytest $(or $(TESTS),$(IN_PARALLEL) -m "not slow")
+
+test-all: setup
+	$(PY) -m pytest $(IN_PARALLEL)
 
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-check: lint test
+check: lint test-all
 
 # ---- The way of docs/aff_wild2.md, from end to end ----------------------------------------------
 # The two cross-validations of the papers: RJCMA on six folds, and TCN-Transformer on five folds of
@@ -176,7 +183,13 @@ nightly: setup
 
 # Each system in a process of its own, since a process keeps the memory that it once needed.
 BENCH := $(PY) -m benchmarks.bench $(OPTIONS)
+# An hour without what is to be compared with would be a pity. TORCH=no measures emojax alone.
+TORCH := yes
 bench: setup
+	@test "$(TORCH)" = no || $(PY) -c "import torch" || { \
+	  echo "error: make bench compares with PyTorch, which is not in $(VENV); either" >&2; \
+	  echo "  $(PY) -m pip install torch==2.13.0   (CONTRIBUTING.md tells of a smaller build)" >&2; \
+	  echo "  make bench TORCH=no                  (emojax alone)" >&2; exit 1; }
 	for system in rjcma exptrm emma_net multiscale_tcn tcn_transformer; do \
 	  $(BENCH) --parts=systems --systems=$$system --out=runs/bench/$$system || exit 1; done
 	$(BENCH) --parts=replicas,feed,kernels,protocol,scaling --systems=rjcma --out=runs/bench/rest

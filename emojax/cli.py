@@ -50,9 +50,9 @@ def run(main: Callable[..., None], *, arguments: bool = False, summary: str | No
     in JSON how it ended, see ``emojax.summary``.
 
     How a command ends, and with which status, is told in ``emojax.errors``. ``InputError`` and
-    its kin are printed on stderr without a traceback, and so is a ``--config.key`` that the
-    configuration does not have; unknown flags end it with absl's usage message and status 1.
-    Any other exception keeps its traceback, because it is a bug.
+    its kin are printed on stderr without a traceback, and so are flags that the command, and a
+    ``--config.key`` that the configuration, does not have. Any other exception keeps its
+    traceback, because it is a bug.
     """
     global _SUMMARY
     _SUMMARY = Summary(summary) if summary else None
@@ -191,14 +191,66 @@ def read_config(flag: str) -> ConfigDict:
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a configuration file is executed and overridden meanwhile."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
     except InputError as error:
         _stop(error)
+    except flags.Error as error:
+        _stop(_wrong_flag(argv, error))
     except (AttributeError, KeyError) as error:
         wrong = _unknown_key(argv, str(error))
         if wrong is None:
             raise
         _stop(wrong)
+
+
+def _wrong_flag(argv: Sequence[str], error: flags.Error) -> InputError:
+    """What absl found wrong with a flag, in the form of our errors."""
+    help_ = "run it with --help for the list of flags"
+    if isinstance(error, flags.UnrecognizedFlagError):
+        name = error.flagname
+        given = [word for word in argv[1:] if word.lstrip("-").partition("=")[0] == name]
+        close = re.search(r"Did you mean: ([^, ?]+)", str(error))
+        return InputError(
+            "This command has no such flag.",
+            field=f"--{name}",
+            found=given[0] if given else name,
+            expected="a flag of this command",
+            remedy=f"did you mean --{close[1]}?" if close else help_,
+        )
+    text = str(error)
+    absent = re.findall(r"Flag --(\S+) must have a value|^Missing value for flag --(\S+)$", text)
+    if absent:
+        return InputError(
+            "The command needs a value.",
+            field=", ".join(f"--{validated or parsed}" for validated, parsed in absent),
+            found="none",
+            expected="--name=value",
+            remedy=help_,
+        )
+    value = re.fullmatch(r"flag --([^=]+)=(.*?): (.*)", text, re.DOTALL)
+    return InputError(
+        "A flag has a value that it cannot have.",
+        field=f"--{value[1]}" if value else "flags",
+        found=value[2] if value else text,
+        expected=_expected(value[3]) if value else "values as --help tells",
+        remedy=help_,
+    )
+
+
+# How absl and Python say what a flag's value should have been, and how we do.
+_EXPECTED = {
+    r"invalid literal for int\(\).*": "a whole number",
+    r"could not convert string to float.*": "a number",
+    r".*boolean.*": "true or false",
+    r"value should be one of <(.*)>": r"one of \1",
+}
+
+
+def _expected(complaint: str) -> str:
+    for pattern, text in _EXPECTED.items():
+        if found := re.fullmatch(pattern, complaint, re.DOTALL):
+            return found.expand(text).replace("|", ", ")
+    return complaint
 
 
 def _unknown_key(argv: Sequence[str], message: str) -> InputError | None:

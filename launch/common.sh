@@ -19,9 +19,14 @@ say() {
   printf '%s: %s\n' "$SELF" "$*" >&2
 }
 
-# refuse NAME FOUND MEANING EXAMPLE: a variable or an option is missing or cannot be.
-refuse() {
+# tell NAME FOUND MEANING EXAMPLE: a variable or an option is missing or cannot be.
+tell() {
   printf '%s: %s: %s\n  meaning: %s\n  example: %s\n' "$SELF" "$1" "$2" "$3" "$4" >&2
+}
+
+# refuse, with the words of tell: and so nothing is done.
+refuse() {
+  tell "$@"
   exit 2
 }
 
@@ -29,6 +34,21 @@ refuse() {
 need() {
   if [[ -z ${!1:-} ]]; then
     refuse "$1" "not set" "$2" "export $1=$3"
+  fi
+}
+
+# need_all VARIABLE MEANING EXAMPLE ...: those that are not set are told together.
+need_all() {
+  local complete=1
+  while (( $# )); do
+    if [[ -z ${!1:-} ]]; then
+      tell "$1" "not set" "$2" "export $1=$3"
+      complete=0
+    fi
+    shift 3
+  done
+  if (( ! complete )); then
+    exit 2
   fi
 }
 
@@ -104,7 +124,9 @@ run() {
 
 # --- TPU VMs, of one host or of many ----------------------------------------------------------
 
-# tpu_arguments WORDS...: options and command of the script; then the variables that both need.
+# tpu_arguments WORDS...: options and command of the script; then the variables that both need, and
+# as paths those whose VARIABLE MEANING EXAMPLE are in MORE_PATHS.
+MORE_PATHS=()
 tpu_arguments() {
   INSTALL=1
   while (( $# )); do
@@ -122,13 +144,19 @@ tpu_arguments() {
 }
 
 tpu_variables() {
-  need TPU_NAME "name of the TPU VM, as gcloud compute tpus tpu-vm list shows it" emojax-1
-  need TPU_ZONE "zone that it is in" us-central2-b
+  local i paths=(
+    REMOTE_DIR "folder on the TPU VM for the code and its .venv" /home/me/emojax
+    ${MORE_PATHS[@]+"${MORE_PATHS[@]}"}
+  )
+  need_all TPU_NAME "name of the TPU VM, as gcloud compute tpus tpu-vm list shows it" emojax-1 \
+    TPU_ZONE "zone that it is in" us-central2-b "${paths[@]}"
   if [[ ! $TPU_ZONE =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]]; then
     refuse TPU_ZONE "found $TPU_ZONE, expected a zone" "zone of the TPU VM, not only its region" \
       "export TPU_ZONE=us-central2-b"
   fi
-  need_path REMOTE_DIR "folder on the TPU VM for the code and its .venv" /home/me/emojax
+  for (( i = 0; i < ${#paths[@]}; i += 3 )); do
+    need_path "${paths[@]:i:3}"
+  done
   REMOTE_PYTHON=${REMOTE_PYTHON:-python3}
   need_tool gcloud "Google Cloud's command line" "gcloud version"
   # Of the other machine, whose .venv tpu_install makes.

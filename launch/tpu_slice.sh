@@ -38,9 +38,11 @@ SELF=launch/tpu_slice.sh
 # shellcheck source=launch/common.sh
 source "$ROOT/launch/common.sh"
 
+MORE_PATHS=(
+  STORE "the store, on storage that every host of the slice sees" /mnt/shared/stores/demo
+  WORKDIR "the run's folder, on storage that every host of the slice sees" /mnt/shared/runs/a
+)
 tpu_arguments "$@"
-need_path STORE "the store, on storage that every host of the slice sees" /mnt/shared/stores/demo
-need_path WORKDIR "the run's folder, on storage that every host of the slice sees" /mnt/shared/runs/a
 for variable in STORE WORKDIR; do
   # What was checked has to be what is used.
   if [[ " ${COMMAND[*]} " != *"${!variable}"* ]]; then

@@ -17,6 +17,8 @@ import emojax.engine.studies.plots, emojax.engine.studies.prediction_checks
 import emojax.engine.studies.run_comparison, emojax.engine.studies.output
 from emojax.models import MODELS
 
+pytestmark = pytest.mark.slow
+
 MODELS["partial"] = "tests.partial_model:Partial"
 """
 

@@ -12,6 +12,8 @@ from benchmarks.faults.damage import WAYS, damage
 from benchmarks.faults.small_run import make, same_bits
 from tests.training_runs import quick_compiling  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def corruptions(tmp_path_factory: pytest.TempPathFactory) -> Corruptions:

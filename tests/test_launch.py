@@ -134,6 +134,15 @@ def test_a_missing_or_senseless_variable_is_named(script: str, name: str, foreig
     assert not foreign.exists()
 
 
+def test_all_that_is_missing_is_named_at_once(foreign: Path) -> None:
+    given = dict.fromkeys(VARIABLES["tpu_slice"], "")
+    result = called("tpu_slice", "--", *TRAIN, **given)
+    assert result.returncode == 2
+    told = re.findall(r"^launch/tpu_slice.sh: (\S+): not set$", result.stderr, re.MULTILINE)
+    assert sorted(told) == sorted(given)
+    assert not foreign.exists()
+
+
 def test_python_is_that_of_the_repository(tmp_path: Path) -> None:
     copy = tmp_path / "copy" / "launch"
     copy.mkdir(parents=True)

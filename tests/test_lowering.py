@@ -28,6 +28,8 @@ from tests.small_models import default_fields, shipped, small_session
 from tests.small_store import build_small_store
 from tests.training_runs import tiny_config
 
+pytestmark = pytest.mark.slow
+
 # The five papers' own; what they are compared with is lowered for one platform alone.
 SYSTEMS = ("rjcma", "exptrm", "emma_net", "multiscale_tcn", "tcn_transformer")
 # What ``jax.export`` calls a platform -> what ``jax.default_backend`` calls it there.

@@ -32,6 +32,8 @@ import numpy as np
 from emojax import cli
 from emojax.errors import InputError, LostProcess, MachineError, Stopped
 
+pytestmark = pytest.mark.slow
+
 def main(how):
     cli.tell(score=float("nan"), rates=np.float32([0.5, np.inf]), names=("a", "b"))
     if how == "input":

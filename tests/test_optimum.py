@@ -279,6 +279,7 @@ def solved() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
+@pytest.mark.slow
 def test_optimum_is_calibrated(solved: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     truth, mean = solved["va"]
     for d in range(2):
@@ -293,6 +294,7 @@ def test_optimum_is_calibrated(solved: dict[str, tuple[np.ndarray, np.ndarray]])
         assert gap < 0.015
 
 
+@pytest.mark.slow
 def test_no_perturbed_predictor_beats_the_optimum(
     solved: dict[str, tuple[np.ndarray, np.ndarray]],
 ) -> None:

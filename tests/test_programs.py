@@ -36,6 +36,7 @@ def model(**changes: Any) -> RJCMA:
     return RJCMA(**{**fields, "channels": {"a": (6,), "b": (6,)}, **changes})
 
 
+@pytest.mark.slow
 def test_a_second_run_traces_nothing(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ from tests.training_runs import (
     train,
 )
 
-pytestmark = pytest.mark.usefixtures("branched")
+pytestmark = [pytest.mark.usefixtures("branched"), pytest.mark.slow]
 # Groups of another size, or on other devices, are other programs, which round in their own way.
 TOLERANCE = 2e-6
 FOUR = {"folds": ["0", "1"], "targets": ["valence", "arousal"]}

@@ -15,6 +15,8 @@ from emojax.models import MODELS
 from emojax.types import Batch
 from tests.small_models import make_inputs, shipped, small_session
 
+pytestmark = pytest.mark.slow
+
 FIRST = {v.make().model.name: v for v in reversed(shipped())}
 STEPS, RATE = 3, 1e-3
 # Of losses, relative, and of gradients, absolute. Parameters are not compared: where a gradient is

@@ -42,6 +42,7 @@ def train(store: Store, workdir: Path, devices: list[jax.Device]) -> None:
     np.savez(workdir / "validation" / TIMELINES_FILE, **arrays)
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one_does(tmp_path: Path) -> None:
     store = Store(build_small_store(tmp_path / "store", lengths=(50, 60), validation_lengths=(30,)))
     one, eight = tmp_path / "one", tmp_path / "eight"

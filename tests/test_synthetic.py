@@ -350,6 +350,7 @@ def best_smoothed(
     return [scale * (smoothed(v, width) - p.mean(axis=0)) + truth.mean(axis=0) for v in validation]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "low", "high"), [("plain", 0.93, 1.0), ("switching", 0.2, 0.8)])
 def test_promises_of_the_presets(preset: str, low: float, high: float, tmp_path: Path) -> None:
     """Static ridge + smoothing against the optimum, and what judging reliability gains."""

@@ -86,6 +86,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_an_imported_model_predicts_what_the_pytorch_model_does(case: str, tmp_path: Path) -> None:
     layout, streams, how, fields = CASES[case]
@@ -139,6 +140,7 @@ def test_an_imported_model_predicts_what_the_pytorch_model_does(case: str, tmp_p
         chex.assert_trees_all_equal(head, params["head_va_arousal"])
 
 
+@pytest.mark.slow
 def test_each_replica_takes_the_state_dict_of_its_target(tmp_path: Path) -> None:
     streams = ("ir50", "vggish")
     files = {}

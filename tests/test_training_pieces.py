@@ -28,7 +28,7 @@ from tests.training_runs import (
     train,
 )
 
-pytestmark = pytest.mark.usefixtures("branched")
+pytestmark = [pytest.mark.usefixtures("branched"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,6 @@ def test_all_pieces_together_resume_bit_for_bit(
     assert min(rates) < 1e-3
 
 
-@pytest.mark.slow
 def test_all_pieces_together_are_the_same_in_separate_runs(
     store: Store, source: Path, whole: tuple[Any, Any, Path], tmp_path: Path
 ) -> None:
@@ -193,7 +192,6 @@ def test_all_pieces_together_are_the_same_in_separate_runs(
     assert furthest(start, host(run.state.params)) > 1e-2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("without", ["modality_dropout", "class_weights"])
 def test_both_of_them_are_used(
     store: Store, source: Path, whole: tuple[Any, Any, Path], tmp_path: Path, without: str

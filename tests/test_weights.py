@@ -109,6 +109,7 @@ def test_a_file_holds_one_replica_and_all_that_is_needed(
     assert metadata["tasks"] == ["va"]
 
 
+@pytest.mark.slow
 def test_all_replicas_come_back_bit_for_bit(
     run: TrainedRun, exported: list[Path], tmp_path: Path
 ) -> None:
@@ -192,6 +193,7 @@ def test_weights_of_temporary_heads_say_so(tmp_path: Path) -> None:
 # -- the commands --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_commands_write_and_read_files(
     run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
