@@ -144,7 +144,7 @@ def peak_of(
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
     else:
-        _return_freed_memory()
+        return_freed_memory()
         Path("/proc/self/clear_refs").write_text("5")
         base = _resident("VmRSS")
     for _ in range(2):
@@ -180,7 +180,8 @@ def _resident(field: str) -> int:
     raise OSError(f"no {field} in /proc/self/status")
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
+    """Gives the system what was freed and kept for the next allocation."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):

@@ -45,7 +45,35 @@ def _reliability(
     )
 
 
+def _precision(label: str, name: str, *overrides: str) -> tuple[Case, ...]:
+    """One training in float32 and the same in bfloat16."""
+    return tuple(
+        Case(
+            f"{label} {dtype}",
+            f"configs/{name}.py:simulated" + "_va" * (name == "emma_net"),
+            name,
+            label,
+            (*overrides, f"config.model.dtype={dtype}"),
+        )
+        for dtype in ("float32", "bfloat16")
+    )
+
+
 STUDIES: dict[str, Study] = {
+    "precision": Study(
+        question="What does computing in bfloat16 cost?",
+        preset="switching",
+        size="demo",
+        seeds=3,
+        # Short: both ways have the same windows, steps and first weights.
+        cases=(
+            *_precision("RJCMA", "rjcma", "config.train.epochs=3", "config.train.epoch_steps=40"),
+            *_precision("ExpTrm", "exptrm", "config.train.epochs=6"),
+            *_precision("Multi-scale TCN", "multiscale_tcn", "config.train.epochs=8"),
+            *_precision("EMMA-Net", "emma_net", *_SMALL, "config.train.epochs=6"),
+            *_precision("TCN-Transformer", "tcn_transformer", "config.train.epochs=3"),
+        ),
+    ),
     "systems": Study(
         question="How near does each system come to the optimum of its own streams?",
         preset="plain",

@@ -19,6 +19,7 @@ from benchmarks.random_store import random_store
 from benchmarks.results import Column, Missing, Part, Table, format_number, write
 from benchmarks.timing import Contender, Ratio, Timing, interleaved, ratio
 from benchmarks.workload import Case, EmojaxTraining
+from emojax.engine.memory import bytes_text
 from emojax.layers.convolution import CONVOLUTIONS
 from emojax.specs import STREAMS
 
@@ -329,6 +330,57 @@ def test_replicas_are_compared_by_windows_per_second(
     assert rows[1]["to_eager"]["median"] == pytest.approx(2 * 2 / 1.5)
     assert rows[3]["reasons"]["step"] == "not asked for"
     assert (tmp_path / part.pictures[0]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("of_one", "groups"), [(1, ["1 2 4"]), (10, ["1 2", "1 4"]), (30, ["1 2", "1 4"])]
+)
+def test_what_memory_does_not_hold_at_once_is_timed_in_groups(
+    of_one: int,
+    groups: list[str],
+    one_training: EmojaxTraining,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Training:
+        def __init__(self, case: Case) -> None:
+            self.windows, self.session = case.replicas, one_training.session
+
+        def contender(self, name: str) -> Contender:
+            return Contender(name, lambda: None)
+
+    def bytes_of(_: Any, __: str, counts: list[int]) -> tuple[int, int]:
+        return of_one * sum(counts), 80
+
+    seen: list[str] = []
+
+    def timed(contenders: list[Contender], **_: float) -> dict[str, Timing]:
+        seen.append(" ".join(c.name.rpartition(" ")[2] for c in contenders))
+        # The second group is measured while the machine is half as fast.
+        found = {}
+        for contender in contenders:
+            try:
+                contender.step()
+                found[contender.name] = Timing((float(len(seen)),) * 3, 1)
+            except MemoryError as error:
+                found[contender.name] = Timing(failure=str(error))
+        return found
+
+    monkeypatch.setattr(replicas, "EmojaxTraining", Training)
+    monkeypatch.setattr(replicas, "_bytes", bytes_of)
+    monkeypatch.setattr(replicas, "agreement", lambda *_: (0.0, None))
+    monkeypatch.setattr(replicas, "torch_contenders", lambda *_: [])
+    monkeypatch.setattr(replicas, "interleaved", timed)
+    part = replicas.replicas_part(tiny_context(tmp_path, monkeypatch))
+    assert seen == groups
+    rows = {row["replicas"]: row for row in part.tables[0].as_dict()["rows"] if row["step"]}
+    assert rows[1]["step"] == 1e3
+    if of_one < 30:
+        # Beside the single training of its own group.
+        assert rows[4]["to_sequential"]["median"] == 4
+    else:
+        assert 4 not in rows
+        assert f"{bytes_text(120)} needed, {bytes_text(80)} there" in str(part.tables[0].as_dict())
 
 
 # ---- The command ---------------------------------------------------------------------------------

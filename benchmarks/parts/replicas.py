@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+from collections.abc import Iterator, Sequence
 
+import jax
 from matplotlib.figure import Figure
 
 from benchmarks.context import Context
 from benchmarks.machine import allow_tf32
-from benchmarks.parts.systems import COMPILED, EAGER, agreement, on_gpu, torch_contenders
+from benchmarks.parts.systems import (
+    COMPILED,
+    EAGER,
+    agreement,
+    failing,
+    on_gpu,
+    torch_contenders,
+)
+from benchmarks.peak_memory import return_freed_memory
 from benchmarks.results import Column, Missing, Part, Table
 from benchmarks.timing import Contender, Ratio, Timing, interleaved, ratio
 from benchmarks.workload import EmojaxTraining
+from emojax.engine.memory import bytes_text, plan_memory
+from emojax.engine.session import build_session
 
 COUNTS = (1, 2, 4, 12)
 QUICK_COUNTS = (1, 2, 4)
+# Of the memory; the rest is for PyTorch's models and for what a process has besides.
+_SHARE = 0.75
+
+
+@dataclasses.dataclass(frozen=True)
+class _Round:
+    """What was timed together.
+
+    Attributes:
+        times: name -> timing.
+        windows: name -> windows of a step, over all replicas.
+    """
+
+    times: dict[str, Timing]
+    windows: dict[str, int]
 
 
 def replicas_part(context: Context) -> Part:
@@ -44,17 +72,26 @@ def replicas_part(context: Context) -> Part:
     if late is not None:
         table.add(way="emojax", **dict.fromkeys(("replicas", "step", "windows"), late))
         return part
-    contenders, windows = _contenders(context, system, counts)
-    times = interleaved(contenders, seconds=4 if context.quick else 15 if on_gpu() else 90)
-    part.data["seconds"] = {name: timing.seconds for name, timing in times.items()}
-    part.data["failures"] = {n: timing.failure for n, timing in times.items() if timing.failure}
+    rounds = []
+    for together in _fitting(context, system, counts):
+        rounds.append(_timed_together(context, system, together))
+        gc.collect()
+        return_freed_memory()
+    part.data["seconds"] = [_of_each(round_, "seconds") for round_ in rounds]
+    part.data["failures"] = [_of_each(round_, "failure") for round_ in rounds]
+    if len(rounds) > 1:
+        table.notes.append(
+            f"Memory did not hold all at once: timed in {len(rounds)} groups, each beside an R = 1 "
+            "and PyTorch of its own, whose times in the table are those of the first group."
+        )
     gone = Timing(failure=context.torch.reason if isinstance(context.torch, Missing) else "no run")
-    for name, timing in times.items():
-        per_step = windows[name]
-        others = (_name(1), EAGER, COMPILED)
+    first: dict[str, tuple[Timing, int]] = {}
+    for round_, name in _each_once(rounds, counts):
+        timing, per_step = round_.times[name], round_.windows[name]
+        first[name] = timing, per_step
         gains = [
-            _gain(timing, per_step, times.get(other, gone), windows.get(other, 1))
-            for other in others
+            _gain(timing, per_step, round_.times.get(other, gone), round_.windows.get(other, 1))
+            for other in (_name(1), EAGER, COMPILED)
         ]
         median = timing.median
         failed = Missing(timing.failure)
@@ -68,13 +105,11 @@ def replicas_part(context: Context) -> Part:
             to_compiled=gains[2],
         )
     for other in (EAGER, COMPILED):
-        if other not in times:
+        if other not in first:
             reason = gone.failure if isinstance(context.torch, Missing) else "not asked for"
             table.add(way=other, replicas=1, step=Missing(reason), windows=Missing(reason))
-    picture = _draw(context, system, counts, times, windows)
+    picture = _draw(context, system, counts, first)
     part.pictures += [picture] if picture else []
-    del contenders
-    gc.collect()
     return part
 
 
@@ -82,8 +117,52 @@ def _name(count: int) -> str:
     return f"emojax, R = {count}"
 
 
+def _of_each(round_: _Round, field: str) -> dict[str, object]:
+    values = {name: getattr(timing, field) for name, timing in round_.times.items()}
+    return {name: value for name, value in values.items() if value}
+
+
+def _each_once(rounds: Sequence[_Round], counts: Sequence[int]) -> Iterator[tuple[_Round, str]]:
+    """Everything that was timed, in the table's order, with the first round that it was in."""
+    for name in (*map(_name, counts), EAGER, COMPILED):
+        for round_ in rounds:
+            if name in round_.times:
+                yield round_, name
+                break
+
+
+def _fitting(context: Context, system: str, counts: Sequence[int]) -> list[list[int]]:
+    """The numbers of replicas in groups whose trainings fit in memory together, beside one alone.
+
+    One that fits in none is in a group too, where it says so.
+    """
+    groups = [[counts[0]]]
+    for count in counts[1:]:
+        needed, limit = _bytes(context, system, [*groups[-1], count])
+        if needed > _SHARE * limit and len(groups[-1]) > 1:
+            groups.append([counts[0], count])
+        else:
+            groups[-1].append(count)
+    return groups
+
+
+def _bytes(context: Context, system: str, counts: Sequence[int]) -> tuple[int, int]:
+    """What trainings of so many replicas need together, and what there is."""
+    plans = []
+    for count in counts:
+        case = context.case(system, replicas=count)
+        plans.append(plan_memory(build_session(case.config(), case.specs(), jax.devices()[:1])))
+    return sum(plan.needed for plan in plans), plans[0].limit
+
+
+def _timed_together(context: Context, system: str, counts: Sequence[int]) -> _Round:
+    contenders, windows = _contenders(context, system, counts)
+    times = interleaved(contenders, seconds=4 if context.quick else 15 if on_gpu() else 90)
+    return _Round(times, windows)
+
+
 def _contenders(
-    context: Context, system: str, counts: tuple[int, ...]
+    context: Context, system: str, counts: Sequence[int]
 ) -> tuple[list[Contender], dict[str, int]]:
     """Everything to time, and windows of its steps."""
     allow_tf32(context.torch_or_none, True)
@@ -94,9 +173,12 @@ def _contenders(
         context.say(f"replicas: {system}, R = {count}")
         name = _name(count)
         try:
+            needed, limit = _bytes(context, system, [count])
+            if needed > limit:
+                raise MemoryError(f"{bytes_text(needed)} needed, {bytes_text(limit)} there")
             training = EmojaxTraining(context.case(system, replicas=count))
         except Exception as error:
-            contenders.append(_failing(name, error))
+            contenders.append(Contender(name, failing(error)))
             windows[name] = 1
             continue
         single = single or training
@@ -108,13 +190,6 @@ def _contenders(
         contenders += others
         windows |= {other.name: single.session.batch_size for other in others}
     return contenders, windows
-
-
-def _failing(name: str, error: Exception) -> Contender:
-    def step() -> None:
-        raise error
-
-    return Contender(name, step)
 
 
 def _gain(a: Timing, windows_a: int, b: Timing, windows_b: int) -> Ratio | Missing:
@@ -130,23 +205,22 @@ def _draw(
     context: Context,
     system: str,
     counts: tuple[int, ...],
-    times: dict[str, Timing],
-    windows: dict[str, int],
+    first: dict[str, tuple[Timing, int]],
 ) -> str | None:
-    measured = [
-        (count, windows[_name(count)] / median)
-        for count in counts
-        if (median := times[_name(count)].median) is not None
-    ]
+    rates = {
+        name: windows / timing.median
+        for name, (timing, windows) in first.items()
+        if timing.median is not None
+    }
+    measured = [(count, rates[_name(count)]) for count in counts if _name(count) in rates]
     if not measured:
         return None
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(*zip(*measured, strict=True), "o-", label="emojax, one program")
     for name, style in ((EAGER, "--"), (COMPILED, ":")):
-        median = times[name].median if name in times else None
-        if median is not None:
-            axes.axhline(windows[name] / median, ls=style, c="k", label=f"{name}, one by one")
+        if name in rates:
+            axes.axhline(rates[name], ls=style, c="k", label=f"{name}, one by one")
     axes.set(xlabel="replicas R", ylabel="windows/s", title=f"{system}, {context.dtype}")
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.agreement import check_agreement
@@ -170,16 +171,18 @@ def torch_contenders(
     for name, mode in modes.items():
         late = context.out_of_time
         if late is not None:
-            found.append(Contender(name, _raiser(RuntimeError(late.reason))))
+            found.append(Contender(name, failing(RuntimeError(late.reason))))
             continue
         try:
             found.append(TorchTraining(ours, torch, mode).contender(name))
         except Exception as error:
-            found.append(Contender(name, _raiser(error)))
+            found.append(Contender(name, failing(error)))
     return found
 
 
-def _raiser(error: Exception) -> Any:
+def failing(error: Exception) -> Callable[[], None]:
+    """A step that raises this."""
+
     def step() -> None:
         raise error
 
