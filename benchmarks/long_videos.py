@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,31 @@ _FPS = 30
 # Enough for one step.
 _TRAINING_FRAMES = 700
 
-_OUT = flags.DEFINE_string("out", "build/long_videos", "Folder for the results.")
-_MINUTES = flags.DEFINE_list("minutes", ["6", "120"], "Lengths of the videos.")
+
+def define_flags() -> None:
+    """The command's flags."""
+    flags.DEFINE_string("out", "build/long_videos", "Folder for the results.")
+    flags.DEFINE_list("minutes", ["6", "120"], "Lengths of the videos.")
 
 
 def main() -> None:
-    """Measures every way with every length."""
-    lengths = [_frames(text) for text in _MINUTES.value]
-    out = cli.folder("out", _OUT.value)
+    """Measures, prints and writes the table."""
+    lengths = [frames_of(text) for text in flags.FLAGS.minutes]
+    out = cli.folder("out", flags.FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
-    console = cli.console()
+    table = measure(out, lengths)
+    table.show(cli.console())
+    header = describe(" ".join(["python -m benchmarks.long_videos", *sys.argv[1:]]))
+    write(out, header, [Part("long_videos", [table])])
+
+
+def measure(out: Path, lengths: Sequence[int]) -> Table:
+    """Every way with a video of each length.
+
+    Args:
+        out: an existing folder, with room for two videos of each length for a while.
+        lengths: in frames.
+    """
     table = Table(
         "Predicting long videos, two replicas (valence, arousal)",
         (
@@ -85,18 +101,18 @@ def main() -> None:
                     speed=frames / _FPS / found["seconds"],
                     peak=found["peak_memory_bytes"] / 2**20,
                 )
-    table.show(console)
-    write(
-        out,
-        describe(" ".join(["python -m benchmarks.long_videos", *sys.argv[1:]])),
-        [Part("long_videos", [table])],
-    )
+    return table
 
 
-def _frames(minutes: str) -> int:
+def frames_of(minutes: str) -> int:
+    """Frames of a video of so many minutes.
+
+    Raises:
+        InputError: no number, or less than a second.
+    """
     try:
         frames = round(float(minutes) * 60 * _FPS)
-    except ValueError:
+    except (ValueError, OverflowError):
         frames = 0
     if frames < _FPS:
         raise InputError(
@@ -155,4 +171,5 @@ def _size(store: Path) -> float:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)
