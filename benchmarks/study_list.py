@@ -45,6 +45,10 @@ def _reliability(
     )
 
 
+def _short(epochs: int, steps: int) -> tuple[str, str]:
+    return f"config.train.epochs={epochs}", f"config.train.epoch_steps={steps}"
+
+
 def _precision(label: str, name: str, *overrides: str) -> tuple[Case, ...]:
     """One training in float32 and the same in bfloat16."""
     return tuple(
@@ -64,14 +68,14 @@ STUDIES: dict[str, Study] = {
         question="What does computing in bfloat16 cost?",
         preset="switching",
         size="demo",
-        seeds=3,
+        seeds=2,
         # Short: both ways have the same windows, steps and first weights.
         cases=(
-            *_precision("RJCMA", "rjcma", "config.train.epochs=3", "config.train.epoch_steps=40"),
-            *_precision("ExpTrm", "exptrm", "config.train.epochs=6"),
-            *_precision("Multi-scale TCN", "multiscale_tcn", "config.train.epochs=8"),
-            *_precision("EMMA-Net", "emma_net", *_SMALL, "config.train.epochs=6"),
-            *_precision("TCN-Transformer", "tcn_transformer", "config.train.epochs=3"),
+            *_precision("RJCMA", "rjcma", *_short(2, 30)),
+            *_precision("ExpTrm", "exptrm", *_short(4, 50)),
+            *_precision("Multi-scale TCN", "multiscale_tcn", *_short(4, 40)),
+            *_precision("EMMA-Net", "emma_net", *_SMALL[:-1], *_short(6, 100)),
+            *_precision("TCN-Transformer", "tcn_transformer", *_short(2, 100)),
         ),
     ),
     "systems": Study(

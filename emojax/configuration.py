@@ -55,6 +55,7 @@ def base_config() -> ConfigDict:
     config.train.epoch_steps = 0  # steps between validations; 0: one pass over the windows
     config.train.steps_per_dispatch = 0  # with the resident feed; 0: 1 on CPUs, else 32
     config.train.memory_limit = 0  # bytes of a device, above which replicas take turns; 0: its own
+    config.train.replicas_at_once = 0  # at most; 0: all that fit, but on CPUs large ones take turns
     config.train.optimizer = "adam_l2"  # adam_l2 or adamw
     config.train.learning_rate = 1e-4
     config.train.weight_decay = 0.0

@@ -12,6 +12,7 @@ import pytest
 
 from emojax.datasets.resident import load_resident, resident_bytes
 from emojax.datasets.source import Store
+from emojax.engine import memory
 from emojax.engine.feeds import feed_lines, fold_videos, open_feed, wanted_bytes
 from emojax.engine.memory import (
     abstract_batch,
@@ -136,6 +137,37 @@ def test_what_is_planned_fits_and_more_memory_is_never_worse(store: Store, devic
     assert "batch_size" in line
 
 
+def test_fewer_replicas_train_at_once_where_that_is_asked_for(store: Store) -> None:
+    plan = plan_memory(seeds(store, 12, replicas_at_once=5), resident=100)
+    # Three groups, none fuller than another.
+    assert (plan.most, plan.on_host, plan.resident, plan.fits) == (4, False, True, True)
+    (line,) = plan_lines(plan, 12)
+    assert line.startswith("12 replicas take turns in each epoch, at most 4 at once")
+    assert "replicas_at_once" in line
+    plan = plan_memory(seeds(store, 12, replicas_at_once=50))
+    assert (plan.most, plan_lines(plan, 12)) == (12, [])
+    # Memory has the last word.
+    session = seeds(store, 12)
+    of_one = footprint(session)
+    limit = needed_bytes(of_one, session, 2)
+    plan = plan_memory(seeds(store, 12, replicas_at_once=5, memory_limit=limit))
+    assert plan.most == 2
+    assert "would need about" in plan_lines(plan, 12)[0]
+
+
+def test_large_replicas_take_turns_on_a_cpu(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = seeds(store, 12)
+    rows = tree_bytes(abstract_batch(session).streams)
+    monkeypatch.setattr(memory, "_LARGE_BATCH_ON_CPU", rows)
+    assert plan_memory(session).most == 12
+    monkeypatch.setattr(memory, "_LARGE_BATCH_ON_CPU", rows - 1)
+    assert plan_memory(session).most == 1
+    assert plan_memory(seeds(store, 12, replicas_at_once=12)).most == 12
+    # Of several devices, each has one.
+    spread = seeds(store, 12, devices=8)
+    assert plan_memory(spread).most == spread.layout.mesh.devices.shape[0] > 1
+
+
 def test_the_limit_is_the_devices_own_or_that_of_the_machine(store: Store) -> None:
     session = seeds(store, 3)
     assert device_limit(session.layout, 12345) == 12345
@@ -187,6 +219,7 @@ def test_data_stay_on_disk_where_memory_is_short(store: Store) -> None:
         ("data", "feed", "disk"),
         ("train", "memory_limit", -1),
         ("train", "memory_limit", 0.5),
+        ("train", "replicas_at_once", -1),
         ("train", "steps_per_dispatch", True),
         ("train", "steps_per_dispatch", -2),
     ],

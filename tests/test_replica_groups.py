@@ -318,7 +318,7 @@ def test_resident_data_and_many_steps_at_once_give_the_same_losses(
 
 def forget_keys(meta: dict[str, Any]) -> None:
     del meta["config"]["data"]["feed"]
-    for key in ("steps_per_dispatch", "memory_limit"):
+    for key in ("steps_per_dispatch", "memory_limit", "replicas_at_once"):
         del meta["config"]["train"][key]
 
 

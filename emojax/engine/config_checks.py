@@ -55,11 +55,13 @@ _TRAIN_DEFAULTS: dict[str, Any] = {
     "non_finite": "drop",
     "steps_per_dispatch": 0,
     "memory_limit": 0,
+    "replicas_at_once": 0,
 }
 
 # Keys that decide how fast a run is and on how much memory, but not what it computes.
 RUNTIME_KEYS = (
     "data.feed", "mesh.replica", "mesh.data", "train.steps_per_dispatch", "train.memory_limit",
+    "train.replicas_at_once",
 )  # fmt: skip
 
 # Numbers of config.train.
@@ -191,7 +193,7 @@ def check_training(config: dict[str, Any], tasks: tuple[str, ...]) -> None:
     _check_modality_dropout(train["modality_dropout"])
     if not isinstance(train["init_from"], str):
         _refuse("init_from", train["init_from"], "the workdir of a run, or nothing")
-    for key in ("steps_per_dispatch", "memory_limit"):
+    for key in ("steps_per_dispatch", "memory_limit", "replicas_at_once"):
         if not _is_whole(train[key]) or train[key] < 0:
             _refuse(key, train[key], "a whole number, 0 for what suits the device")
     kinds = {TASKS[task].kind for task in tasks}

@@ -1,4 +1,6 @@
-"""What a training needs of a device's memory, estimated before anything is compiled.
+"""How many replicas train at once: what they need of a device's memory, and what is fast.
+
+Memory is estimated before anything is compiled.
 
 A step holds the state of its replicas, their gradients and the parameters that come out, and what
 backward keeps of forward. The last is by far the most; it is found by tracing one replica's loss
@@ -26,6 +28,11 @@ from emojax.types import Batch
 
 # Share of a device's own limit that a training may fill; the rest is for fragments and evaluation.
 _USABLE = 0.9
+# On two CPU cores, which one large model keeps busy, replicas only push each other's arrays out of
+# the caches: RJCMA at the paper's size made 0.92, 0.86 and 0.73 of the windows per second as 2, 4
+# and 12 replicas in one program that it made alone (docs/speed.md). What is large is told by the
+# bytes of a batch's rows, because that needs no tracing.
+_LARGE_BATCH_ON_CPU = 1_000_000
 # Backward has never needed so many times the bytes of a batch (the systems here: 20 to 200), so
 # that what would be small even then need not be traced.
 _TRACED_FROM = 1000
@@ -53,7 +60,7 @@ class MemoryPlan:
     """How a training fits.
 
     Attributes:
-        most: replicas that train at once.
+        most: replicas that train at once, as many as fit and are fast.
         on_host: whether the state of all replicas lies in the host's memory, and only that of
             those that train on the devices.
         resident: whether the data may lie on the devices.
@@ -198,9 +205,9 @@ def needed_bytes(
 def plan_memory(session: Session, *, resident: int = 0) -> MemoryPlan:
     """Decides how many replicas train at once and where their states and data lie.
 
-    All at once if they fit. Otherwise as many as do beside the state of all, on devices where the
-    load is even; if not even one does, the state of all stays on the host. The data lie on the
-    devices only if that changes nothing of it.
+    All at once if they fit, unless fewer are faster or asked for. Otherwise as many as fit beside
+    the state of all, on devices where the load is even; if not even one does, the state of all
+    stays on the host. The data lie on the devices only if that changes nothing of it.
 
     Args:
         session: what is trained.
@@ -208,19 +215,20 @@ def plan_memory(session: Session, *, resident: int = 0) -> MemoryPlan:
     """
     limit = device_limit(session.layout, session.config["train"]["memory_limit"])
     count = len(session.replicas)
+    quick = _quick_at_once(session)
     for trace in (False, True):
         of_one = footprint(session, trace=trace)
         needed = needed_bytes(of_one, session, count)
-        if needed + resident <= limit:
+        if quick == count and needed + resident <= limit:
             return MemoryPlan(count, False, bool(resident), needed, limit, True)
 
     def fits(size: int, on_host: bool, data: int = 0) -> bool:
         return needed_bytes(of_one, session, size, on_host=on_host, resident=data) <= limit
 
-    if needed <= limit:
+    if quick == count and needed <= limit:
         return MemoryPlan(count, False, False, needed, limit, True)
     for on_host in (False, True):
-        sizes = [size for size in range(1, count) if fits(size, on_host)]
+        sizes = [size for size in range(1, min(quick + 1, count)) if fits(size, on_host)]
         if sizes:
             # As many rounds as the largest group needs, and each as light as it can be.
             rounds = -(-count // sizes[-1])
@@ -228,6 +236,20 @@ def plan_memory(session: Session, *, resident: int = 0) -> MemoryPlan:
             data = bool(resident) and fits(most, on_host, resident)
             return MemoryPlan(most, on_host, data, needed, limit, True)
     return MemoryPlan(1, count > 1, False, needed, limit, False)
+
+
+def _quick_at_once(session: Session) -> int:
+    """Replicas that may train at once for speed's sake, or as the configuration has it."""
+    wanted = session.config["train"]["replicas_at_once"]
+    count = len(session.replicas)
+    if wanted:
+        return min(int(wanted), count)
+    devices = session.layout.mesh.devices
+    large = tree_bytes(abstract_batch(session).streams) > _LARGE_BATCH_ON_CPU
+    if devices.flat[0].platform != "cpu" or not large:
+        return count
+    # One on each device along that axis.
+    return min(count, int(devices.shape[0]))
 
 
 def plan_lines(plan: MemoryPlan, count: int) -> list[str]:
@@ -240,6 +262,11 @@ def plan_lines(plan: MemoryPlan, count: int) -> list[str]:
         ]
     if plan.most == count:
         return []
+    if plan.needed <= plan.limit:
+        return [
+            f"{count} replicas take turns in each epoch, at most {plan.most} at once "
+            "(config.train.replicas_at_once; on CPUs large ones are faster so)"
+        ]
     rounds = -(-count // plan.most)
     line = (
         f"{count} replicas at once would need about {bytes_text(plan.needed)} {figures}: "

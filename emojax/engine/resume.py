@@ -114,11 +114,11 @@ def check_same_groups(saved: list[list[int]], found: list[list[int]], workdir: P
     raise InputError(
         "The run stopped within an epoch in which replicas took other turns than they would here.",
         file=workdir,
-        field="config.train.memory_limit",
-        found=f"replicas in turns of {_sizes(found)}, by the memory there is",
+        field="config.train.replicas_at_once, memory_limit",
+        found=f"replicas in turns of {_sizes(found)}",
         expected=f"turns of {_sizes(saved)}, as when it stopped",
-        remedy="continue with the memory limit or the devices it had; after the next validation "
-        "it may move",
+        remedy="continue with config.train.replicas_at_once of the largest of those, or with the "
+        "memory limit or the devices it had; after the next validation it may move",
     )
 
 

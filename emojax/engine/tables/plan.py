@@ -26,6 +26,7 @@ _FREE = (
     ("replicas", "seeds"),
     ("train", "steps_per_dispatch"),
     ("train", "memory_limit"),
+    ("train", "replicas_at_once"),
 )
 
 
