@@ -8,10 +8,15 @@ always does for a forward and backward pass of RJCMA.
 
 import gc
 import os
+import signal
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Threads of BLAS and PyTorch wait for each other busily, which costs minutes beside other workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts something in the background makes it, and all that it starts, deaf to Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import jax

@@ -12,12 +12,12 @@ from tests.forked_commands import run_forked, said
 from tests.partial_model import two_runs  # noqa: F401 - a fixture
 from tests.training_runs import quick_compiling  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.slow
+
 PREPARATION = """
 import emojax.engine.studies.plots, emojax.engine.studies.prediction_checks
 import emojax.engine.studies.run_comparison, emojax.engine.studies.output
 from emojax.models import MODELS
-
-pytestmark = pytest.mark.slow
 
 MODELS["partial"] = "tests.partial_model:Partial"
 """

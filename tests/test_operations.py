@@ -25,14 +25,14 @@ from tests.training_runs import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 # A command that ends as its argument says.
 _ENDING = """
 import errno, os
 import numpy as np
 from emojax import cli
 from emojax.errors import InputError, LostProcess, MachineError, Stopped
-
-pytestmark = pytest.mark.slow
 
 def main(how):
     cli.tell(score=float("nan"), rates=np.float32([0.5, np.inf]), names=("a", "b"))
