@@ -34,7 +34,7 @@ from tests.training_runs import (
     train,
 )
 
-pytestmark = pytest.mark.usefixtures("branched")
+pytestmark = [pytest.mark.usefixtures("branched"), pytest.mark.slow]
 
 BRANCHES_FIRST: list[dict[str, Any]] = [
     {"objective": "branches", "epochs": 2, "frozen": ["head_*", "norm/*"]},
@@ -199,7 +199,6 @@ def test_a_staged_run_resumes_bit_for_bit(
     assert metric_rows(tmp_path) == metric_rows(workdir)
 
 
-@pytest.mark.slow
 def test_replicas_that_change_stage_at_different_times_equal_separate_runs(
     store: Store, tmp_path: Path
 ) -> None:

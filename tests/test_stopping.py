@@ -34,7 +34,7 @@ from tests.training_runs import (
     train,
 )
 
-pytestmark = pytest.mark.usefixtures("branched")
+pytestmark = [pytest.mark.usefixtures("branched"), pytest.mark.slow]
 FOUR = {"folds": ["0", "1"], "targets": ["valence", "arousal"]}
 
 
