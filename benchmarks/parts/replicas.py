@@ -23,7 +23,7 @@ from benchmarks.peak_memory import return_freed_memory
 from benchmarks.results import Column, Missing, Part, Table
 from benchmarks.timing import Contender, Ratio, Timing, interleaved, ratio
 from benchmarks.workload import EmojaxTraining
-from emojax.engine.memory import bytes_text, plan_memory
+from emojax.engine.memory import bytes_text, device_limit, footprint, needed_bytes
 from emojax.engine.session import build_session
 
 COUNTS = (1, 2, 4, 12)
@@ -148,11 +148,14 @@ def _fitting(context: Context, system: str, counts: Sequence[int]) -> list[list[
 
 def _bytes(context: Context, system: str, counts: Sequence[int]) -> tuple[int, int]:
     """What trainings of so many replicas need together, and what there is."""
-    plans = []
+    needed = limit = 0
     for count in counts:
         case = context.case(system, replicas=count)
-        plans.append(plan_memory(build_session(case.config(), case.specs(), jax.devices()[:1])))
-    return sum(plan.needed for plan in plans), plans[0].limit
+        session = build_session(case.config(), case.specs(), jax.devices()[:1])
+        # Not a plan's, which may be a bound: it is not traced where even that fits.
+        needed += needed_bytes(footprint(session), session, count)
+        limit = device_limit(session.layout)
+    return needed, limit
 
 
 def _timed_together(context: Context, system: str, counts: Sequence[int]) -> _Round:
