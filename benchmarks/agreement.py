@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.machine import allow_tf32
 from benchmarks.torch_training import TorchTraining
 from benchmarks.workload import Case, EmojaxTraining
-from emojax.engine.state import TrainState
-from emojax.engine.step import forward, total_loss
+from emojax.core.state import TrainState
+from emojax.core.step import forward, total_loss
 
 # Relative to the greatest output; float32 sums of thousands of products in another order.
 TOLERANCE = 1e-4

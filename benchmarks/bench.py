@@ -36,10 +36,10 @@ from benchmarks.parts.systems import systems_part
 from benchmarks.results import JSON_FILE, MARKDOWN_FILE, Column, Missing, Part, Table, write
 from benchmarks.timing import told
 from benchmarks.torch_models import NAMES
-from emojax import cli
-from emojax.engine.host_memory import keep_freed_memory
-from emojax.engine.runtime import use_compilation_cache
+from emojax.commands import cli
+from emojax.core.devices import use_compilation_cache
 from emojax.errors import InputError, closest
+from emojax.training.host_memory import keep_freed_memory
 
 PARTS: dict[str, Callable[[Context], Part]] = {
     "systems": systems_part,

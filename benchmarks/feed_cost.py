@@ -17,12 +17,12 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from emojax import cli
+from emojax.commands import cli
+from emojax.core.devices import use_compilation_cache
+from emojax.core.session import build_session, fold_normalisation
+from emojax.core.step import Hyper, make_train_step
 from emojax.datasets.pipeline import stack, training_feeds
 from emojax.datasets.source import Store
-from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.session import build_session, fold_normalisation
-from emojax.engine.step import Hyper, make_train_step
 
 config_flags.DEFINE_config_file("config", None, "Configuration with data.store set.")
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps in a block.")

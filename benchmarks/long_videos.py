@@ -24,10 +24,10 @@ from absl import flags
 from benchmarks.machine import describe
 from benchmarks.random_store import random_store
 from benchmarks.results import Column, Part, Table, write
-from emojax import cli
+from emojax.commands import cli
+from emojax.commands.summary import PREFIX
 from emojax.errors import InputError
 from emojax.specs import STREAMS
-from emojax.summary import PREFIX
 
 # RJCMA and LFAN read the same.
 _NAMES = ("ir50", "vggish", "bert")

@@ -28,7 +28,7 @@ from benchmarks.results import Missing
 from benchmarks.timing import told
 from benchmarks.torch_training import TorchTraining
 from benchmarks.workload import Case, EmojaxTraining
-from emojax.engine.runtime import use_compilation_cache
+from emojax.core.devices import use_compilation_cache
 
 EMOJAX, TORCH = "emojax", "torch"
 _MEBIBYTE = 1 << 20

@@ -28,9 +28,9 @@ from absl import flags
 from benchmarks.results import Column, Missing, Table
 from benchmarks.spread_gaps import TOLERANCE, gaps
 from benchmarks.spread_systems import BATCH, EPOCH_STEPS, EPOCHS, SYSTEMS, WIDTH, streams
-from emojax import cli
-from emojax.engine.workdir import SUMMARY_FILE
+from emojax.commands import cli
 from emojax.errors import InputError, closest
+from emojax.rundir.workdir import SUMMARY_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKDOWN_FILE = "spread.md"

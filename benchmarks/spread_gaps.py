@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from emojax.engine.results import TIMELINES_FILE
-from emojax.engine.scoring import OURS
-from emojax.engine.writers import METRICS_FILE, read_metrics
 from emojax.ops.tasks import TASK_OPS
+from emojax.reporting.results_folder import TIMELINES_FILE
+from emojax.rundir.metric_log import METRICS_FILE, read_metrics
+from emojax.scoring.fold_scores import OURS
 
 # Of training losses, relative.
 TOLERANCE = 1e-5

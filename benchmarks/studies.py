@@ -23,9 +23,9 @@ from benchmarks.study_cases import STORES, Case, Study
 from benchmarks.study_list import STUDIES
 from benchmarks.study_table import Row, draw, markdown, score
 from data.synthetic import build, make_options
-from emojax import cli
-from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.writers import METRICS_FILE
+from emojax.commands import cli
+from emojax.core.devices import use_compilation_cache
+from emojax.rundir.metric_log import METRICS_FILE
 
 _STUDY = flags.DEFINE_enum("study", "systems", list(STUDIES), "Which study.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of runs and results.", required=True)

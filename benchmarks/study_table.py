@@ -11,15 +11,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.study_cases import Case
-from emojax.engine.evaluation import (
+from emojax.prediction.predictor import read_annotations, replica_scores
+from emojax.prediction.trained_run import open_run
+from emojax.scoring.evaluation import (
     BASELINE,
     OPTIMUM,
     OURS,
     evaluate_folds,
     partition_videos,
 )
-from emojax.engine.evaluator import read_annotations, replica_scores
-from emojax.engine.restore import open_run
 
 # Scores that stand for a task in a table.
 SHOWN = ("ccc_valence", "ccc_arousal", "f1_macro", "f1_mean")

@@ -14,7 +14,7 @@ from benchmarks.machine import synchronise, torch_device
 from benchmarks.timing import Contender
 from benchmarks.torch_models import SYSTEMS
 from benchmarks.workload import Case, EmojaxTraining
-from emojax.engine.session import Session
+from emojax.core.session import Session
 
 
 class TorchTraining:

@@ -17,14 +17,14 @@ from benchmarks.flops import count_flops
 from benchmarks.machine import backend
 from benchmarks.timing import Contender
 from emojax.configuration import some_streams
-from emojax.engine.session import Session, build_session
-from emojax.engine.state import TrainState
-from emojax.engine.step import Hyper, Step, plain_train_step
+from emojax.core.session import Session, build_session
+from emojax.core.state import TrainState
+from emojax.core.step import Hyper, Step, plain_train_step
 from emojax.layers import multi_kernel
 from emojax.specs import STREAMS, TASKS, StreamSpec
 from emojax.types import Batch
 
-# Steps of a dispatch on accelerators, as engine/feeds.py has it.
+# Steps of a dispatch on accelerators, as training/feeds.py has it.
 ON_ACCELERATORS = 32
 
 

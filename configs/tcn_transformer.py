@@ -23,7 +23,7 @@ split; the code's folds 1 to 4 are KFold(4) over pooled training and validation 
 of the store, by source video.
 
 ``va_STREAMS``, ``expr_STREAMS``, ``au_STREAMS``: the rows of Tables 6, 7 and 8, with "+" between
-streams: ``va_eff+arcface``. ``emojax/paper_tables/tcn_transformer.py`` has their scores.
+streams: ``va_eff+arcface``. ``emojax/published/tcn_transformer_tables.py`` has their scores.
 
 ``simulated``, ``simulated_expr``, ``simulated_au``, ``simulated_all``, ``simulated_many`` (for
 thousands of videos): narrow and quick, for
@@ -39,7 +39,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose
-from emojax.paper_tables.tcn_transformer import ABLATIONS
+from emojax.published.tcn_transformer_tables import ABLATIONS
 
 # Section 4.1.
 STREAMS: dict[str, tuple[str, ...]] = {

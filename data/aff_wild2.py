@@ -3,14 +3,14 @@ r"""Builds a store from Aff-Wild2: annotation folders, features of any tool, off
     python -m data.aff_wild2 --annotations=annotations --features=ir50=features/ir50 \
         --features=vggish=features/vggish,clock=hop:10ms --out=stores/va
 
-``--annotations`` is the folder with the organisers' challenges (``data.annotations`` tells the
-forms, 3rd to 7th edition). Each ``--features`` names a stream, a folder and the clock of its
-rows (``data.feature_sources``). Frames have the times of ``--timestamps``, a folder with a file
+``--annotations`` is the folder with the organisers' challenges, in the forms
+of the 3rd to 7th edition (``data.annotations.challenge_files``). Each ``--features`` names a stream, a folder and the clock of its
+rows (``data.features.sources``). Frames have the times of ``--timestamps``, a folder with a file
 of seconds per video, or else of ``--fps``.
 
 A store is about one task by default, with that task's official partition. With several
-``--tasks`` a video goes to its most held-out partition, see ``data.aff_partitions``. Videos of
-``--test_list`` become the test partition; their frames are counted by ``--timestamps``,
+``--tasks`` a video goes to its most held-out partition, see ``data.annotations.partitions``. Videos
+of ``--test_list`` become the test partition; their frames are counted by ``--timestamps``,
 ``--frame_counts`` or the features.
 
 How annotations, frames and features fit together is printed and saved as ``alignment.csv`` and
@@ -33,9 +33,9 @@ from absl import flags
 from rich.progress import Progress
 from rich.table import Table
 
-from data.aff_clocks import FrameClocks, read_table
-from data.aff_partitions import LabelledVideo, merge_tasks, read_test_list
-from data.alignment import (
+from data.annotations.challenge_files import SETS, Annotation, find_annotations, read_annotations
+from data.annotations.frame_clocks import FrameClocks, read_table
+from data.annotations.mismatches import (
     AlignedVideo,
     Report,
     StreamRead,
@@ -44,9 +44,10 @@ from data.alignment import (
     parse_limit,
     read_stream,
 )
-from data.annotations import SETS, Annotation, find_annotations, read_annotations
-from data.feature_sources import FeatureSource, parse_features
-from emojax import cli, screen
+from data.annotations.partitions import LabelledVideo, merge_tasks, read_test_list
+from data.features.sources import FeatureSource, parse_features
+from emojax import screen
+from emojax.commands import cli
 from emojax.datasets.folds import Fold, class_counts, class_shares, make_folds, parse_scheme
 from emojax.datasets.origin import SIMULATED_FILE
 from emojax.datasets.record import StreamRows, VideoRecord
@@ -64,7 +65,7 @@ class Options:
 
     Attributes:
         annotations: root of the annotation folders.
-        features: one flag per stream, see ``data.feature_sources.parse_features``.
+        features: one flag per stream, see ``data.features.sources.parse_features``.
         tasks: "va", "expr", "au".
         folds: scheme, see ``emojax.datasets.folds.make_folds``.
         seed: of the folds.

@@ -37,7 +37,7 @@ from data.case_files import FRAME_MS, Cut, PersonFiles, find_files, read_person,
 from data.case_physiology import EventFinder, neurokit_finder, source_streams
 from data.epic2023 import Export, write_store
 from data.epic_features import SOURCE_WIDTHS
-from emojax import cli
+from emojax.commands import cli
 from emojax.datasets.store import store_facts
 from emojax.errors import InputError
 

@@ -25,7 +25,7 @@ from absl import flags
 
 from data.epic_features import COLUMNS, SOURCE_WIDTHS, person_features
 from data.npz import NpzArrays
-from emojax import cli
+from emojax.commands import cli
 from emojax.datasets.folds import Fold
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter, store_facts

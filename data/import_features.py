@@ -5,7 +5,7 @@
     python -m emojax.predict --checkpoint=RUN --store=stores/mine --out=predictions
 
 The videos are those that the features are named after. They get no labels and are all in the
-partition "test". ``data.feature_sources`` tells the forms and clocks that --features takes.
+partition "test". ``data.features.sources`` tells the forms and clocks that --features takes.
 ``import.json`` in the store tells what was found for each video and how it was put on time.
 """
 
@@ -21,10 +21,10 @@ import numpy as np
 from absl import flags
 from rich.table import Table
 
-from data.feature_arrays import read_npy
-from data.feature_rows import count_of
-from data.feature_sources import FeatureRows, FeatureSource, VideoFrames, parse_features
-from emojax import cli
+from data.features.arrays import read_npy
+from data.features.rows import count_of
+from data.features.sources import FeatureRows, FeatureSource, VideoFrames, parse_features
+from emojax.commands import cli
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
@@ -301,7 +301,7 @@ def _show(report: Sequence[ImportedStream], say: Callable[[Table], None]) -> Non
 
 def _define_flags() -> None:
     """Not at import, so that builders can be imported side by side."""
-    about = "NAME=PATH[,form=...][,clock=...]..., one per stream; see data/feature_sources.py."
+    about = "NAME=PATH[,form=...][,clock=...]..., one per stream; see data/features/sources.py."
     flags.DEFINE_multi_string("features", [], about)
     flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
     flags.DEFINE_float("fps", None, "Frames per second of the videos.")

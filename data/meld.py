@@ -28,7 +28,7 @@ import numpy as np
 from absl import flags
 
 from data.npz import NpzArrays
-from emojax import cli
+from emojax.commands import cli
 from emojax.datasets.folds import Fold, deal
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter, store_facts

@@ -7,8 +7,8 @@ It behaves like the real thing: spans without a face, silence, unannotated gaps,
 ``_right`` pairs, 24 to 30 fps with dropped frames, streams at rates and delays of their own,
 modalities that become unreliable, videos shorter than a window, row counts that differ from
 frame counts. Unlike the real thing it has a best possible answer, the exact posterior of every
-label given all rows (``data.optimum``), which is stored as the reference "optimum" and whose
-scores are printed. For valence and arousal the reference is the posterior mean moved to the
+label given all rows (``data.simulation.optimum``), which is stored as the reference "optimum" and
+whose scores are printed. For valence and arousal the reference is the posterior mean moved to the
 labels' mean and variance on the training partition, the best predictor under CCC.
 
 Time on 2 cores: demo about 15 seconds, full (594 videos, about 3 M frames, 8.3 GB) about
@@ -27,11 +27,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from data.optimum import posteriors
-from data.presets import PRESETS
-from data.sensors import Sensor, embed, make_sensor
-from data.simulation import SIMULATED, Video, draw_clock, generator, simulate
-from emojax import cli
+from data.simulation.optimum import posteriors
+from data.simulation.presets import PRESETS
+from data.simulation.processes import SIMULATED, Video, draw_clock, generator, simulate
+from data.simulation.sensors import Sensor, embed, make_sensor
+from emojax.commands import cli
 from emojax.datasets.checks import check_known
 from emojax.datasets.folds import (
     Fold,

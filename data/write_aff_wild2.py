@@ -26,15 +26,15 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from data.annotations import CHALLENGES, SETS
-from emojax import cli
+from data.annotations.challenge_files import CHALLENGES, SETS
+from emojax.commands import cli
+from emojax.commands.summary import path_text
 from emojax.datasets.origin import SIMULATED_FILE, is_simulated
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.source import Store
 from emojax.datasets.store import store_facts
 from emojax.errors import InputError
 from emojax.specs import TASKS, StreamSpec, TaskSpec
-from emojax.summary import path_text
 
 TEST_LISTS = {
     "va": "Valence_Arousal_Estimation_Challenge_test_set_release.txt",

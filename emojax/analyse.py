@@ -18,28 +18,28 @@ from typing import Any
 
 from absl import flags
 
-from emojax import cli
-from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.studies.data import StudiedRun, open_studied
-from emojax.engine.studies.missing_modality import (
+from emojax.commands import cli
+from emojax.core.devices import use_compilation_cache
+from emojax.errors import InputError, closest
+from emojax.ops.significance import LEVEL, dagger
+from emojax.studies.missing_modality import (
     KEPT,
     PATTERNS,
     VALIDITY,
     MissingPlan,
     missing_modality,
 )
-from emojax.engine.studies.output import StudyTable, print_tables, progress_bar, write_tables
-from emojax.engine.studies.plots import (
+from emojax.studies.prediction_checks import calibrate, stability
+from emojax.studies.run_comparison import compare_runs
+from emojax.studies.stream_importance import stream_importance
+from emojax.studies.study_data import StudiedRun, open_studied
+from emojax.studies.study_output import StudyTable, print_tables, progress_bar, write_tables
+from emojax.studies.study_pictures import (
     plot_importance,
     plot_missing,
     plot_reliability,
     shown_scores,
 )
-from emojax.engine.studies.prediction_checks import calibrate, stability
-from emojax.engine.studies.run_comparison import compare_runs
-from emojax.engine.studies.stream_importance import stream_importance
-from emojax.errors import InputError, closest
-from emojax.ops.significance import LEVEL, dagger
 
 _CHECKPOINT = flags.DEFINE_multi_string(
     "checkpoint", None, "The --workdir of a training run; several to compare.", required=True

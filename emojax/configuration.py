@@ -67,7 +67,7 @@ def base_config() -> ConfigDict:
     config.train.plateau_factor = 0.1
     config.train.minimum_rate = 1e-8
     config.train.releases = 0
-    config.train.stages = ()  # see emojax/engine/stages.py
+    config.train.stages = ()  # see emojax/core/stages.py
     config.train.reload_best = False  # after every epoch; the end of training always does
     config.train.stop_patience = 1000  # epochs without improvement until training stops
     config.train.non_finite = "drop"  # the replica; or stop the run, or skip the batch

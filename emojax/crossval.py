@@ -17,34 +17,34 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from emojax import cli
+from emojax.commands import cli
+from emojax.commands.start import start
+from emojax.commands.summary import path_text
+from emojax.core.devices import is_primary, wait_for_all
+from emojax.core.session import Session, build_session
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import saved_steps
-from emojax.engine.crossval import (
+from emojax.errors import InputError, writing
+from emojax.ops.postprocessing import SMOOTHERS
+from emojax.ops.tasks import TASK_OPS
+from emojax.prediction.trained_run import TrainedRun, open_run
+from emojax.reporting.fold_picture import plot_folds
+from emojax.reporting.results_folder import write_predictions, write_results
+from emojax.rundir.checkpoint import saved_steps
+from emojax.rundir.resume import discard_run
+from emojax.rundir.workdir import held, replace_text
+from emojax.scoring.cross_validation import (
     CrossValidation,
     choose_folds,
     cross_validate,
     document,
     spreads,
 )
-from emojax.engine.evaluation import print_scores
-from emojax.engine.fold_plot import plot_folds
-from emojax.engine.host_memory import keep_freed_memory
-from emojax.engine.loop import Trainer
-from emojax.engine.postprocessing import check_steps
-from emojax.engine.progress import pace
-from emojax.engine.restore import TrainedRun, open_run
-from emojax.engine.results import write_predictions, write_results
-from emojax.engine.resume import discard_run
-from emojax.engine.runtime import is_primary, wait_for_all
-from emojax.engine.scoring import OURS, PROCESSED, SYSTEMS, brief, headline, scored_tasks
-from emojax.engine.session import Session, build_session
-from emojax.engine.workdir import held, replace_text
-from emojax.errors import InputError, writing
-from emojax.ops.postprocessing import SMOOTHERS
-from emojax.ops.tasks import TASK_OPS
-from emojax.starting import start
-from emojax.summary import path_text
+from emojax.scoring.evaluation import print_scores
+from emojax.scoring.fitted_postprocessing import check_steps
+from emojax.scoring.fold_scores import OURS, PROCESSED, SYSTEMS, brief, headline, scored_tasks
+from emojax.training.host_memory import keep_freed_memory
+from emojax.training.loop import Trainer
+from emojax.training.progress import pace
 
 config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _WORKDIR = flags.DEFINE_string(

@@ -19,23 +19,23 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from emojax import cli
+from emojax.commands import cli
+from emojax.commands.summary import path_text
+from emojax.core.devices import use_compilation_cache
+from emojax.core.session import Session, build_session
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import saved_steps
-from emojax.engine.evaluation import BASELINE, OURS, evaluate_folds, partition_videos
-from emojax.engine.evaluator import Predictions
-from emojax.engine.host_memory import keep_freed_memory
-from emojax.engine.loop import Trainer
-from emojax.engine.progress import pace
-from emojax.engine.restore import open_run
-from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.session import Session, build_session
-from emojax.engine.workdir import WorkdirLock, replace_text
 from emojax.errors import InputError
 from emojax.ops.epic import SCENARIOS, TEAMS, official_rmse
+from emojax.prediction.predictor import Predictions
+from emojax.prediction.trained_run import open_run
+from emojax.rundir.checkpoint import saved_steps
+from emojax.rundir.workdir import WorkdirLock, replace_text
+from emojax.scoring.evaluation import BASELINE, OURS, evaluate_folds, partition_videos
 from emojax.specs import TASKS
-from emojax.summary import path_text
+from emojax.training.host_memory import keep_freed_memory
+from emojax.training.loop import Trainer
+from emojax.training.progress import pace
 
 config_flags.DEFINE_config_file(
     "config", "configs/segment_mlp.py", "Configuration; folds are named s2_0, s3_0, s4_0 ..."

@@ -8,8 +8,8 @@
     76   another process of the run was lost: ``LostProcess``
     130  interrupted, as by Ctrl-C: ``Stopped``, or ``KeyboardInterrupt`` before training
 
-``emojax.cli`` is what turns exceptions into these. 74 and 75 are EX_IOERR and EX_TEMPFAIL of
-sysexits.h.
+``emojax.commands.cli`` is what turns exceptions into these. 74 and 75 are EX_IOERR and EX_TEMPFAIL
+of sysexits.h.
 """
 
 from __future__ import annotations

@@ -16,20 +16,20 @@ from pathlib import Path
 
 from absl import flags
 
-from emojax import cli
+from emojax.commands import cli
+from emojax.commands.start import start
+from emojax.commands.summary import path_text
+from emojax.core.devices import is_primary, wait_for_all
 from emojax.datasets.source import Store
-from emojax.engine.evaluation import Tuning, evaluate_folds, partition_videos, print_scores
-from emojax.engine.postprocessing import Postprocessing, check_steps, prepare_postprocessing
-from emojax.engine.restore import TrainedRun, open_run
-from emojax.engine.results import write_results
-from emojax.engine.runtime import is_primary, wait_for_all
-from emojax.engine.scoring import FoldResult, headline
 from emojax.errors import InputError, writing
 from emojax.ops.decisions import DECISION_RULES
 from emojax.ops.postprocessing import SMOOTHERS
+from emojax.prediction.trained_run import TrainedRun, open_run
+from emojax.reporting.results_folder import write_results
+from emojax.scoring.evaluation import Tuning, evaluate_folds, partition_videos, print_scores
+from emojax.scoring.fitted_postprocessing import Postprocessing, check_steps, prepare_postprocessing
+from emojax.scoring.fold_scores import FoldResult, headline
 from emojax.specs import TASKS
-from emojax.starting import start
-from emojax.summary import path_text
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The --workdir of a training run.", required=True

@@ -10,7 +10,7 @@ range of the labels. ``--widths=RUN/crossval/postprocessing.json`` takes widths 
 Videos may be hours long: memory holds a few batches and the predictions, not the video. With
 ``--full_sequence`` a video is not cut into overlapping windows; every frame gets what the model,
 applied to the whole video at once, predicts. That is for models that see a bounded neighbourhood
-or carry a state forward (see ``emojax/engine/full_sequence.py``); others refuse.
+or carry a state forward (see ``emojax/prediction/full_sequence.py``); others refuse.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from pathlib import Path
 
 from absl import flags
 
-from emojax import cli
+from emojax.commands import cli
+from emojax.commands.start import start
+from emojax.commands.summary import path_text
+from emojax.core.devices import is_primary, wait_for_all
 from emojax.datasets.source import Store
-from emojax.engine.evaluation import Tuning
-from emojax.engine.evaluator import ensemble
-from emojax.engine.postprocessing import Postprocessing, check_steps, prepare_postprocessing
-from emojax.engine.prediction import predict_groups
-from emojax.engine.restore import TrainedRun, open_run
-from emojax.engine.results import write_predictions
-from emojax.engine.runtime import is_primary, wait_for_all
 from emojax.errors import InputError, writing
 from emojax.ops.ensembles import ENSEMBLES
 from emojax.ops.postprocessing import SMOOTHERS
-from emojax.starting import start
-from emojax.summary import path_text
+from emojax.prediction.long_videos import predict_groups
+from emojax.prediction.predictor import ensemble
+from emojax.prediction.trained_run import TrainedRun, open_run
+from emojax.reporting.results_folder import write_predictions
+from emojax.scoring.evaluation import Tuning
+from emojax.scoring.fitted_postprocessing import Postprocessing, check_steps, prepare_postprocessing
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The --workdir of a training run.", required=True

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from absl import flags
 
-from emojax import cli
-from emojax.engine.reports.page import write_page
-from emojax.engine.reports.runs import read_runs
+from emojax.commands import cli
 from emojax.errors import InputError
+from emojax.reporting.page import write_page
+from emojax.reporting.page_runs import read_runs
 
 _OUT = flags.DEFINE_string(
     "out",

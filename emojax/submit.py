@@ -19,13 +19,12 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from emojax import cli
+from emojax.commands import cli
+from emojax.core.devices import use_compilation_cache
 from emojax.datasets.source import Store
-from emojax.engine.evaluator import Predictions, ensemble
-from emojax.engine.restore import open_run
-from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.submissions.check import check_annotations, check_submission
-from emojax.engine.submissions.frames import (
+from emojax.errors import InputError
+from emojax.exchange.submission_check import check_annotations, check_submission
+from emojax.exchange.submission_frames import (
     SUBMISSION_TASKS,
     FrameList,
     check_same_videos,
@@ -34,7 +33,7 @@ from emojax.engine.submissions.frames import (
     read_test_list,
     shortened,
 )
-from emojax.engine.submissions.writing import (
+from emojax.exchange.submission_writing import (
     Decision,
     VideoAnswer,
     answer,
@@ -46,7 +45,8 @@ from emojax.engine.submissions.writing import (
     write_annotations,
     write_submission,
 )
-from emojax.errors import InputError
+from emojax.prediction.predictor import Predictions, ensemble
+from emojax.prediction.trained_run import open_run
 
 _TASK = flags.DEFINE_enum("task", None, list(SUBMISSION_TASKS), "Which challenge.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The --workdir of a training run.")

@@ -27,20 +27,21 @@ from absl import flags
 from rich.progress import track
 from rich.table import Table
 
-from emojax import cli, screen
+from emojax import screen
+from emojax.commands import cli
+from emojax.core.devices import use_compilation_cache
+from emojax.core.session import Session
 from emojax.datasets.source import Store
-from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.session import Session
-from emojax.engine.system_facts import (
+from emojax.errors import InputError, closest
+from emojax.papers.variants import Variant, discover, read_variants
+from emojax.specs import STREAMS, StreamSpec
+from emojax.studies.system_facts import (
     Reach,
     abstract_variables,
     forward_flops,
     parameter_counts,
     receptive_field,
 )
-from emojax.engine.tables.variants import Variant, discover, read_variants
-from emojax.errors import InputError, closest
-from emojax.specs import STREAMS, StreamSpec
 
 COLUMNS = (
     "system", "model", "streams", "tasks", "parameters", "before", "after", "MFLOP",

@@ -27,20 +27,20 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from emojax import cli
+from emojax.commands import cli
+from emojax.commands.summary import path_text
+from emojax.core.devices import use_compilation_cache
 from emojax.datasets.source import Store
-from emojax.engine.host_memory import keep_freed_memory
-from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.tables.budgets import BUDGETS, PAPER
-from emojax.engine.tables.check import Needs
-from emojax.engine.tables.plan import Job, Recipes, plan
-from emojax.engine.tables.results import Context, assemble
-from emojax.engine.tables.runs import find_run, train
-from emojax.engine.tables.writers import print_list, print_table, write_table
 from emojax.errors import InputError, closest
-from emojax.paper_tables import TABLES
-from emojax.paper_tables.schema import PaperTable, Row
-from emojax.summary import path_text
+from emojax.papers.budgets import BUDGETS, PAPER
+from emojax.papers.table_check import Needs
+from emojax.papers.table_plan import Job, Recipes, plan
+from emojax.papers.table_results import Context, assemble
+from emojax.papers.table_runs import find_run, train
+from emojax.papers.table_writers import print_list, print_table, write_table
+from emojax.published import TABLES
+from emojax.published.schema import PaperTable, Row
+from emojax.training.host_memory import keep_freed_memory
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:

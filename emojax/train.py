@@ -14,24 +14,24 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from emojax import cli
+from emojax.commands import cli
+from emojax.commands.start import start
+from emojax.commands.summary import path_text
+from emojax.core.devices import is_primary, wait_for_all
+from emojax.core.session import Session, build_session
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import saved_steps
-from emojax.engine.evaluation import evaluate_folds, partition_videos, print_scores
-from emojax.engine.evaluator import Predictions
-from emojax.engine.host_memory import keep_freed_memory
-from emojax.engine.loop import Trainer
-from emojax.engine.progress import pace
-from emojax.engine.restore import TrainedRun, open_run
-from emojax.engine.results import write_results
-from emojax.engine.resume import discard_run
-from emojax.engine.runtime import is_primary, wait_for_all
-from emojax.engine.scoring import headline
-from emojax.engine.session import Session, build_session
-from emojax.engine.workdir import SUMMARY_FILE, held, replace_text
 from emojax.errors import InputError
-from emojax.starting import start
-from emojax.summary import path_text
+from emojax.prediction.predictor import Predictions
+from emojax.prediction.trained_run import TrainedRun, open_run
+from emojax.reporting.results_folder import write_results
+from emojax.rundir.checkpoint import saved_steps
+from emojax.rundir.resume import discard_run
+from emojax.rundir.workdir import SUMMARY_FILE, held, replace_text
+from emojax.scoring.evaluation import evaluate_folds, partition_videos, print_scores
+from emojax.scoring.fold_scores import headline
+from emojax.training.host_memory import keep_freed_memory
+from emojax.training.loop import Trainer
+from emojax.training.progress import pace
 
 config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _WORKDIR = flags.DEFINE_string(

@@ -23,15 +23,15 @@ from absl import flags
 from ml_collections import config_flags
 from rich.table import Table
 
-from emojax import cli
+from emojax.commands import cli
+from emojax.core.devices import use_compilation_cache
+from emojax.core.session import build_session
 from emojax.datasets.source import Store
-from emojax.engine.restore import TrainedRun, open_run
-from emojax.engine.runtime import use_compilation_cache
-from emojax.engine.session import build_session
-from emojax.engine.weights.runs import export_replica, import_replicas, read_replica
-from emojax.engine.weights.torch import STATISTICS, TorchReplica, import_torch
 from emojax.errors import InputError, closest
+from emojax.exchange.run_weights import export_replica, import_replicas, read_replica
+from emojax.exchange.torch_weights import STATISTICS, TorchReplica, import_torch
 from emojax.models.torch_names import LAYOUTS
+from emojax.prediction.trained_run import TrainedRun, open_run
 from emojax.specs import STREAMS
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.annotations import CHALLENGES, SETS
+from data.annotations.challenge_files import CHALLENGES, SETS
 from emojax.specs import TASKS
 
 HEADERS = {task: ",".join(TASKS[task].labels) for task in CHALLENGES}

@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[1]
 # most of these commands do.
 _FORKING = """
 import gc, json, os, runpy, sys
-import emojax.cli, emojax.engine.evaluation, emojax.engine.loop, emojax.engine.restore
-import emojax.engine.fold_plot, emojax.engine.results
+import emojax.commands.cli, emojax.scoring.evaluation, emojax.training.loop
+import emojax.prediction.trained_run
+import emojax.reporting.fold_picture, emojax.reporting.results_folder
 {preparation}
 
 folder = sys.argv[1]

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from emojax.core.session import build_session
 from emojax.datasets.source import Store
-from emojax.engine.evaluation import evaluate_folds
-from emojax.engine.results import write_results
-from emojax.engine.session import build_session
-from emojax.engine.timelines import TaskTimeline, VideoTimeline, assess_video, write_timelines
-from emojax.engine.writers import RunWriter
 from emojax.ops.tasks import TASK_OPS
+from emojax.reporting.results_folder import write_results
+from emojax.reporting.timelines import TaskTimeline, VideoTimeline, assess_video, write_timelines
+from emojax.rundir.metric_log import RunWriter
+from emojax.scoring.evaluation import evaluate_folds
 from emojax.specs import TASKS
 from tests.small_store import small_config
 from tests.training_runs import one_device

@@ -18,11 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from emojax.engine.session import Session, as_plain, build_session
-from emojax.engine.system_facts import abstract_variables
-from emojax.engine.tables.variants import Variant, discover
+from emojax.core.session import Session, as_plain, build_session
 from emojax.models import MODELS
+from emojax.papers.variants import Variant, discover
 from emojax.specs import STREAMS, StreamSpec
+from emojax.studies.system_facts import abstract_variables
 
 WINDOW = 12
 CONTEXT = 2

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.aff_clocks import read_table, read_timestamps
-from data.aff_partitions import read_test_list, source_of
 from data.aff_wild2 import Options, build
-from data.alignment import parse_limit
-from data.annotations import MULTITASK_FILES, MULTITASK_HEADER
+from data.annotations.challenge_files import MULTITASK_FILES, MULTITASK_HEADER
+from data.annotations.frame_clocks import read_table, read_timestamps
+from data.annotations.mismatches import parse_limit
+from data.annotations.partitions import read_test_list, source_of
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
 from emojax.errors import InputError

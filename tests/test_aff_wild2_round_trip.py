@@ -19,8 +19,8 @@ from emojax.datasets.origin import is_simulated
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
-from emojax.engine.submissions.frames import read_template
 from emojax.errors import InputError
+from emojax.exchange.submission_frames import read_template
 from emojax.specs import StreamSpec
 from tests.annotation_files import random_labels
 from tests.training_runs import subprocess_environment

@@ -15,8 +15,8 @@ from tests.training_runs import quick_compiling  # noqa: F401 - a fixture
 pytestmark = pytest.mark.slow
 
 PREPARATION = """
-import emojax.engine.studies.plots, emojax.engine.studies.prediction_checks
-import emojax.engine.studies.run_comparison, emojax.engine.studies.output
+import emojax.studies.study_pictures, emojax.studies.prediction_checks
+import emojax.studies.run_comparison, emojax.studies.study_output
 from emojax.models import MODELS
 
 MODELS["partial"] = "tests.partial_model:Partial"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.annotations import (
+from data.annotations.challenge_files import (
     CHALLENGES,
     MULTITASK_FILES,
     MULTITASK_HEADER,

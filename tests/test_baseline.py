@@ -13,9 +13,9 @@ from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
 from emojax.datasets.transforms import nearest_rows
-from emojax.engine.baseline import WIDTHS, RidgeBaseline, fit_ridge, moving_average
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
+from emojax.scoring.baseline import WIDTHS, RidgeBaseline, fit_ridge, moving_average
 from emojax.specs import TASKS, StreamSpec
 
 SPECS = (StreamSpec("face", 6, "visual"), StreamSpec("voice", 4, "audio", 40.0))

@@ -19,9 +19,9 @@ from benchmarks.random_store import random_store
 from benchmarks.results import Column, Missing, Part, Table, format_number, write
 from benchmarks.timing import Contender, Ratio, Timing, interleaved, ratio
 from benchmarks.workload import Case, EmojaxTraining
-from emojax.engine.memory import bytes_text
 from emojax.layers.convolution import CONVOLUTIONS
 from emojax.specs import STREAMS
+from emojax.training.memory_plan import bytes_text
 
 TINY = Case(
     "rjcma",

@@ -11,19 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emojax.datasets.pipeline import evaluation_batches, training_batches
-from emojax.datasets.source import Store
-from emojax.engine.checkpoint import Checkpoints
-from emojax.engine.predict_step import make_predict_step
-from emojax.engine.restore import open_run
-from emojax.engine.session import (
+from emojax.core.session import (
     Session,
     abstract_normalisation,
     build_session,
     fold_normalisation,
 )
-from emojax.engine.step import Hyper, make_train_step
+from emojax.core.step import Hyper, make_train_step
+from emojax.datasets.pipeline import evaluation_batches, training_batches
+from emojax.datasets.source import Store
 from emojax.errors import InputError
+from emojax.prediction.predict_step import make_predict_step
+from emojax.prediction.trained_run import open_run
+from emojax.rundir.checkpoint import Checkpoints
 from emojax.specs import StreamSpec
 from tests.small_store import STREAMS, build_small_store
 from tests.training_runs import (

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.faults.small_run import make, session_of, train
+from emojax.core.session import abstract_normalisation
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import Checkpoints
-from emojax.engine.checkpoint_document import DamagedError, check_arrays
-from emojax.engine.checksums import array_checksums, device_checksum, host_checksum
-from emojax.engine.restore import open_run
-from emojax.engine.session import abstract_normalisation
 from emojax.errors import InputError, MachineError
+from emojax.prediction.trained_run import open_run
+from emojax.rundir.checkpoint import Checkpoints
+from emojax.rundir.checkpoint_document import DamagedError, check_arrays
+from emojax.rundir.checksums import array_checksums, device_checksum, host_checksum
 from tests.small_disk import mounted
 from tests.training_runs import (
     assert_same_bits,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emojax.core.class_weights import class_weights, fold_class_weights, label_counts
+from emojax.core.step import total_loss
 from emojax.datasets.source import Store
-from emojax.engine.class_weights import class_weights, fold_class_weights, label_counts
-from emojax.engine.step import total_loss
 from emojax.errors import InputError
 from emojax.ops.losses import binary_cross_entropy_loss, cross_entropy_loss
 from emojax.specs import TASKS

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from emojax.datasets.source import Store
-from emojax.engine import crossval as engine
-from emojax.engine.crossval import CrossValidation, cross_validate, seed_groups, spreads
-from emojax.engine.evaluator import ensemble
-from emojax.engine.postprocessing import POSTPROCESSING_FILE
-from emojax.engine.restore import TrainedRun, open_run
-from emojax.engine.scoring import BASELINE, OURS, PROCESSED, FoldResult, pooled_scores
 from emojax.errors import InputError
 from emojax.ops.postprocessing import SMOOTHERS
+from emojax.prediction.predictor import ensemble
+from emojax.prediction.trained_run import TrainedRun, open_run
+from emojax.scoring import cross_validation as engine
+from emojax.scoring.cross_validation import CrossValidation, cross_validate, seed_groups, spreads
+from emojax.scoring.fitted_postprocessing import POSTPROCESSING_FILE
+from emojax.scoring.fold_scores import BASELINE, OURS, PROCESSED, FoldResult, pooled_scores
 from tests.forked_commands import run_forked, said
 from tests.small_store import build_small_store
 from tests.test_commands import as_tuples

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from emojax.datasets.source import Store
-from emojax.engine.evaluation import evaluate_folds, partition_videos, print_scores
-from emojax.engine.restore import open_run
-from emojax.engine.results import write_results
 from emojax.errors import InputError
+from emojax.prediction.trained_run import open_run
+from emojax.reporting.results_folder import write_results
+from emojax.scoring.evaluation import evaluate_folds, partition_videos, print_scores
 from tests.branch_model import branched, branched_config  # noqa: F401 - a fixture
 from tests.small_store import build_small_store
 from tests.training_runs import (

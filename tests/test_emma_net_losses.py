@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs.emma_net import VARIANTS, get_config
-from emojax.engine.session import build_session
+from emojax.core.session import build_session
 from emojax.errors import InputError
 from emojax.layers.recurrent import StackedGRU
 from emojax.models.emma_net import FUSIONS

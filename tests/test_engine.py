@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emojax.core.schedule import ScheduleState
+from emojax.core.session import fold_normalisation
+from emojax.core.state import TrainState
+from emojax.core.step import Hyper, Shared, make_train_step
 from emojax.datasets.pipeline import training_batches
 from emojax.datasets.source import Store
-from emojax.engine import loop
-from emojax.engine.checkpoint import Checkpoints
-from emojax.engine.restore import open_run
-from emojax.engine.schedule import ScheduleState
-from emojax.engine.session import fold_normalisation
-from emojax.engine.state import TrainState
-from emojax.engine.step import Hyper, Shared, make_train_step
+from emojax.prediction.trained_run import open_run
+from emojax.rundir.checkpoint import Checkpoints
+from emojax.training import loop
 from tests.small_store import build_small_store
 from tests.training_runs import (
     assert_same_bits,
@@ -219,8 +219,8 @@ import json, os, signal, sys
 import jax
 jax.config.update("jax_platforms", "cpu")
 from emojax.datasets.source import Store
-from emojax.engine.loop import Trainer
-from emojax.engine.session import build_session
+from emojax.training.loop import Trainer
+from emojax.core.session import build_session
 
 config, workdir = json.loads(sys.argv[1]), sys.argv[2]
 store = Store(config["data"]["store"])

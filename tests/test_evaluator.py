@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from emojax.core.devices import make_layout
+from emojax.core.session import fold_normalisation
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
-from emojax.engine.evaluation import FoldResult, print_scores, score_rows, scored_tasks
-from emojax.engine.evaluator import (
+from emojax.errors import InputError
+from emojax.prediction.predictor import (
     Predictor,
     ensemble,
     read_annotations,
     replica_scores,
 )
-from emojax.engine.restore import open_run
-from emojax.engine.runtime import make_layout
-from emojax.engine.session import fold_normalisation
-from emojax.errors import InputError
+from emojax.prediction.trained_run import open_run
+from emojax.scoring.evaluation import FoldResult, print_scores, score_rows, scored_tasks
 from tests.small_store import STREAMS, build_small_store, make_record
 from tests.training_runs import (
     host,

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emojax.engine.session import Session, build_session
-from emojax.engine.system_facts import abstract_variables, parameter_counts, quick_compiling
-from emojax.engine.tables.variants import Variant
+from emojax.core.session import Session, build_session
 from emojax.models import MODELS
+from emojax.papers.variants import Variant
 from emojax.specs import STREAMS, TASKS
+from emojax.studies.system_facts import abstract_variables, parameter_counts, quick_compiling
 from tests.small_models import (
     OWN_STREAMS,
     SMALL,

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from configs import exptrm as configs
-from emojax.engine.session import build_session
+from emojax.core.session import build_session
 from emojax.errors import InputError
 from emojax.models import build_model
 from emojax.models.exptrm import stack_context

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.feature_arrays import read_npy, read_npz
-from data.restricted_pickle import read_pickle
+from data.features.arrays import read_npy, read_npz
+from data.features.restricted_pickle import read_pickle
 from emojax.errors import InputError
 from tests.feature_samples import (
     FRAMES,

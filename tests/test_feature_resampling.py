@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.resampling import RESAMPLERS, linear, nearest, stretch, usual_step, window_mean
+from data.features.resampling import RESAMPLERS, linear, nearest, stretch, usual_step, window_mean
 from tests.feature_samples import PTS_N, ROWS_ND, rows, source, video, write_own
 
 CASES = settings(max_examples=40, deadline=None)

@@ -15,7 +15,15 @@ DEFAULT_MAX_LINES = 420
 VOCABULARY = {"specs", "types", "errors"}
 BELOW_MODELS = VOCABULARY | {"ops", "layers"}
 DATASETS = VOCABULARY | {"ops", "datasets"}
-ENGINE = BELOW_MODELS | {"models", "datasets", "engine", "paper_tables", "screen"}
+CORE = BELOW_MODELS | {"models", "datasets", "core"}
+RUNDIR = CORE | {"rundir", "__init__"}
+PREDICTION = RUNDIR | {"prediction", "screen"}
+TRAINING = PREDICTION | {"training"}
+SCORING = PREDICTION | {"scoring"}
+REPORTING = SCORING | {"reporting"}
+EXCHANGE = PREDICTION | {"exchange"}
+STUDIES = REPORTING | {"studies"}
+PAPERS = STUDIES | TRAINING | EXCHANGE | {"papers", "published"}
 ALLOWED = {
     "__init__": set(),
     "specs": VOCABULARY,
@@ -23,19 +31,26 @@ ALLOWED = {
     "errors": VOCABULARY,
     "configuration": VOCABULARY,
     "screen": VOCABULARY,
-    "summary": VOCABULARY,
-    "cli": VOCABULARY | {"screen", "summary"},
     "ops": VOCABULARY | {"ops"},
     "layers": BELOW_MODELS,
-    "paper_tables": VOCABULARY | {"paper_tables"},
+    "published": VOCABULARY | {"published"},
     "models": BELOW_MODELS | {"models"},
     "datasets": DATASETS,
-    "engine": ENGINE | {"__init__"},
-    "data": DATASETS | {"cli", "screen", "summary", "data", "__init__"},
-    "configs": VOCABULARY | {"configuration", "configs", "paper_tables"},
+    "core": CORE,
+    "rundir": RUNDIR,
+    "prediction": PREDICTION,
+    "training": TRAINING,
+    "scoring": SCORING,
+    "reporting": REPORTING,
+    "exchange": EXCHANGE,
+    "studies": STUDIES,
+    "papers": PAPERS,
+    "commands": CORE | {"screen", "commands"},
+    "data": DATASETS | {"commands", "screen", "data", "__init__"},
+    "configs": VOCABULARY | {"configuration", "configs", "published"},
 }
 # train, evaluate, predict and what joins them: flags and wiring, which nothing else imports.
-ENTRY_POINTS = ENGINE | {"cli", "summary", "starting", "__init__"}
+ENTRY_POINTS = PAPERS | {"commands"}
 
 PURE = ("ops", "layers", "models")
 IMPURE_MODULES = {
@@ -104,18 +119,23 @@ def test_imports_only_go_down(path: Path) -> None:
     assert not above, f"{path.relative_to(ROOT)} may not import {sorted(above)}"
 
 
+def test_every_folder_has_a_rule() -> None:
+    folders = {path.parent.name for path in (ROOT / "emojax").glob("*/__init__.py")}
+    assert folders <= set(ALLOWED)
+
+
 def test_the_rules_see_what_they_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A checker that finds nothing passes as well, so check the checker.
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     file = tmp_path / "emojax" / "models" / "some.py"
-    for name in ("datasets", "engine", "layers", "models"):
+    for name in ("core", "datasets", "layers", "models"):
         (tmp_path / "emojax" / name).mkdir(parents=True)
     file.write_text(
-        "from emojax import layers\nfrom .. import engine\nfrom . import other\n"
+        "from emojax import layers\nfrom .. import core\nfrom . import other\n"
         "def late():\n    import emojax.datasets.store\n    import data.synthetic\n"
         "TABLE = {'x': 'configs.rjcma:Config'}\n"
     )
-    assert parts_imported(file) == {"layers", "engine", "models", "datasets", "data", "configs"}
+    assert parts_imported(file) == {"layers", "core", "models", "datasets", "data", "configs"}
 
 
 @pytest.mark.parametrize("path", sources("emojax", "configs", "launch"), ids=module_of)
@@ -124,7 +144,7 @@ def test_nothing_imports_the_builders(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sources(*(f"emojax/{part}" for part in PURE)), ids=module_of)
-def test_no_io_clock_flags_or_globals_below_the_engine(path: Path) -> None:
+def test_no_io_clock_flags_or_globals_below_core(path: Path) -> None:
     heads = {module.split(".")[0] for module in imported_modules(path)}
     assert not heads & IMPURE_MODULES
     for node in ast.walk(tree_of(path)):
@@ -138,7 +158,7 @@ def test_no_foreign_framework_and_no_pickle(path: Path) -> None:
     heads = {module.split(".")[0] for module in imported_modules(path)}
     assert not heads & {"tensorflow", "torch", "pickle", "dill", "cloudpickle", "joblib"}
     for node in ast.walk(tree_of(path)):
-        # parse_features reads pickles as data and runs nothing, see data/restricted_pickle.py.
+        # parse_features reads pickles as data and runs nothing, see restricted_pickle.py.
         if isinstance(node, ast.Call) and ast.unparse(node.func) != "parse_features":
             allowed = [k.value for k in node.keywords if k.arg == "allow_pickle"]
             assert all(isinstance(v, ast.Constant) and v.value is False for v in allowed)

@@ -12,8 +12,8 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from emojax.datasets.store import StoreWriter
-from emojax.engine.writers import RunWriter, read_metrics
 from emojax.errors import MachineError
+from emojax.rundir.metric_log import RunWriter, read_metrics
 from tests.small_disk import mounted
 from tests.small_store import STREAMS, make_record
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Writes rows until it is killed or they do not fit; tells each, or what went wrong.
 _WRITING = """
 import sys
-from emojax.engine.writers import RunWriter
+from emojax.rundir.metric_log import RunWriter
 from emojax.errors import MachineError
 {preparation}
 with RunWriter(sys.argv[1]) as writer:

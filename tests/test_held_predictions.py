@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emojax.core.session import build_session
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
-from emojax.engine import evaluator
-from emojax.engine.restore import open_run
-from emojax.engine.session import build_session
+from emojax.prediction import predictor as evaluator
+from emojax.prediction.trained_run import open_run
 from tests.clocked_model import clocked_config, register
 from tests.small_store import build_coded_store, small_config
 from tests.training_runs import (

@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys, threading
-from emojax.engine.host_memory import keep_freed_memory
+from emojax.training.host_memory import keep_freed_memory
 
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit("unsupported")

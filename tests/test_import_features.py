@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.feature_sources import parse_features
+from data.features.sources import parse_features
 from data.import_features import build
 from emojax.datasets.source import Store
-from emojax.engine.evaluator import ensemble
-from emojax.engine.restore import open_run
 from emojax.errors import InputError
+from emojax.prediction.predictor import ensemble
+from emojax.prediction.trained_run import open_run
 from tests.feature_samples import report_of, write_npy
 from tests.small_store import build_small_store
 from tests.training_runs import (

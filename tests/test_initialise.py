@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from emojax.datasets.source import Store
-from emojax.engine.initialise import initialise, open_source
-from emojax.engine.loop import Trainer
-from emojax.engine.restore import TrainedRun, open_run
 from emojax.errors import InputError
+from emojax.prediction.trained_run import TrainedRun, open_run
+from emojax.training.initialise import initialise, open_source
+from emojax.training.loop import Trainer
 from tests.branch_model import branched, branched_config  # noqa: F401 - a fixture
 from tests.small_store import build_small_store
 from tests.training_runs import (

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from configs.lfan import VARIANTS, get_config
-from emojax.engine.session import build_session
+from emojax.core.session import build_session
 from emojax.errors import InputError
 from emojax.models import build_model
 from emojax.specs import STREAMS

@@ -13,19 +13,19 @@ import jax
 import numpy as np
 import pytest
 
+from emojax.core.session import Session, build_session, fold_normalisation
+from emojax.core.step import forward
 from emojax.datasets import records
 from emojax.datasets.folds import official_and_blocks
 from emojax.datasets.pipeline import LoadWindow, stack
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
-from emojax.engine.evaluator import Predictions
-from emojax.engine.full_sequence import full_sequence_session, model_extent
-from emojax.engine.prediction import predict_groups, video_groups
-from emojax.engine.restore import TrainedRun
-from emojax.engine.session import Session, build_session, fold_normalisation
-from emojax.engine.step import forward
 from emojax.errors import InputError
+from emojax.prediction.full_sequence import full_sequence_session, model_extent
+from emojax.prediction.long_videos import predict_groups, video_groups
+from emojax.prediction.predictor import Predictions
+from emojax.prediction.trained_run import TrainedRun
 from emojax.specs import StreamSpec
 from tests.small_models import make_inputs, random_variables, shipped, small_session
 from tests.small_store import build_small_store, small_config
@@ -365,7 +365,7 @@ def test_groups_of_videos_hold_so_many_ticks_and_all_videos(store: Store) -> Non
 def test_groups_predict_what_all_together_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(session_of(store, "multiscale_tcn"), store)
     expected = run.predict(store, [VIDEOS] * 2)
-    monkeypatch.setattr("emojax.engine.prediction._GROUP_TICKS", 91)
+    monkeypatch.setattr("emojax.prediction.long_videos._GROUP_TICKS", 91)
     found: list[Predictions] = [{}, {}]
     sizes = []
     for group, predictions in predict_groups(run, store, VIDEOS):

@@ -14,16 +14,16 @@ import jax
 import numpy as np
 import pytest
 
+from emojax.core.session import Session, abstract_normalisation, build_session
+from emojax.core.step import Hyper, make_train_step, plain_train_step
 from emojax.datasets.resident import load_resident
 from emojax.datasets.source import Store
-from emojax.engine.feeds import ResidentFeed, fold_videos
-from emojax.engine.memory import abstract_batch
-from emojax.engine.predict_step import make_predict_step
-from emojax.engine.session import Session, abstract_normalisation, build_session
-from emojax.engine.step import Hyper, make_train_step, plain_train_step
-from emojax.engine.tables.variants import Variant
 from emojax.layers import kernels
 from emojax.models import MODELS
+from emojax.papers.variants import Variant
+from emojax.prediction.predict_step import make_predict_step
+from emojax.training.feeds import ResidentFeed, fold_videos
+from emojax.training.memory_plan import abstract_batch
 from tests.small_models import default_fields, shipped, small_session
 from tests.small_store import build_small_store
 from tests.training_runs import tiny_config

@@ -9,9 +9,9 @@ import pytest
 
 from data.meld import FILE, FOLDS, STREAMS, build, make_folds, read_export
 from emojax.datasets.source import Store
-from emojax.engine.baseline import fit_ridge
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
+from emojax.scoring.baseline import fit_ridge
 from emojax.specs import STREAMS as KNOWN_STREAMS
 from emojax.specs import TASKS
 from tests.forked_commands import run_forked, said

@@ -10,11 +10,14 @@ import jax
 import numpy as np
 import pytest
 
+from emojax.core.session import Session, build_session
+from emojax.core.step import Hyper, make_train_step
 from emojax.datasets.resident import load_resident, resident_bytes
 from emojax.datasets.source import Store
-from emojax.engine import memory
-from emojax.engine.feeds import feed_lines, fold_videos, open_feed, wanted_bytes
-from emojax.engine.memory import (
+from emojax.errors import InputError
+from emojax.training import memory_plan as memory
+from emojax.training.feeds import feed_lines, fold_videos, open_feed, wanted_bytes
+from emojax.training.memory_plan import (
     abstract_batch,
     bytes_text,
     device_limit,
@@ -24,10 +27,7 @@ from emojax.engine.memory import (
     plan_memory,
     tree_bytes,
 )
-from emojax.engine.profiling import Profile
-from emojax.engine.session import Session, build_session
-from emojax.engine.step import Hyper, make_train_step
-from emojax.errors import InputError
+from emojax.training.profiling import Profile
 from tests.branch_model import branched, branched_config  # noqa: F401 - a fixture
 from tests.small_store import build_small_store
 from tests.training_runs import session_of

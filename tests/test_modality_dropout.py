@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emojax.core.modality_dropout import ModalityDropout
+from emojax.core.session import fold_normalisation
+from emojax.core.step import forward
 from emojax.datasets.pipeline import training_batches
 from emojax.datasets.source import Store
-from emojax.engine.modality_dropout import ModalityDropout
-from emojax.engine.session import fold_normalisation
-from emojax.engine.step import forward
 from emojax.errors import InputError
 from tests.small_store import build_small_store
 from tests.training_runs import session_of, tiny_config

@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from configs.multiscale_tcn import VARIANTS, get_config
-from emojax.engine.session import build_session
-from emojax.engine.stages import check_frozen
+from emojax.core.session import build_session
+from emojax.core.stages import check_frozen
 from emojax.errors import InputError
 from emojax.models import build_model
 from emojax.models.multiscale_tcn import cross_modal_attention

@@ -21,7 +21,7 @@ TABLES = {
     "benchmarks/torch_models/__init__.py",
     "benchmarks/workload.py",
 }
-# Its option of this name opens data/restricted_pickle.py, not NumPy's.
+# Its option of this name opens data/features/restricted_pickle.py, not NumPy's.
 OWN_OPTION = "parse_features"
 
 

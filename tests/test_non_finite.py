@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
+from emojax.core.session import build_session
 from emojax.datasets.pipeline import training_windows
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import saved_steps
-from emojax.engine.restore import open_run
-from emojax.engine.session import build_session
 from emojax.errors import InputError
+from emojax.prediction.trained_run import open_run
+from emojax.rundir.checkpoint import saved_steps
 from tests.poisoned_model import build_poisoned_store, poisoned  # noqa: F401 - a fixture
 from tests.training_runs import (
     assert_same_bits,

@@ -15,7 +15,7 @@ import pytest
 
 from emojax.datasets.source import Store
 from emojax.datasets.store import store_facts
-from emojax.engine.workdir import LOCK_FILE
+from emojax.rundir.workdir import LOCK_FILE
 from tests.forked_commands import run_forked, said
 from tests.small_store import build_small_store
 from tests.training_runs import (
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 _ENDING = """
 import errno, os
 import numpy as np
-from emojax import cli
+from emojax.commands import cli
 from emojax.errors import InputError, LostProcess, MachineError, Stopped
 
 def main(how):
@@ -130,7 +130,7 @@ def called(here: Path) -> Path:
     cases["full_predict"][-1] = f"--videos={Store(here / 'long').videos[0].name}"
     assert store.is_dir()
     preparation = (
-        "from emojax.engine.workdir import WorkdirLock\n"
+        "from emojax.rundir.workdir import WorkdirLock\n"
         f"WorkdirLock({str(here / 'busy')!r}).__enter__()\n"
         f"sys.path.insert(0, {str(here)!r})"
     )

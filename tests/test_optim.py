@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emojax.engine.optim import OPTIMIZERS, Optimizer
+from emojax.core.optimizer import OPTIMIZERS, Optimizer
 from emojax.errors import InputError
 
 STEPS = 12

@@ -7,12 +7,18 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from data.kalman import smooth
-from data.markov import chain_posterior
-from data.optimum import clipped_gaussian_mean, posteriors
-from data.presets import AU_RATES, EXPRESSION_SHARES, LABEL_MEAN, LABEL_STD, PRESETS, Preset
-from data.sensors import Sensor, code_slices, make_sensor
-from data.simulation import (
+from data.simulation.kalman import smooth
+from data.simulation.markov import chain_posterior
+from data.simulation.optimum import clipped_gaussian_mean, posteriors
+from data.simulation.presets import (
+    AU_RATES,
+    EXPRESSION_SHARES,
+    LABEL_MEAN,
+    LABEL_STD,
+    PRESETS,
+    Preset,
+)
+from data.simulation.processes import (
     SIMULATED,
     Video,
     generator,
@@ -20,6 +26,7 @@ from data.simulation import (
     ornstein_uhlenbeck,
     simulate,
 )
+from data.simulation.sensors import Sensor, code_slices, make_sensor
 from emojax.specs import STREAMS
 
 # Two visual streams (same nuisances, other gain and delay), one audio, one pose; low rates

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emojax.core.session import build_session, fold_normalisation
 from emojax.datasets.folds import Fold
 from emojax.datasets.pipeline import (
     LoadWindow,
@@ -26,10 +27,9 @@ from emojax.datasets.pipeline import (
 )
 from emojax.datasets.source import Store
 from emojax.datasets.transforms import RESAMPLERS, resample
-from emojax.engine import evaluator
-from emojax.engine.session import build_session, fold_normalisation
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
+from emojax.prediction import predictor as evaluator
 from tests.small_store import build_coded_store, build_small_store, small_config
 
 LENGTHS = (1, 2, 3, 5, 7, 8, 9, 16, 17, 23, 40, 61)

@@ -9,9 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from emojax.engine import plots
-from emojax.engine.writers import RunWriter
 from emojax.errors import InputError
+from emojax.reporting import pictures as plots
+from emojax.rundir.metric_log import RunWriter
 from emojax.specs import TASKS
 
 

@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emojax.core.session import Session, build_session
 from emojax.datasets.folds import Fold
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
-from emojax.engine.evaluation import Tuning, evaluate_folds
-from emojax.engine.postprocessing import (
+from emojax.errors import InputError
+from emojax.ops.postprocessing import SMOOTHERS, clip, smooth
+from emojax.scoring.evaluation import Tuning, evaluate_folds
+from emojax.scoring.fitted_postprocessing import (
     ON_TRAINING,
     Postprocessing,
     check_steps,
@@ -26,10 +29,7 @@ from emojax.engine.postprocessing import (
     smoothed,
     tuned_postprocessing,
 )
-from emojax.engine.scoring import OURS, PROCESSED
-from emojax.engine.session import Session, build_session
-from emojax.errors import InputError
-from emojax.ops.postprocessing import SMOOTHERS, clip, smooth
+from emojax.scoring.fold_scores import OURS, PROCESSED
 from emojax.specs import TASKS
 from tests.small_store import STREAMS, small_config
 from tests.training_runs import one_device

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emojax.engine.session import Session
-from emojax.engine.step import Hyper, forward, make_train_step, total_loss
-from emojax.engine.tables.variants import Variant
+from emojax.core.session import Session
+from emojax.core.step import Hyper, forward, make_train_step, total_loss
 from emojax.models import declared_fields
+from emojax.papers.variants import Variant
 from emojax.specs import TASKS
 from emojax.types import Batch
 from tests.small_models import (

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import saved_steps
-from emojax.engine.evaluator import ensemble
-from emojax.engine.restore import open_run
-from emojax.engine.results import write_predictions
+from emojax.prediction.predictor import ensemble
+from emojax.prediction.trained_run import open_run
+from emojax.reporting.results_folder import write_predictions
+from emojax.rundir.checkpoint import saved_steps
 from tests.small_store import build_small_store
 from tests.training_runs import (
     metric_rows,

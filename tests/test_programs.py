@@ -10,11 +10,12 @@ import flax.linen as nn
 import numpy as np
 import pytest
 
+from emojax.core import step
+from emojax.core.optimizer import Optimizer
+from emojax.core.programs import kept
 from emojax.datasets.source import Store
-from emojax.engine import predict_step, step
-from emojax.engine.optim import Optimizer
-from emojax.engine.programs import kept
 from emojax.models.rjcma import RJCMA
+from emojax.prediction import predict_step
 from tests.small_store import build_small_store
 from tests.training_runs import (
     assert_same_bits,

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from emojax.engine.progress import Speed, TrainingProgress, clock_text
+from emojax.training.progress import Speed, TrainingProgress, clock_text
 
 
 class Terminal(io.StringIO):

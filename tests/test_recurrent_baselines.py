@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from configs import exptrm
 from configs import recurrent_baselines as configs
-from emojax.engine.session import build_session
+from emojax.core.session import build_session
 from emojax.errors import InputError
 from emojax.models import build_model
 from emojax.specs import STREAMS

@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emojax.core.session import Session, build_session
 from emojax.datasets.source import Store
-from emojax.engine import epoch as epochs
-from emojax.engine import loop
-from emojax.engine.checkpoint import Checkpoints
-from emojax.engine.feeds import Reader, dispatches
-from emojax.engine.groups import Group, group_size, regroup
-from emojax.engine.memory import footprint, needed_bytes
-from emojax.engine.restore import open_run
-from emojax.engine.session import Session, build_session
+from emojax.prediction.trained_run import open_run
+from emojax.rundir.checkpoint import Checkpoints
+from emojax.training import epoch as epochs
+from emojax.training import loop
+from emojax.training.feeds import Reader, dispatches
+from emojax.training.groups import Group, group_size, regroup
+from emojax.training.memory_plan import footprint, needed_bytes
 from tests.branch_model import branched, branched_config  # noqa: F401 - a fixture
 from tests.small_store import build_small_store
 from tests.training_runs import (

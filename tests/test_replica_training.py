@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from emojax.engine.session import Session
-from emojax.engine.state import TrainState, init_variables
-from emojax.engine.step import Hyper, Shared, make_train_step
+from emojax.core.session import Session
+from emojax.core.state import TrainState, init_variables
+from emojax.core.step import Hyper, Shared, make_train_step
 from emojax.models import MODELS
 from emojax.types import Batch
 from tests.small_models import make_inputs, shipped, small_session

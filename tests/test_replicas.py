@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emojax.core.replicas import expand, short_names, target_weights
 from emojax.datasets.source import Store
-from emojax.engine.replicas import expand, short_names, target_weights
 from emojax.errors import InputError
 from tests.small_store import build_small_store
 from tests.training_runs import session_of, tiny_config

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from emojax.engine.report import write_report
 from emojax.errors import InputError
+from emojax.reporting.static_report import write_report
 
 
 class Reader(HTMLParser):

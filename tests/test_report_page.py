@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emojax.datasets.source import Store
-from emojax.engine.reports import series as report_series
-from emojax.engine.reports.page import write_page
-from emojax.engine.reports.runs import read_runs
-from emojax.engine.reports.series import extremes
-from emojax.engine.reports.statistics import score_tables
-from emojax.engine.timelines import assess_video, read_timelines
 from emojax.errors import InputError
 from emojax.ops.bootstrap import interval, paired_difference, resampled_scores
+from emojax.reporting import page_series as report_series
+from emojax.reporting.page import write_page
+from emojax.reporting.page_runs import read_runs
+from emojax.reporting.page_series import extremes
+from emojax.reporting.page_statistics import score_tables
+from emojax.reporting.timelines import assess_video, read_timelines
 from emojax.specs import TASKS
 from tests.reported_runs import evaluated_run, invented_run, invented_videos
 from tests.small_store import build_small_store

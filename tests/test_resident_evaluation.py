@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emojax.core.session import Session, build_session, fold_normalisation
 from emojax.datasets.resident import load_resident
 from emojax.datasets.source import Store
-from emojax.engine import evaluator
-from emojax.engine.evaluator import Predictor
-from emojax.engine.session import Session, build_session, fold_normalisation
 from emojax.ops.windows import SCORED
+from emojax.prediction import predictor as evaluator
+from emojax.prediction.predictor import Predictor
 from tests.small_store import build_small_store
 from tests.training_runs import one_device, tiny_config
 from tests.uneven_store import LENGTHS, build_uneven_store

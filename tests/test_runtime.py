@@ -11,6 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emojax.core import devices as runtime
+from emojax.core.devices import Layout, join_processes, layout_lines, make_layout
+from emojax.core.session import build_session
 from emojax.datasets.pipeline import (
     LoadWindow,
     evaluation_batches,
@@ -19,9 +22,6 @@ from emojax.datasets.pipeline import (
 )
 from emojax.datasets.source import Store
 from emojax.datasets.windows import WindowSpec
-from emojax.engine import runtime
-from emojax.engine.runtime import Layout, join_processes, layout_lines, make_layout
-from emojax.engine.session import build_session
 from emojax.errors import InputError
 from tests.small_store import build_small_store, small_config
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emojax.engine.schedule import (
+from emojax.core.schedule import (
     ScheduleConfig,
     ScheduleState,
     final_objective,
@@ -20,7 +20,7 @@ from emojax.engine.schedule import (
     observe,
     saved_state,
 )
-from emojax.engine.stages import Stage
+from emojax.core.stages import Stage
 
 ONE = np.array([1e-2])
 FIELDS = [field.name for field in dataclasses.fields(ScheduleState)]

@@ -14,11 +14,13 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from emojax.core.session import Session, build_session
 from emojax.datasets.source import Store
-from emojax.engine.confusion import plot_confusion
-from emojax.engine.evaluation import Tuning, evaluate_folds, print_scores
-from emojax.engine.results import write_predictions, write_results
-from emojax.engine.scoring import (
+from emojax.ops.tasks import TASK_OPS
+from emojax.reporting.confusion import plot_confusion
+from emojax.reporting.results_folder import write_predictions, write_results
+from emojax.scoring.evaluation import Tuning, evaluate_folds, print_scores
+from emojax.scoring.fold_scores import (
     BASELINE,
     MEAN,
     OURS,
@@ -31,8 +33,6 @@ from emojax.engine.scoring import (
     score_rows,
     summary_rows,
 )
-from emojax.engine.session import Session, build_session
-from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS
 from tests.small_store import build_small_store, small_config
 from tests.training_runs import one_device

@@ -14,14 +14,14 @@ from benchmarks.faults import small_run
 from benchmarks.spread import ARRANGEMENTS, Arrangement
 from benchmarks.spread_gaps import TOLERANCE, Gaps, gaps
 from benchmarks.spread_systems import BATCH, SYSTEMS, WIDTH, get_config, streams
+from emojax.core.devices import make_layout
+from emojax.core.session import build_session
 from emojax.datasets.source import Store
-from emojax.engine.loop import Trainer
-from emojax.engine.runtime import make_layout
-from emojax.engine.session import build_session
-from emojax.engine.system_facts import abstract_variables, parameter_counts
-from emojax.engine.timelines import TIMELINES_FILE
-from emojax.engine.writers import METRICS_FILE
+from emojax.reporting.timelines import TIMELINES_FILE
+from emojax.rundir.metric_log import METRICS_FILE
 from emojax.specs import STREAMS
+from emojax.studies.system_facts import abstract_variables, parameter_counts
+from emojax.training.loop import Trainer
 from tests.small_store import build_small_store
 from tests.training_runs import quick_compiling  # noqa: F401 - a fixture
 

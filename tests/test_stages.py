@@ -10,16 +10,16 @@ import jax
 import numpy as np
 import pytest
 
+from emojax.core.session import fold_normalisation
+from emojax.core.stages import Stage, on_branches, parameter_paths, parse_stages, trainable
+from emojax.core.step import forward
 from emojax.datasets.pipeline import evaluation_batches
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import Checkpoints
-from emojax.engine.evaluator import replica_scores
-from emojax.engine.predict_step import make_predict_step
-from emojax.engine.restore import open_run
-from emojax.engine.session import fold_normalisation
-from emojax.engine.stages import Stage, on_branches, parameter_paths, parse_stages, trainable
-from emojax.engine.step import forward
 from emojax.errors import InputError
+from emojax.prediction.predict_step import make_predict_step
+from emojax.prediction.predictor import replica_scores
+from emojax.prediction.trained_run import open_run
+from emojax.rundir.checkpoint import Checkpoints
 from tests.branch_model import branched, branched_config  # noqa: F401 - a fixture
 from tests.small_store import build_small_store
 from tests.training_runs import (

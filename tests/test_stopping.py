@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import Checkpoints, saved_steps
-from emojax.engine.epoch import Position, position_of
-from emojax.engine.interruption import StopRequest
-from emojax.engine.memory import footprint, needed_bytes
-from emojax.engine.restore import open_run
 from emojax.errors import InputError, Stopped
+from emojax.prediction.trained_run import open_run
+from emojax.rundir.checkpoint import Checkpoints, saved_steps
+from emojax.training.epoch import Position, position_of
+from emojax.training.interruption import StopRequest
+from emojax.training.memory_plan import footprint, needed_bytes
 from tests.branch_model import branched, branched_config  # noqa: F401 - a fixture
 from tests.small_store import build_small_store
 from tests.training_runs import (

@@ -12,34 +12,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emojax.core.session import build_session
+from emojax.core.step import forward
 from emojax.datasets.source import Store
-from emojax.engine.evaluation import evaluate_folds
-from emojax.engine.evaluator import Predictor
-from emojax.engine.restore import open_run
-from emojax.engine.scoring import OURS
-from emojax.engine.session import build_session
-from emojax.engine.step import forward
-from emojax.engine.studies.data import StudiedRun, VideoStates, open_studied
-from emojax.engine.studies.missing_modality import (
+from emojax.errors import InputError
+from emojax.models.exptrm import ExpTrm, stack_context
+from emojax.ops.calibration import class_calibration
+from emojax.ops.tasks import TASK_OPS
+from emojax.prediction.predictor import Predictor
+from emojax.prediction.trained_run import open_run
+from emojax.scoring.evaluation import evaluate_folds
+from emojax.scoring.fold_scores import OURS
+from emojax.studies.missing_modality import (
     PATTERNS,
     MissingPlan,
     drop_at_input,
     missing_modality,
     without_rows,
 )
-from emojax.engine.studies.prediction_checks import calibrate, stability
-from emojax.engine.studies.run_comparison import compare_runs
-from emojax.engine.studies.stream_importance import (
+from emojax.studies.prediction_checks import calibrate, stability
+from emojax.studies.run_comparison import compare_runs
+from emojax.studies.stream_importance import (
     LEFT_OUT,
     PERMUTED,
     partner_videos,
     stream_importance,
     with_rows_of,
 )
-from emojax.errors import InputError
-from emojax.models.exptrm import ExpTrm, stack_context
-from emojax.ops.calibration import class_calibration
-from emojax.ops.tasks import TASK_OPS
+from emojax.studies.study_data import StudiedRun, VideoStates, open_studied
 from emojax.types import Batch
 from tests.partial_model import (
     TASK_NAMES,

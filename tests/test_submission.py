@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from emojax.engine.submissions.check import check_annotations, check_submission
-from emojax.engine.submissions.frames import (
+from emojax.errors import InputError
+from emojax.exchange.submission_check import check_annotations, check_submission
+from emojax.exchange.submission_frames import (
     check_same_videos,
     every_frame,
     header_of,
     read_template,
     read_test_list,
 )
-from emojax.engine.submissions.writing import (
+from emojax.exchange.submission_writing import (
     Decision,
     answer,
     read_decision,
@@ -32,7 +33,6 @@ from emojax.engine.submissions.writing import (
     write_annotations,
     write_submission,
 )
-from emojax.errors import InputError
 from emojax.ops.decisions import DECISION_RULES
 from emojax.specs import TASKS
 

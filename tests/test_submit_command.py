@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from emojax.datasets.source import Store
-from emojax.engine.submissions.check import check_submission
-from emojax.engine.submissions.frames import header_of
+from emojax.exchange.submission_check import check_submission
+from emojax.exchange.submission_frames import header_of
 from emojax.specs import TASKS
 from tests.forked_commands import run_forked, said
 from tests.small_store import build_small_store

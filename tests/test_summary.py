@@ -10,7 +10,7 @@ import pytest
 
 _TOLD = """
 import json
-from emojax.summary import Summary
+from emojax.commands.summary import Summary
 print(json.loads(Summary("x").text("done", 0, None))["peak_memory_bytes"])
 """
 # A process that holds much starts the one that tells.

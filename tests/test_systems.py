@@ -17,9 +17,12 @@ from absl import flags
 from flax import linen as nn
 
 import emojax.systems
-from emojax.engine.session import Session, build_session
-from emojax.engine.state import init_variables
-from emojax.engine.system_facts import (
+from emojax.core.session import Session, build_session
+from emojax.core.state import init_variables
+from emojax.errors import InputError
+from emojax.papers.variants import discover, read_variants
+from emojax.specs import StreamSpec
+from emojax.studies.system_facts import (
     Reach,
     abstract_variables,
     forward_flops,
@@ -27,9 +30,6 @@ from emojax.engine.system_facts import (
     quick_compiling,
     receptive_field,
 )
-from emojax.engine.tables.variants import discover, read_variants
-from emojax.errors import InputError
-from emojax.specs import StreamSpec
 from tests.small_store import small_config
 
 STREAMS = {

@@ -16,16 +16,16 @@ from ml_collections import config_flags
 
 import emojax.tables
 from data.synthetic import make_options
+from emojax.core.session import as_plain, build_session
 from emojax.datasets.folds import parse_scheme
 from emojax.datasets.source import Store
-from emojax.engine.session import as_plain, build_session
-from emojax.engine.tables.budgets import BUDGETS, PAPER, SMALL, TINY
-from emojax.engine.tables.plan import Recipes, places, plan
-from emojax.engine.tables.scores import task_of
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
-from emojax.paper_tables import TABLES
-from emojax.paper_tables.schema import PaperTable
+from emojax.papers.budgets import BUDGETS, PAPER, SMALL, TINY
+from emojax.papers.table_plan import Recipes, places, plan
+from emojax.papers.table_scores import task_of
+from emojax.published import TABLES
+from emojax.published.schema import PaperTable
 from emojax.specs import STREAMS
 from tests.small_store import build_small_store
 

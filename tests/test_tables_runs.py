@@ -21,19 +21,19 @@ from emojax.datasets.folds import official_and_blocks
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
-from emojax.engine.evaluator import concatenate, ensemble, read_annotations
-from emojax.engine.loop import Trainer
-from emojax.engine.restore import open_run
-from emojax.engine.tables import runs as table_runs
-from emojax.engine.tables.plan import Job, Recipes, plan
-from emojax.engine.tables.results import Cell, Line, Result
-from emojax.engine.tables.scores import measure
-from emojax.engine.tables.study import compare
-from emojax.engine.tables.writers import as_csv, as_json, draw, markdown, print_table
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
-from emojax.paper_tables import TABLES
+from emojax.papers import table_runs
+from emojax.papers.table_plan import Job, Recipes, plan
+from emojax.papers.table_results import Cell, Line, Result
+from emojax.papers.table_scores import measure
+from emojax.papers.table_study import compare
+from emojax.papers.table_writers import as_csv, as_json, draw, markdown, print_table
+from emojax.prediction.predictor import concatenate, ensemble, read_annotations
+from emojax.prediction.trained_run import open_run
+from emojax.published import TABLES
 from emojax.specs import STREAMS, TASKS, StreamSpec
+from emojax.training.loop import Trainer
 from tests.small_store import make_record
 from tests.training_runs import quick_compiling  # noqa: F401
 

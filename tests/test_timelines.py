@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from emojax.datasets.source import Store
-from emojax.engine.reports.page import write_page
-from emojax.engine.reports.runs import read_runs
-from emojax.engine.scoring import FoldResult
-from emojax.engine.timelines import (
+from emojax.errors import InputError
+from emojax.ops.tasks import TASK_OPS
+from emojax.reporting.page import write_page
+from emojax.reporting.page_runs import read_runs
+from emojax.reporting.timelines import (
     assess_video,
     read_timelines,
     video_timelines,
     write_per_video,
     write_timelines,
 )
-from emojax.errors import InputError
-from emojax.ops.tasks import TASK_OPS
+from emojax.scoring.fold_scores import FoldResult
 from emojax.specs import TASKS
 from tests.reported_runs import ALL, evaluated_run, guesses, invented_videos
 from tests.small_store import build_small_store

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from emojax.core.session import build_session
+from emojax.core.state import init_variables
 from emojax.datasets.source import Store
-from emojax.engine.restore import open_run
-from emojax.engine.session import build_session
-from emojax.engine.state import init_variables
-from emojax.engine.system_facts import quick_compiling as quick_options
-from emojax.engine.weights.torch import import_torch
 from emojax.errors import InputError
+from emojax.exchange.torch_weights import import_torch
+from emojax.prediction.trained_run import open_run
 from emojax.specs import StreamSpec
+from emojax.studies.system_facts import quick_compiling as quick_options
 from tests.small_store import build_small_store, small_config
 from tests.training_runs import (
     one_device,

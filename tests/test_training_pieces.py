@@ -11,10 +11,10 @@ import numpy as np
 import optax
 import pytest
 
+from emojax.core.step import average
 from emojax.datasets.source import Store
-from emojax.engine.restore import open_run
-from emojax.engine.step import average
 from emojax.errors import InputError
+from emojax.prediction.trained_run import open_run
 from tests.branch_model import branched, branched_config  # noqa: F401 - a fixture
 from tests.small_store import build_small_store
 from tests.training_runs import (

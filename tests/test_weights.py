@@ -15,19 +15,19 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import emojax.weights
+from emojax.core.session import fold_normalisation
+from emojax.core.state import named_leaves
 from emojax.datasets.source import Store
-from emojax.engine.restore import TrainedRun, open_run
-from emojax.engine.session import fold_normalisation
-from emojax.engine.weights.files import MAX_HEADER_BYTES, read_tensors, write_tensors
-from emojax.engine.weights.runs import (
+from emojax.errors import InputError
+from emojax.exchange.run_weights import (
     export_replica,
     import_replicas,
-    named_leaves,
     read_replica,
     variables_of,
     write_run,
 )
-from emojax.errors import InputError
+from emojax.exchange.weight_files import MAX_HEADER_BYTES, read_tensors, write_tensors
+from emojax.prediction.trained_run import TrainedRun, open_run
 from tests.small_store import build_small_store
 from tests.training_runs import (
     assert_same_bits,

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from emojax.core.session import Session, build_session
 from emojax.datasets.source import Store
 from emojax.datasets.windows import WindowSpec
-from emojax.engine.session import Session, build_session
 from emojax.errors import InputError
 from tests.clocked_model import NAME, clocked_config, register
 from tests.small_store import build_coded_store, small_config

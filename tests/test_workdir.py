@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from emojax.engine.resume import discard_run
-from emojax.engine.workdir import LOCK_FILE, WorkdirLock, replace_text
 from emojax.errors import InputError, MachineError, machine_error, writing
+from emojax.rundir.resume import discard_run
+from emojax.rundir.workdir import LOCK_FILE, WorkdirLock, replace_text
 
 ROOT = Path(__file__).parents[1]
 # Locks the folder, says so, and waits to be killed or told to go on.
 _HOLDING = """
 import sys
-from emojax.engine.workdir import WorkdirLock
+from emojax.rundir.workdir import WorkdirLock
 with WorkdirLock(sys.argv[1]):
     print("locked", flush=True)
     sys.stdin.read()
@@ -88,7 +88,7 @@ def in_a_program(code: str, *arguments: object) -> None:
 _TWICE = """
 import os, sys
 from pathlib import Path
-from emojax.engine.workdir import WorkdirLock
+from emojax.rundir.workdir import WorkdirLock
 from emojax.errors import InputError
 
 workdir = Path(sys.argv[1])
@@ -117,7 +117,7 @@ def test_a_process_may_take_its_own_lock_again_and_its_fork_may_not(tmp_path: Pa
 _REFUSED = """
 import os, sys
 from pathlib import Path
-from emojax.engine.workdir import WorkdirLock
+from emojax.rundir.workdir import WorkdirLock
 from emojax.errors import MachineError
 
 # The superuser may write anywhere.

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from emojax.engine.writers import RunWriter, read_metrics
 from emojax.errors import InputError
+from emojax.rundir.metric_log import RunWriter, read_metrics
 
 
 def table(workdir: Path) -> list[list[str]]:
@@ -163,7 +163,7 @@ def test_tensorboard_reads_the_scalars_and_forgets_on_resume(tmp_path: Path) -> 
 
 def test_writing_needs_no_tensorflow() -> None:
     code = (
-        "import sys, emojax.engine.writers; "
+        "import sys, emojax.rundir.metric_log; "
         "assert not any(name.split('.')[0] in ('tensorflow', 'torch') for name in sys.modules)"
     )
     root = Path(__file__).resolve().parents[1]

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from emojax.core.session import Session, build_session
 from emojax.datasets.documents import canonical_checksum
 from emojax.datasets.source import Store
-from emojax.engine.loop import Trainer
-from emojax.engine.session import Session, build_session
+from emojax.training.loop import Trainer
 from tests.small_store import small_config
 
 

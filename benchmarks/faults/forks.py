@@ -243,10 +243,10 @@ class _Phases:
 def _watch(phases: _Phases) -> None:
     """Makes training, evaluation and building say where they are; changes nothing else."""
     from emojax.datasets.store import StoreWriter
-    from emojax.engine import results
-    from emojax.engine.loop import Trainer
-    from emojax.engine.progress import TrainingProgress
-    from emojax.engine.restore import TrainedRun
+    from emojax.prediction.trained_run import TrainedRun
+    from emojax.reporting import results_folder as results
+    from emojax.training.loop import Trainer
+    from emojax.training.progress import TrainingProgress
 
     phases.on_call(Trainer, "_scores", "validation")
     phases.on_call(Trainer, "_observe", "metrics")
@@ -276,15 +276,15 @@ def _watch(phases: _Phases) -> None:
 
 def _import() -> None:
     """What the commands import, but not their modules, whose flags exist once a process."""
-    import emojax.engine.evaluation
-    import emojax.engine.fold_plot
-    import emojax.engine.loop
-    import emojax.engine.restore
-    import emojax.engine.results
-    import emojax.starting
+    import emojax.commands.start
+    import emojax.prediction.trained_run
+    import emojax.reporting.fold_picture
+    import emojax.reporting.results_folder
+    import emojax.scoring.evaluation
+    import emojax.training.loop
 
     # Programs of less than half a second are cached here, too.
-    emojax.starting.use_compilation_cache = lambda: None
+    emojax.commands.start.use_compilation_cache = lambda: None
 
 
 def _child(request: dict[str, Any]) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 from benchmarks.faults.forks import Command, Moment, Warm
 from benchmarks.faults.small_run import STREAMS, config, same_bits
 from benchmarks.random_store import random_store
+from emojax.core.session import Session, abstract_normalisation, build_session
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import FOLDER, Checkpoints, saved_steps
-from emojax.engine.session import Session, abstract_normalisation, build_session
-from emojax.engine.workdir import SUMMARY_FILE
-from emojax.engine.writers import METRICS_FILE, read_metrics
+from emojax.rundir.checkpoint import FOLDER, Checkpoints, saved_steps
+from emojax.rundir.metric_log import METRICS_FILE, read_metrics
+from emojax.rundir.workdir import SUMMARY_FILE
 
 EPOCHS, EPOCH_STEPS = 5, 40
 _SHORT = 3, 20

@@ -14,8 +14,8 @@ from benchmarks.faults.forks import Command, Warm
 from benchmarks.faults.killed_training import Kill, differences, draw_moment, durations
 from emojax.datasets.source import Store
 from emojax.datasets.store import DATASET_FILE
-from emojax.engine.checkpoint import FOLDER
-from emojax.engine.restore import open_run
+from emojax.prediction.trained_run import open_run
+from emojax.rundir.checkpoint import FOLDER
 
 STORE_PHASES = ("start-up", "videos", "documents", "rename", "end")
 EVALUATION_PHASES = ("start-up", "prediction", "report")

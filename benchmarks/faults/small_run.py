@@ -10,14 +10,14 @@ import jax
 import numpy as np
 
 from benchmarks.random_store import random_store
+from emojax.core.session import Session, abstract_normalisation, build_session
 from emojax.datasets.pipeline import fingerprint
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import Checkpoints
-from emojax.engine.loop import Trainer
-from emojax.engine.restore import open_run
-from emojax.engine.resume import check_same_run
-from emojax.engine.session import Session, abstract_normalisation, build_session
+from emojax.prediction.trained_run import open_run
+from emojax.rundir.checkpoint import Checkpoints
+from emojax.rundir.resume import check_same_run
 from emojax.specs import StreamSpec
+from emojax.training.loop import Trainer
 
 STREAMS = {
     "eda": StreamSpec("eda", 2, "physiology", 20.0),

@@ -28,8 +28,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.faults.small_run import STREAMS, config
 from benchmarks.random_store import random_store
-from emojax.engine.writers import METRICS_FILE, read_metrics
 from emojax.errors import InputError
+from emojax.rundir.metric_log import METRICS_FILE, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCH_STEPS = 200

@@ -18,10 +18,10 @@ from benchmarks.random_store import random_store
 from benchmarks.results import Column, Missing, Part, Table
 from benchmarks.timing import Contender, Timing, interleaved, ratio, told
 from benchmarks.workload import constant_hyper, plain_step, steps_per_dispatch, train_step
+from emojax.core.session import Session, build_session, fold_normalisation
 from emojax.datasets.pipeline import stack, training_feeds
 from emojax.datasets.resident import entry_feeds, gather, load_resident, obstacle
 from emojax.datasets.source import Store
-from emojax.engine.session import Session, build_session, fold_normalisation
 
 KEPT, STREAM, RESIDENT = "kept", "stream", "resident"
 # Many steps a dispatch, the same windows gathered again and again.

@@ -18,13 +18,13 @@ from benchmarks.parts.systems import on_gpu
 from benchmarks.random_store import random_store
 from benchmarks.results import Column, Missing, Part, Table
 from benchmarks.timing import told
+from emojax.core.session import Session, build_session, fold_normalisation
 from emojax.datasets.pipeline import window_list
 from emojax.datasets.source import Store
-from emojax.engine.checkpoint import Checkpoints
-from emojax.engine.evaluator import Predictor
-from emojax.engine.loop import Trainer
-from emojax.engine.session import Session, build_session, fold_normalisation
-from emojax.engine.writers import METRICS_FILE
+from emojax.prediction.predictor import Predictor
+from emojax.rundir.checkpoint import Checkpoints
+from emojax.rundir.metric_log import METRICS_FILE
+from emojax.training.loop import Trainer
 
 FOLDS, TARGETS, EPOCHS = 6, ("valence", "arousal"), 100
 # What a fold trains on; it validates on one block of six, a fifth of the other five.

@@ -23,8 +23,8 @@ from benchmarks.peak_memory import return_freed_memory
 from benchmarks.results import Column, Missing, Part, Table
 from benchmarks.timing import Contender, Ratio, Timing, interleaved, ratio
 from benchmarks.workload import EmojaxTraining
-from emojax.engine.memory import bytes_text, device_limit, footprint, needed_bytes
-from emojax.engine.session import build_session
+from emojax.core.session import build_session
+from emojax.training.memory_plan import bytes_text, device_limit, footprint, needed_bytes
 
 COUNTS = (1, 2, 4, 12)
 QUICK_COUNTS = (1, 2, 4)

@@ -65,7 +65,7 @@ def systems_part(context: Context) -> Part:
         ],
     )
     part = Part("systems", [times, floors])
-    # First, while this process is small: it keeps what it once needed, see engine.host_memory.
+    # First, while this process is small: it keeps what it once needed, see training.host_memory.
     peaks = _peaks(context)
     allow_tf32(context.torch_or_none, True)
     cells = {}

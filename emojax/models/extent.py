@@ -10,7 +10,7 @@ CARRY = "carry"
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """What a model's ``extent`` says of it, for ``emojax.engine.full_sequence``.
+    """What a model's ``extent`` says of it, for ``emojax.prediction.full_sequence``.
 
     Such a model gives the same prediction of a tick, in any longer sequence, as from the ticks
     ``before`` and ``after`` it alone; the sequence's own ends look like padding.

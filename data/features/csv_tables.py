@@ -1,0 +1,286 @@
+"""Features in CSV tables: OpenFace 2, py-feat, LibreFace, MuSe and their like, by column names."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from data.features.rows import RawRows, count_of, frames_from_numbers
+from emojax.errors import InputError
+
+_FRAME = ("frame", "frame_idx", "frame_number", "frame_id")
+_TIME = ("timestamp", "time", "timestamp_ms", "time_ms", "frame_time_in_ms", "timestamp_s")
+_CONFIDENCE = ("confidence", "FaceScore")
+_FACE = ("face_id", "face")
+# Columns that are about the row; patterns given as columns= may still name them.
+_ABOUT = {
+    *_FRAME, *_TIME, *_CONFIDENCE, *_FACE, "success", "segment_id", "input", "approx_time", "",
+    "Identity",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class TableOptions:
+    """How to read tables.
+
+    Attributes:
+        columns: patterns of column names such as "AU*_r"; none takes all columns but those that
+            are about the row (frame, time, face, confidence).
+        face: which face_id counts; None: in each frame the most confident.
+        first: number of the first frame; None if the tool or the file tells.
+        time: column of timestamps; "" finds it.
+        unit: "s", "ms" or "": whole numbers that advance by 2 or more are milliseconds.
+        timed: whether rows stand at their timestamps and not at their frame numbers.
+    """
+
+    columns: tuple[str, ...] = ()
+    face: int | None = None
+    first: int | None = None
+    time: str = ""
+    unit: str = ""
+    timed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table as text: distinct stripped names, and rows of as many cells."""
+
+    file: Path
+    names: tuple[str, ...]
+    cells: list[list[str]]
+
+    def find(self, candidates: Sequence[str]) -> str | None:
+        """The first of the candidates that is a column."""
+        return next((name for name in candidates if name in self.names), None)
+
+    def numbers(self, names: Sequence[str]) -> np.ndarray:
+        """(n, columns) float64; empty cells are NaN.
+
+        Raises:
+            InputError: a cell is no number, or a column is there twice.
+        """
+        for name in names:
+            if self.names.count(name) > 1:
+                raise self.error(f"column {name}", "the column twice", "distinct names")
+        where = [self.names.index(name) for name in names]
+        try:
+            values = [[float(row[i]) if row[i] else np.nan for i in where] for row in self.cells]
+        except ValueError:
+            number, name = self._no_number(where)
+            raise self.error(
+                f"row {number}, column {name}",
+                repr(self.cells[number][self.names.index(name)][:40]),
+                "a number",
+                "choose the columns of numbers: columns=PATTERN+PATTERN",
+            ) from None
+        return np.array(values, np.float64).reshape(len(self.cells), len(where))
+
+    def error(
+        self, field: str, found: object, expected: object, remedy: str | None = None
+    ) -> InputError:
+        """What to raise about this table."""
+        return InputError(
+            "A table of features is not what it should be.",
+            file=self.file,
+            field=field,
+            found=found,
+            expected=expected,
+            remedy=remedy,
+        )
+
+    def _no_number(self, where: Sequence[int]) -> tuple[int, str]:
+        for number, row in enumerate(self.cells):
+            for i in where:
+                try:
+                    float(row[i] or "nan")
+                except ValueError:
+                    return number, self.names[i]
+        raise AssertionError("unreachable")
+
+
+def read_table(path: Path) -> Table:
+    """Reads a CSV file with a header, cells parted by comma, semicolon or tab.
+
+    Raises:
+        InputError: the file cannot be read, is not UTF-8, is empty, or has rows of other lengths
+            than its header.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        found = error.strerror if isinstance(error, OSError) else f"{error.reason}, not UTF-8"
+        raise Table(path, (), []).error("text", found, "UTF-8 text") from error
+    header, _, _ = text.partition("\n")
+    delimiter = max(",;\t", key=header.count)
+    try:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows = [[cell.strip() for cell in line] for line in lines if line]
+    except csv.Error as error:
+        raise Table(path, (), []).error("text", error, "a CSV file") from error
+    if len(rows) < 2:
+        found = f"{len(rows)} lines"
+        raise Table(path, (), []).error("rows", found, "a header and at least one row")
+    table = Table(path, tuple(rows[0]), rows[1:])
+    for number, row in enumerate(table.cells):
+        if len(row) != len(table.names):
+            raise table.error(f"row {number}", f"{len(row)} cells", f"{len(table.names)} cells")
+    return table
+
+
+def choose_columns(table: Table, patterns: Sequence[str], time: str = "") -> tuple[str, ...]:
+    """Names of the feature columns, in the order of the table.
+
+    Args:
+        table: the first one.
+        patterns: see ``TableOptions.columns``.
+        time: a column of timestamps, which is no feature unless a pattern names it.
+
+    Raises:
+        InputError: a pattern fits no column, or nothing is left.
+    """
+    if not patterns:
+        chosen = tuple(name for name in table.names if name not in {*_ABOUT, time})
+    else:
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in table.names):
+                shown = ", ".join(table.names[:20]) + ", ..." * (len(table.names) > 20)
+                raise table.error(f"columns={pattern}", "no such column", shown)
+        chosen = tuple(
+            name for name in table.names if any(fnmatchcase(name, pattern) for pattern in patterns)
+        )
+    if not chosen:
+        raise table.error("columns", "no feature columns", "at least one", "name them: columns=")
+    return chosen
+
+
+def tells_frames(table: Table) -> bool:
+    """Whether rows have frame numbers."""
+    return table.find(_FRAME) is not None
+
+
+def tells_times(table: Table) -> bool:
+    """Whether a column of timestamps is known by its name."""
+    return table.find(_TIME) is not None
+
+
+def table_rows(table: Table, names: Sequence[str], options: TableOptions) -> RawRows:
+    """The rows of one video; one row per frame number or timestamp remains.
+
+    Rows whose ``success`` is 0 are not valid. Of several faces in a frame the declared
+    ``face_id`` or the most confident remains, a valid one before others.
+
+    Args:
+        table: as read.
+        names: of the feature columns.
+        options: how.
+
+    Raises:
+        InputError: a column is missing, a number is none, several rows are about one frame and
+            nothing tells which counts, or no row is about the declared face.
+    """
+    missing = [name for name in names if name not in table.names]
+    if missing:
+        found = f"{len(missing)} columns missing, such as {missing[0]}"
+        raise table.error("columns", found, f"the {len(names)} columns of the first file")
+    rows_ND = table.numbers(names)
+    valid_N = np.ones(len(rows_ND), bool)
+    if "success" in table.names:
+        valid_N = table.numbers(["success"])[:, 0] == 1
+    index_N, pts_N = _frame_numbers(table, options), _times(table, options)
+    order_N, notes = _one_face(table, options, index_N, pts_N, valid_N)
+    lost = int((~valid_N[order_N]).sum())
+    if lost:
+        notes.append(f"{count_of(lost, 'row')} without success")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return RawRows(
+            rows_ND=rows_ND[order_N].astype(np.float32),
+            valid_N=valid_N[order_N],
+            index_N=None if index_N is None or options.timed else index_N[order_N],
+            pts_N=None if pts_N is None else pts_N[order_N],
+            notes=tuple(notes),
+        )
+
+
+def _one_face(
+    table: Table,
+    options: TableOptions,
+    index_N: np.ndarray | None,
+    pts_N: np.ndarray | None,
+    valid_N: np.ndarray,
+) -> tuple[np.ndarray, list[str]]:
+    """Which rows remain, in the order of frames or else of the file."""
+    kept_N = np.arange(len(valid_N))
+    column = table.find(_FACE)
+    if options.face is not None:
+        if column is None:
+            raise table.error(f"face={options.face}", "no face_id", "a column face_id")
+        faces_N = table.numbers([column])[:, 0]
+        kept_N = np.flatnonzero(faces_N == options.face)
+        if not len(kept_N):
+            known = ", ".join(f"{face:g}" for face in np.unique(faces_N)[:10])
+            raise table.error(f"face={options.face}", f"faces {known}", "a face that is there")
+    # Faces share their frame's number and time; times alone may repeat for other reasons.
+    shared = index_N if index_N is not None else pts_N
+    if shared is None or (index_N is None and column is None):
+        return kept_N, []
+    confident = table.find(_CONFIDENCE)
+    trust_N = (
+        np.nan_to_num(table.numbers([confident])[:, 0]) if confident else np.zeros_like(shared)
+    )
+    # By frame, then by what should be taken first; lexsort is stable, its last key counts most.
+    kept_N = kept_N[np.lexsort((-trust_N[kept_N], ~valid_N[kept_N], shared[kept_N]))]
+    first_N = np.r_[True, np.diff(shared[kept_N]) != 0]
+    several = len(np.unique(shared[kept_N][~first_N]))
+    if several and confident is None:
+        raise table.error(
+            "frame",
+            f"{several} frames with several rows",
+            "one row a frame, or a confidence",
+            f"choose a face: face=0, if there is a column {_FACE[0]}",
+        )
+    notes = (
+        [f"several faces in {count_of(several, 'frame')}, the most confident taken"]
+        if several
+        else []
+    )
+    return kept_N[first_N], notes
+
+
+def _frame_numbers(table: Table, options: TableOptions) -> np.ndarray | None:
+    column = table.find(_FRAME)
+    if column is None:
+        return None
+    numbers_N = table.numbers([column])[:, 0]
+    whole = np.isfinite(numbers_N) & (numbers_N == np.floor(numbers_N)) & (abs(numbers_N) < 1e9)
+    if not whole.all():
+        found = f"{numbers_N[~whole][0]}"
+        raise table.error(f"column {column}", found, "whole numbers of frames")
+    # OpenFace counts from 1, py-feat and LibreFace from 0. With timestamps it does not matter.
+    known = 1 if "success" in table.names else 0 if table.find(("FaceScore", "frame_idx")) else None
+    if known is None and options.timed:
+        known = int(numbers_N.min())
+    return frames_from_numbers(numbers_N, options.first, known, table.file)
+
+
+def _times(table: Table, options: TableOptions) -> np.ndarray | None:
+    if not options.timed:
+        return None
+    column = options.time or table.find(_TIME)
+    if column is None or column not in table.names:
+        shown = ", ".join(table.names[:20])
+        raise table.error(f"time={column or ''}", shown, "a column of timestamps", "name it: time=")
+    times_N = table.numbers([column])[:, 0]
+    if not np.isfinite(times_N).all():
+        raise table.error(f"column {column}", "times that are not finite", "a time in every row")
+    unit = options.unit or ("ms" if column.endswith("_ms") else "")
+    if not unit:
+        steps = np.diff(np.unique(times_N))
+        whole = (times_N == np.floor(times_N)).all()
+        unit = "ms" if len(steps) and whole and np.median(steps) >= 2 else "s"
+    return times_N / (1000.0 if unit == "ms" else 1.0)

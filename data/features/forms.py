@@ -1,0 +1,252 @@
+"""The forms in which features lie on disk, each read video by video into ``RawRows``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.features.array_files import (
+    ArchiveFiles,
+    ArrayFiles,
+    Form,
+    FrameFiles,
+    HogFiles,
+    MerbenchFiles,
+    entries,
+    holds_frames,
+    zeros_missing,
+)
+from data.features.csv_tables import (
+    Table,
+    TableOptions,
+    choose_columns,
+    read_table,
+    table_rows,
+    tells_frames,
+    tells_times,
+)
+from data.features.options import FeatureOptions
+from data.features.restricted_pickle import PickledArray, read_pickle
+from data.features.rows import RawRows, as_rows, frames_from_numbers
+from emojax.datasets.checks import check_known
+from emojax.errors import InputError
+
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".npy")
+_FRAMES_LEVEL, _UTTERANCE_LEVEL = "-FRA", "-UTT"  # folders of MERBench
+
+
+class Tables(Form):
+    """One VIDEO.csv a video, with a header that names the columns."""
+
+    options = frozenset({"columns", "face", "first", "time", "unit", "offset", "missing"})
+
+    def clock(self) -> str:
+        """Frame numbers where there are any, and else timestamps."""
+        table = self._first
+        if self._options.time or (tells_times(table) and not tells_frames(table)):
+            return "pts"
+        return "frame" if tells_frames(table) else ""
+
+    def _find(self) -> dict[str, Path]:
+        return self._with_suffix(".csv")
+
+    @functools.cached_property
+    def _first(self) -> Table:
+        return read_table(next(iter(self.files.values())))
+
+    @functools.cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the feature columns, as the first table has them."""
+        return choose_columns(self._first, self._options.columns, self._options.time)
+
+    def read(self, video: str) -> RawRows:
+        """See ``Form``."""
+        given = self._options
+        clock = given.clock or self.clock()
+        options = TableOptions(
+            face=given.face,
+            first=given.first,
+            time=given.time,
+            unit=given.unit,
+            timed=clock == "pts",
+        )
+        return table_rows(read_table(self.files[video]), self.columns, options)
+
+
+class Pickles(Form):
+    """A pickle {VIDEO/00001.jpg: vector or tuple} or {VIDEO: {frame: vector}}."""
+
+    options = frozenset({"key", "first", "missing", "offset", "reduce"})
+    default_clock = "frame"
+
+    def _find(self) -> dict[str, Path]:
+        return dict.fromkeys(self._videos, self._options.path)
+
+    @functools.cached_property
+    def _videos(self) -> dict[str, dict[str | int, Any]]:
+        """Video -> frame -> what the pickle holds."""
+        content = read_pickle(self._options.path)
+        if type(content) is not dict or not content:
+            raise self._error("pickle", type(content).__name__, "a dict with videos")
+        videos: dict[str, dict[str | int, Any]] = {}
+        for key, value in content.items():
+            if type(key) is not str:
+                raise self._error(f"key {key}", type(key).__name__, "the name of a video or image")
+            if type(value) is dict:
+                videos[key] = value
+                continue
+            folder, _, image = key.rpartition("/")
+            videos.setdefault(folder.rpartition("/")[2], {})[image] = value
+        return videos
+
+    def read(self, video: str) -> RawRows:
+        """See ``Form``."""
+        frames = self._videos[video]
+        if not frames:
+            raise self._error(video, "no frames", "at least one")
+        numbers = [self._number(video, key) for key in frames]
+        if len({*numbers}) < len(numbers):
+            raise self._error(video, "a frame twice", "each frame once")
+        rows = [self._row(f"{video}, frame {key}", value) for key, value in frames.items()]
+        if len({row.shape for row in rows}) > 1:
+            raise self._error(video, "rows of several widths", "one width")
+        order_N = np.argsort(numbers)
+        # Images are numbered from 1 in every export; whole numbers may be anything.
+        known = 1 if all(type(key) is str for key in frames) else None
+        numbers_N = np.array(numbers, np.int64)[order_N]
+        index_N = frames_from_numbers(numbers_N, self._options.first, known, self._options.path)
+        return RawRows(np.stack(rows)[order_N], np.ones(len(rows), bool), index_N)
+
+    def _number(self, video: str, key: object) -> int:
+        stem = key
+        if type(key) is str:
+            suffix = next((end for end in _PICTURES if key.lower().endswith(end)), "")
+            stem = key[: len(key) - len(suffix)]
+            stem = int(stem) if stem.isascii() and stem.isdigit() and len(stem) < 10 else None
+        if type(stem) is not int or abs(stem) >= 10**9:
+            raise self._error(video, f"the frame {str(key)[:40]!r}", "a number or 00001.jpg")
+        return stem
+
+    def _row(self, where: str, value: Any) -> np.ndarray:
+        key = self._options.key
+        if type(value) in (tuple, list) and value and not _is_number(value[0]):
+            if key and not (key.isascii() and key.isdigit() and int(key) < len(value)):
+                raise self._error(where, f"{len(value)} elements", f"an element {key}")
+            value = value[int(key or 0)]
+        if type(value) is PickledArray and value.array is not None:
+            array = value.array
+        elif type(value) in (tuple, list) and value and all(map(_is_number, value)):
+            array = np.array([float(number) if abs(number) < 1e300 else np.inf for number in value])
+        else:
+            raise self._error(where, type(value).__name__, "a vector of numbers")
+        single = array.ndim > 1 and array.shape[0] == 1
+        rows_ND = as_rows(
+            array if single else array[None], self._options.reduce, self._options.path
+        )
+        return rows_ND[0]
+
+    def _error(self, field: str, found: object, expected: str) -> InputError:
+        return InputError(
+            "A pickle of features is not what it should be.",
+            file=self._options.path,
+            field=field,
+            found=found,
+            expected=expected,
+            remedy="{video/00001.jpg: vector or tuple} and {video: {frame: vector}} are read",
+        )
+
+
+FORMS: dict[str, Callable[[FeatureOptions], Form]] = {
+    "npy": ArrayFiles,
+    "npz": ArchiveFiles,
+    "frames": FrameFiles,
+    "csv": Tables,
+    "hog": HogFiles,
+    "merbench": MerbenchFiles,
+    "pickle": Pickles,
+}
+
+
+def open_form(options: FeatureOptions, *, pickles: bool) -> Form:
+    """The declared form, or the one that the path has unambiguously.
+
+    Args:
+        options: of the flag.
+        pickles: whether a pickle may be read.
+
+    Raises:
+        InputError: nothing is there, the form is open or unknown, or pickles are not allowed.
+    """
+    path = options.path
+    if not path.exists():
+        raise InputError(
+            "The features are not there.",
+            file=path,
+            field=options.flag,
+            found="no such file or folder",
+            expected="a folder with a file per video, or a pickle",
+        )
+    name = options.form or _detect(options)
+    check_known([name], FORMS, "form", options.flag)
+    if (name == "pickle") != path.is_file():
+        raise InputError(
+            "The form does not fit what is there.",
+            file=path,
+            field=options.flag,
+            found="a file" if path.is_file() else "a folder",
+            expected="a pickle" if name == "pickle" else "a folder with something for each video",
+        )
+    if name == "pickle" and not pickles:
+        raise InputError(
+            "Pickles are read only if that is asked for.",
+            file=path,
+            field=options.flag,
+            found="a pickle",
+            expected="arrays or tables",
+            remedy="add --allow_pickle: numbers are read from it, nothing in it is run",
+        )
+    return FORMS[name](options)
+
+
+def finish_rows(raw: RawRows, options: FeatureOptions) -> RawRows:
+    """Rows of zeros marked as missing, if that was declared."""
+    return zeros_missing(raw) if options.missing == "zeros" else raw
+
+
+def _detect(options: FeatureOptions) -> str:
+    path = options.path
+    if path.is_file():
+        return "pickle"
+    if path.name.endswith(_UTTERANCE_LEVEL):
+        raise InputError(
+            "One vector per video is no stream.",
+            file=path,
+            field=options.flag,
+            found=f"a folder named *{_UTTERANCE_LEVEL}",
+            expected=f"frame-level features, *{_FRAMES_LEVEL}",
+            remedy="extract them with --feature_level=FRAME",
+        )
+    suffixes = {entry.suffix for entry in entries(path) if entry.is_file()}
+    found = [form for form in ("npy", "npz", "csv", "hog") if f".{form}" in suffixes]
+    if found == ["npy"] and path.name.endswith(_FRAMES_LEVEL):
+        return "merbench"
+    if any(holds_frames(entry) for entry in entries(path) if entry.is_dir()):
+        found.append("frames")
+    if len(found) != 1:
+        raise InputError(
+            "The form of the features is open.",
+            file=path,
+            field=options.flag,
+            found="files of several forms" if found else "no files that hold features",
+            expected=f"one of {', '.join(found or FORMS)}",
+            remedy=f"declare it: form={found[0]}" if found else "correct the path",
+        )
+    return found[0]
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)

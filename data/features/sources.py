@@ -1,0 +1,314 @@
+"""Features that users bring, stream by stream: one ``FeatureSource`` per --features flag.
+
+    NAME=PATH[,option=value...]
+
+    form=npy|npz|frames|csv|hog|merbench|pickle   detected where that is unambiguous
+    clock=frame|annotated|stretch|pts|fps:25|hop:10ms   what row i is about
+    offset=0.5s          added to the times of pts, fps and hop
+    columns=AU*_r+pose_R?   columns of tables, by name
+    face=0               the face_id that counts, instead of the most confident
+    first=0|1            number of the first frame
+    time=COLUMN, unit=s|ms   timestamps of tables
+    key=NAME             array of an .npz file, or element of a pickled tuple
+    reduce=flatten|mean:1   how a row with several axes becomes a vector
+    missing=zeros        rows of zeros mean that nothing was found
+    width=512, modality=visual, rate=100   what the stream is; else known, told or inferred
+    resample=nearest|linear|mean   to ``rate``, or else to the frames
+
+A missing row is not valid and holds zeros; it is never left out, and nothing fills it here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.features.clocks import CLOCKS, Clock, VideoFrames, check_times, parse_clock, place
+from data.features.forms import finish_rows, open_form
+from data.features.options import MODALITIES, FeatureOptions, parse_options
+from data.features.resampling import RESAMPLERS
+from data.features.rows import RawRows, count_of
+from emojax.datasets.checks import check_name
+from emojax.datasets.record import StreamRows
+from emojax.errors import InputError
+from emojax.specs import STREAMS, StreamSpec
+
+__all__ = ["FeatureRows", "FeatureSource", "VideoFrames", "parse_features"]
+
+_SAME_RATE = 0.01  # rates that differ by less are one rate, written with few digits
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureRows:
+    """What was found for one video.
+
+    Attributes:
+        stream: float16 or float32 rows on the video's clock, zeros where not valid.
+        file: file or folder read.
+        found: rows in the file or files.
+        expected: rows that the clock calls for; None for clocks of their own (pts, fps, hop).
+        how: phrases for the report of mismatches: "one row per frame, last 2 frames without".
+        numbered: whether the file says which frame each row is of; such rows may have gaps and
+            end early, where rows in order may not.
+    """
+
+    stream: StreamRows
+    file: Path
+    found: int
+    expected: int | None
+    how: str
+    numbered: bool = False
+
+
+class FeatureSource:
+    """One stream of features on disk; see the module for what a flag says.
+
+    Args:
+        options: of the flag.
+        pickles: whether a pickle may be read.
+
+    Attributes:
+        spec: of the stream, its width read from the first video.
+        clock: that puts rows on time.
+
+    Raises:
+        InputError: nothing is there, the first video is malformed, or something that must be
+            declared is not.
+    """
+
+    def __init__(self, options: FeatureOptions, *, pickles: bool = False) -> None:
+        self._options = options
+        self._form = open_form(options, pickles=pickles)
+        self._last: tuple[str, RawRows] | None = None
+        self._check_options()
+        self.clock = self._clock()
+        first = next(iter(self._form.files))
+        raw = self._read(first)
+        self.spec = self._make_spec(raw, self._form.files[first])
+
+    def videos(self) -> list[str]:
+        """Names for which there is something, sorted."""
+        return list(self._form.files)
+
+    def span(self, name: str) -> tuple[int | None, float | None]:
+        """How long a video must be, as far as its features tell.
+
+        Args:
+            name: one of ``videos``.
+
+        Returns:
+            Frames, if a row is a frame, and else None; seconds until the last row, if rows have
+            times, and else None.
+
+        Raises:
+            InputError: the file is malformed.
+        """
+        raw = self._read(name)
+        count = raw.found if raw.index_N is None else int(raw.index_N[-1]) + 1
+        if self.clock.kind == "frame":
+            return count, None
+        if self.clock.kind == "pts" and raw.pts_N is not None:
+            return None, float(raw.pts_N.max()) + self.clock.offset
+        if self.clock.kind == "step":
+            return None, (count - 1) * self.clock.step + self.clock.offset
+        return None, None
+
+    def rows(self, video: VideoFrames) -> FeatureRows | None:
+        """The stream of one video, or None if there is nothing for it.
+
+        Rows that hold NaN or infinity are not valid, and ``how`` tells their number.
+
+        Raises:
+            InputError: the file is malformed, has another width than the stream, does not fit
+                the clock, or has no finite row at all.
+        """
+        check_name(video.name, "video name")
+        check_name(video.source_video, f"source video of {video.name}")
+        name = video.name if video.name in self._form.files else video.source_video
+        if name not in self._form.files:
+            return None
+        file, raw = self._form.files[name], self._read(name)
+        if raw.rows_ND.shape[1] != self.spec.width:
+            raise self._wrong_width(raw, file, self.spec.width, "as in the first video")
+        method = self._options.resample
+        placed = place(raw, self.clock, video, file, method or "nearest")
+        notes = [*placed.notes, *raw.notes]
+        stream = placed.stream
+        if method and self.clock.kind != "stretch":
+            stream = self._resampled(stream, video, method)
+            target = "the frames" if self.spec.rate is None else f"{self.spec.rate:g} Hz"
+            notes.append(f"{method} at {target}")
+        numbered = raw.index_N is not None
+        return FeatureRows(stream, file, raw.found, placed.expected, ", ".join(notes), numbered)
+
+    def _read(self, name: str) -> RawRows:
+        """Rows of a video, finite where valid; the last one is kept, for it is asked for twice."""
+        if self._last is None or self._last[0] != name:
+            raw = finish_rows(self._form.read(name), self._options)
+            if raw.pts_N is not None:
+                check_times(raw.pts_N, self._form.files[name])
+            self._last = name, _finite(raw, self._form.files[name])
+        return self._last[1]
+
+    def _resampled(self, stream: StreamRows, video: VideoFrames, method: str) -> StreamRows:
+        target_M = video.pts_N
+        if self.spec.rate is not None:
+            start, end = float(target_M[0]), float(target_M[-1])
+            # A little more, so that rounding does not cost the last instant.
+            count = int((end - start) * self.spec.rate + 1e-6) + 1
+            target_M = start + np.arange(count) / self.spec.rate
+        rows_MD, valid_M = RESAMPLERS[method](
+            stream.rows_ND, stream.pts_N, stream.valid_N, target_M
+        )
+        return StreamRows(rows_MD, target_M, valid_M)
+
+    def _check_options(self) -> None:
+        given, form = self._options, self._form
+        values = {
+            "columns": given.columns,
+            "face": given.face,
+            "first": given.first,
+            "time": given.time,
+            "unit": given.unit,
+            "key": given.key,
+            "reduce": given.reduce,
+            "missing": given.missing,
+            "offset": given.offset,
+        }
+        for option, value in values.items():
+            if value not in ("", None, ()) and option not in form.options:
+                raise InputError(
+                    "An option does not go with this form of features.",
+                    file=given.path,
+                    field=given.flag,
+                    found=f"{option}=",
+                    expected="options " + ", ".join(sorted(form.options)),
+                    remedy="leave it out, or declare another form",
+                )
+
+    def _clock(self) -> Clock:
+        given = self._options
+        text = given.clock or self._form.clock()
+        if not text:
+            raise InputError(
+                "Nothing tells which instant a row of features is about.",
+                file=given.path,
+                field=given.flag,
+                found="no clock",
+                expected=", ".join(CLOCKS),
+                remedy="declare it, for instance clock=frame (a row per video frame)",
+            )
+        clock = parse_clock(text, given.offset, given.flag)
+        if (given.time or given.unit) and clock.kind != "pts":
+            raise self._useless("time= and unit=", "clock=pts")
+        if clock.kind == "stretch" and given.resample == "mean":
+            raise self._useless("resample=mean", "nearest or linear with clock=stretch")
+        return clock
+
+    def _make_spec(self, raw: RawRows, file: Path) -> StreamSpec:
+        given = self._options
+        known = STREAMS.get(given.name)
+        width = raw.rows_ND.shape[1]
+        if given.width is not None and width != given.width:
+            raise self._wrong_width(raw, file, given.width, "as declared")
+        if given.width is None and known and width != known.width:
+            raise self._wrong_width(raw, file, known.width, f"as {given.name} has")
+        modality = given.modality or (known.modality if known else "")
+        if not modality:
+            raise InputError(
+                "A stream of this name is not known, so it needs a modality.",
+                file=file,
+                field=given.flag,
+                found=given.name,
+                expected="modality=" + " or ".join(MODALITIES),
+                remedy="add it, or use a known name: " + ", ".join(STREAMS),
+            )
+        return StreamSpec(given.name, width, modality, self._rate(raw, known))
+
+    def _rate(self, raw: RawRows, known: StreamSpec | None) -> float | None:
+        given, clock = self._options, self.clock
+        native = 1 / clock.step if clock.kind == "step" else None
+        native = None if native is None else round(native, 6)
+        if given.resample and clock.kind != "stretch":
+            return given.rate if given.rate is not None or known is None else known.rate
+        if clock.kind == "pts":
+            steps = np.diff(raw.pts_N) if raw.pts_N is not None else np.zeros(0)
+            median = float(np.median(steps)) if len(steps) else 0.0
+            inferred = round(1 / median, 3) if median > 1e-6 else None
+            return given.rate if given.rate is not None else inferred
+        if given.rate is not None and (
+            native is None or abs(native - given.rate) > _SAME_RATE * given.rate
+        ):
+            raise self._useless(f"rate={given.rate:g}", "a rate beside resample= or clock=pts")
+        return native
+
+    def _wrong_width(self, raw: RawRows, file: Path, width: int, why: str) -> InputError:
+        return InputError(
+            "Features have the wrong width.",
+            file=file,
+            field=f"stream {self._options.name}",
+            found=f"{raw.rows_ND.shape[1]} columns",
+            expected=f"{width} columns, {why}",
+            remedy="check which extractor wrote them; width=D declares another width than usual, "
+            "and columns= chooses columns of tables",
+        )
+
+    def _useless(self, found: str, expected: str) -> InputError:
+        return InputError(
+            "Options of features contradict each other.",
+            file=self._options.path,
+            field=self._options.flag,
+            found=found,
+            expected=expected,
+            remedy="leave one of them out",
+        )
+
+
+def parse_features(flags: Sequence[str], *, allow_pickle: bool = False) -> list[FeatureSource]:
+    """Opens the features that --features flags name; see the module.
+
+    Args:
+        flags: "NAME=PATH[,option=value...]", one per stream.
+        allow_pickle: whether pickles may be read, see ``data.features.restricted_pickle``.
+
+    Raises:
+        InputError: a flag makes no sense, a stream is named twice, or see ``FeatureSource``.
+    """
+    sources: list[FeatureSource] = []
+    for options in [parse_options(flag) for flag in flags]:
+        if any(source.spec.name == options.name for source in sources):
+            raise InputError(
+                "Two flags name one stream.",
+                field=options.flag,
+                found=options.name,
+                expected="a name for each stream",
+                remedy="give one of them another name, with its modality",
+            )
+        sources.append(FeatureSource(options, pickles=allow_pickle))
+    return sources
+
+
+def _finite(raw: RawRows, file: Path) -> RawRows:
+    """The same rows, those with NaN or infinity not valid.
+
+    Raises:
+        InputError: all rows hold NaN or infinity.
+    """
+    finite_N = np.isfinite(raw.rows_ND).all(axis=1)
+    if finite_N.all():
+        return raw
+    if not finite_N.any():
+        raise InputError(
+            "No row of features is finite.",
+            file=file,
+            field="rows",
+            found=f"NaN or infinity in all of {raw.found} rows",
+            expected="numbers; a row that is missing may hold NaN, but not every row",
+            remedy="extract the features of this video again, or remove its file",
+        )
+    bad = int((raw.valid_N & ~finite_N).sum())
+    notes = (f"{count_of(bad, 'row')} with NaN or infinity",) if bad else ()
+    return dataclasses.replace(raw, valid_N=raw.valid_N & finite_N, notes=raw.notes + notes)

@@ -1,0 +1,1 @@
+"""The simulated Aff-Wild2: its generative process, its extractors and its exact optimum."""

@@ -1,0 +1,222 @@
+"""The exact posterior of every label at every frame, given all valid rows of all streams.
+
+Rows of all streams (at pts - delay) and frames are merged on one time axis; each row is an
+observation, each frame a question. The smoother knows the process's parameters, the delays and
+each row's reliability, which the features show through their cue. Only the projection of a row
+on its stream's subspace matters, because the rest is isotropic white noise.
+
+The best prediction under CCC is not the posterior mean but the posterior mean shifted and
+rescaled to the label's mean and variance: CCC = 2 cov / (var + var + bias^2) is, over affine
+maps, largest there and then equals the correlation, which the posterior mean maximises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from scipy.special import ndtr
+
+from data.simulation.chunked import pad_events
+from data.simulation.kalman import smooth
+from data.simulation.markov import chain_posterior
+from data.simulation.presets import AU_RATES, EXPRESSION_SHARES, LABEL_MEAN, LABEL_STD, Preset
+from data.simulation.processes import Video
+from data.simulation.sensors import Sensor, code_slices
+from emojax.specs import TASKS
+
+
+def posteriors(
+    videos: Sequence[Video],
+    preset: Preset,
+    sensors: tuple[Sensor, ...],
+    tasks: tuple[str, ...],
+    *,
+    batch: int | None = None,
+) -> list[dict[str, np.ndarray]]:
+    """Posterior of every task at every frame of every video.
+
+    Args:
+        videos: smoothed together, so of similar length for speed.
+        preset, sensors, tasks: those the videos were simulated with.
+        batch: pad with empty videos up to this number, so that few shapes are compiled.
+
+    Returns:
+        For each video, task -> (N, outputs) float64: va posterior means of the labels,
+        expr class probabilities, au probabilities of each unit.
+    """
+    batch = batch or len(videos)
+    merged = [_merge(video, sensors, tasks) for video in videos]
+    num_events = pad_events(max(m["time"].size for m in merged))
+    dt_EB = np.zeros((num_events, batch))
+    for lane, events in enumerate(merged):
+        dt_EB[: events["time"].size, lane] = np.diff(events["time"], prepend=events["time"][0])
+    modalities = sorted({sensor.spec.modality for sensor in sensors})
+    out: list[dict[str, np.ndarray]] = [{} for _ in videos]
+
+    def of_task(task: str) -> np.ndarray:
+        return _POSTERIOR[task](merged, dt_EB, preset, sensors, modalities)
+
+    # One scan uses one core, so the tasks run side by side.
+    with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
+        by_task = list(pool.map(of_task, tasks))
+    for task, values_EBC in zip(tasks, by_task, strict=True):
+        for lane, events in enumerate(merged):
+            frame_E = np.flatnonzero(events["stream"] < 0)  # in time order, as frames are
+            out[lane][task] = values_EBC[frame_E, lane]
+    return out
+
+
+def clipped_gaussian_mean(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """E[clip(x, -1, 1)] for x ~ N(mean, std^2)."""
+    low, high = (-1.0 - mean) / std, (1.0 - mean) / std
+    density_low, density_high = (np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) for z in (low, high))
+    inside = mean * (ndtr(high) - ndtr(low)) + std * (density_low - density_high)
+    return inside + ndtr(-high) - ndtr(low)
+
+
+def _merge(
+    video: Video, sensors: tuple[Sensor, ...], tasks: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """One time axis: "time", "stream" (-1 for a frame), "reliable" and each task's code / gain."""
+    width = next(iter(video.rows.values())).code_NQ.shape[1]
+    times, streams = [video.pts_N], [np.full(video.pts_N.size, -1)]
+    codes, reliable = [np.zeros((video.pts_N.size, width))], [np.ones(video.pts_N.size, bool)]
+    for number, sensor in enumerate(sensors):
+        rows = video.rows[sensor.spec.name]
+        keep_N = rows.valid_N
+        times.append(rows.pts_N[keep_N] - sensor.delay)
+        streams.append(np.full(int(keep_N.sum()), number))
+        codes.append(rows.code_NQ[keep_N])
+        reliable.append(rows.reliable_N[keep_N])
+    time_E = np.concatenate(times)
+    order_E = np.argsort(time_E, kind="stable")
+    code_EQ = np.concatenate(codes)[order_E]
+    events = {
+        "time": time_E[order_E],
+        "stream": np.concatenate(streams)[order_E],
+        "reliable": np.concatenate(reliable)[order_E],
+    }
+    return events | {task: code_EQ[:, code_slices(tasks)[task]] for task in tasks}
+
+
+def _of_stream(
+    events: dict[str, np.ndarray], sensors: tuple[Sensor, ...], modalities: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(E,) modality number of each event (-1 for frames) and (E,) gain of its stream (or 0)."""
+    number_S = np.array([modalities.index(s.spec.modality) for s in sensors] + [-1])
+    gain_S = np.array([s.gain for s in sensors] + [0.0])
+    return number_S[events["stream"]], gain_S[events["stream"]]
+
+
+def _va_posterior(
+    merged: list[dict[str, np.ndarray]],
+    dt_EB: np.ndarray,
+    preset: Preset,
+    sensors: tuple[Sensor, ...],
+    modalities: list[str],
+) -> np.ndarray:
+    count = len(modalities)
+    num_events, batch = dt_EB.shape
+    h_EnB = np.zeros((num_events, 2 + 2 * count, batch))
+    y_E2B = np.zeros((num_events, 2, batch))
+    for lane, events in enumerate(merged):
+        modality_E, gain_E = _of_stream(events, sensors, modalities)
+        row = np.flatnonzero(modality_E >= 0)
+        scale = gain_E[row] * preset.va_gain
+        h_EnB[row, 0, lane] = scale
+        h_EnB[row, 2 + modality_E[row], lane] = scale * preset.rho
+        extra = np.where(events["reliable"][row], 0.0, preset.rho_unreliable)
+        h_EnB[row, 2 + count + modality_E[row], lane] = scale * extra
+        y_E2B[row, :, lane] = events["va"][row]
+    mean_E2B, variance_EB = smooth(
+        dt_EB,
+        h_EnB,
+        y_E2B,
+        signal_rate=preset.signal_rate,
+        nuisance_tau=preset.nuisance_tau,
+        noise_variance=preset.code_variance("va"),
+    )
+    label_EB2 = np.asarray(LABEL_MEAN) + LABEL_STD * np.swapaxes(mean_E2B, 1, 2)
+    std_EB = LABEL_STD * np.sqrt(np.maximum(variance_EB, 1e-300))
+    return clipped_gaussian_mean(label_EB2, np.repeat(std_EB[..., None], 2, axis=-1))
+
+
+def _likelihood(distance_EKJL: np.ndarray, variance: float) -> np.ndarray:
+    """exp(-distance / 2 variance) with the largest over k and j at 1; overwrites distance."""
+    distance_EKJL -= distance_EKJL.min(axis=(1, 2), keepdims=True)
+    return np.exp(distance_EKJL * (-0.5 / variance))
+
+
+def _expr_posterior(
+    merged: list[dict[str, np.ndarray]],
+    dt_EB: np.ndarray,
+    preset: Preset,
+    sensors: tuple[Sensor, ...],
+    modalities: list[str],
+) -> np.ndarray:
+    shown_MRKJ = np.stack([preset.expr_shown(modality) for modality in modalities])
+    classes, nuisances = shown_MRKJ.shape[2:]
+    points_KQ = preset.expr_points()
+    modality_EB = np.full(dt_EB.shape, -1)
+    likelihood_EKJB = np.ones((dt_EB.shape[0], classes, nuisances, dt_EB.shape[1]))
+    for lane, events in enumerate(merged):
+        modality_E, gain_E = _of_stream(events, sensors, modalities)
+        modality_EB[: modality_E.size, lane] = modality_E
+        row = np.flatnonzero(modality_E >= 0)
+        target_nKQ = gain_E[row, None, None] * points_KQ
+        distance_nK = ((events["expr"][row, None] - target_nKQ) ** 2).sum(axis=-1)
+        shown_nKJ = shown_MRKJ[modality_E[row], events["reliable"][row].astype(int)]
+        distance_nKJ = np.take_along_axis(
+            distance_nK[:, None], shown_nKJ.reshape(row.size, 1, -1), axis=2
+        ).reshape(shown_nKJ.shape)
+        likelihood_EKJB[row, :, :, lane] = _likelihood(distance_nKJ, preset.code_variance("expr"))
+    posterior_EKB = chain_posterior(
+        dt_EB,
+        modality_EB,
+        likelihood_EKJB,
+        np.repeat(EXPRESSION_SHARES[:, None], dt_EB.shape[1], axis=1),
+        preset.expr_nuisance(),
+        num_modalities=len(modalities),
+        state_tau=preset.state_tau,
+        nuisance_tau=preset.confusion_tau,
+    )
+    return np.swapaxes(posterior_EKB, 1, 2)
+
+
+def _au_posterior(
+    merged: list[dict[str, np.ndarray]],
+    dt_EB: np.ndarray,
+    preset: Preset,
+    sensors: tuple[Sensor, ...],
+    modalities: list[str],
+) -> np.ndarray:
+    units = TASKS["au"].outputs
+    num_events, batch = dt_EB.shape
+    point_RKJ = preset.au_shown()
+    modality_EB = np.full(dt_EB.shape, -1)
+    likelihood_EKJUB = np.ones((num_events, 2, 2, units, batch))
+    for lane, events in enumerate(merged):
+        modality_E, gain_E = _of_stream(events, sensors, modalities)
+        modality_EB[: modality_E.size, lane] = modality_E
+        row = np.flatnonzero(modality_E >= 0)
+        target_nKJ = point_RKJ[events["reliable"][row].astype(int)] * gain_E[row, None, None]
+        distance_nKJU = (events["au"][row, None, None] - target_nKJ[..., None]) ** 2
+        likelihood_EKJUB[row, ..., lane] = _likelihood(distance_nKJU, preset.code_variance("au"))
+    share_KU = np.stack([1.0 - AU_RATES, AU_RATES])
+    posterior_EKL = chain_posterior(
+        np.tile(dt_EB, (1, units)),
+        np.tile(modality_EB, (1, units)),
+        likelihood_EKJUB.reshape(num_events, 2, 2, units * batch),
+        np.repeat(share_KU, batch, axis=1),
+        preset.au_nuisance(),
+        num_modalities=len(modalities),
+        state_tau=preset.state_tau,
+        nuisance_tau=preset.confusion_tau,
+    )
+    active_EUB = posterior_EKL[:, 1].reshape(num_events, units, batch)
+    return np.swapaxes(active_EUB, 1, 2)
+
+
+_POSTERIOR = {"va": _va_posterior, "expr": _expr_posterior, "au": _au_posterior}

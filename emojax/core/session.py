@@ -1,0 +1,307 @@
+"""Everything a run is made of, built from a configuration and a store.
+
+Training and evaluation share it, so that a checkpoint's configuration rebuilds exactly the
+model, streams, windows and normalisation it was trained with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from emojax.core.config_checks import check_choices, check_complete, check_training
+from emojax.core.devices import Layout, make_layout
+from emojax.core.modality_dropout import ModalityDropout
+from emojax.core.optimizer import Optimizer
+from emojax.core.replicas import (
+    Groups,
+    Replica,
+    expand,
+    group_by,
+    short_names,
+    target_weights,
+)
+from emojax.core.stages import Stage, check_frozen, parse_stages
+from emojax.core.state import TrainState, abstract_state, branch_names, init_state
+from emojax.core.step import LossTable, Shared, loss_table
+from emojax.datasets.source import Store
+from emojax.datasets.windows import WindowSpec
+from emojax.errors import InputError
+from emojax.models import build_model, declared_fields
+from emojax.specs import TASKS, StreamSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """A configuration made concrete.
+
+    Attributes:
+        config: plain nested dict, JSON-able.
+        streams: the specification of each stream the model reads, in the model's order.
+        window_spec: what windows hold.
+        model: the Linen module.
+        optimizer: Adam, without the learning rate.
+        losses: task -> loss function.
+        replicas: the R replicas.
+        weights: task -> (R, targets), see ``replicas.target_weights``.
+        folds: replicas grouped by fold; normalisation and evaluation go by fold.
+        samplers: replicas grouped by (fold, seed), which share their training windows.
+        layout: devices.
+        stages: what is trained one after the other; empty when everything is from the start.
+        modality_dropout: which rows and streams go missing in training.
+    """
+
+    config: dict[str, Any]
+    streams: dict[str, StreamSpec]
+    window_spec: WindowSpec
+    model: nn.Module
+    optimizer: Optimizer
+    losses: LossTable
+    replicas: tuple[Replica, ...]
+    weights: dict[str, np.ndarray]
+    folds: Groups
+    samplers: Groups
+    layout: Layout
+    stages: tuple[Stage, ...]
+    modality_dropout: ModalityDropout
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Short labels of the replicas."""
+        return short_names(self.replicas)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks the model predicts."""
+        return self.window_spec.tasks
+
+    @property
+    def ema(self) -> float:
+        """Decay of the averaged parameters; 0 when none are kept."""
+        return self.config["train"]["ema"]
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.config["data"]["batch_size"]
+
+    def shared(self, groups: Groups) -> Shared:
+        """How the step finds each replica's data when batches are grouped like this."""
+        return Shared(members=_members(groups), fold_members=_members(self.folds))
+
+    def subset(self, members: Sequence[int] | np.ndarray, layout: Layout) -> Session:
+        """The session of some replicas alone, on these devices; one may come several times."""
+        chosen = list(members)
+        replicas = tuple(self.replicas[r] for r in chosen)
+        return dataclasses.replace(
+            self,
+            replicas=replicas,
+            weights={task: weights_RX[chosen] for task, weights_RX in self.weights.items()},
+            folds=group_by(replicas, _fold),
+            samplers=group_by(replicas, _sampler),
+            layout=layout,
+        )
+
+    def init_state(self, home: Layout | None = None) -> TrainState:
+        """Fresh train state, on the devices (or ``home``)."""
+        state = init_state(*self._state_arguments())
+        return (home or self.layout).replicas(state)
+
+    def abstract_state(self, home: Layout | None = None) -> TrainState:
+        """Shapes and shardings of the train state, to restore a checkpoint onto."""
+        shapes = abstract_state(*self._state_arguments())
+        sharding = (home or self.layout).replica_sharding
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+        )
+
+    def check_stages(self) -> None:
+        """Refuses stages that the model cannot be trained in.
+
+        Raises:
+            InputError: a stage's objective is "branches" and the model has none, a pattern of
+                frozen parameters matches none, or a stage freezes everything.
+        """
+        if not self.stages:
+            return
+        check_frozen(self.stages, self.abstract_state().params)
+        wanting = [i for i, stage in enumerate(self.stages) if stage.objective == "branches"]
+        arguments = self.model, self.streams, self.window_spec.lengths
+        if wanting and not branch_names(*arguments):
+            raise InputError(
+                "The model has no branches to train one by one.",
+                field=f"config.train.stages[{wanting[0]}].objective",
+                found="branches",
+                expected=f"outputs, for model {self.config['model']['name']}",
+                remedy="use a model with temporary heads, or take the stage out",
+            )
+
+    def _state_arguments(self) -> tuple[Any, ...]:
+        spec = self.window_spec
+        averaged = self.ema > 0
+        return self.model, self.streams, spec.lengths, self.optimizer, self.replicas, averaged
+
+
+def build_session(
+    config: Mapping[str, Any],
+    streams: Mapping[str, StreamSpec],
+    devices: list[jax.Device] | None = None,
+) -> Session:
+    """Builds a session.
+
+    Args:
+        config: nested mapping as ``configs/rjcma.py`` makes it.
+        streams: specifications of at least the streams the configuration names, from the
+            store or from a checkpoint.
+        devices: to run on; all by default.
+
+    Raises:
+        InputError: anything in the configuration that cannot be.
+    """
+    plain = as_plain(config)
+    check_complete(plain)
+    data, train = plain["data"], plain["train"]
+    options = {f.name: data[f.name] for f in dataclasses.fields(WindowSpec) if f.name in data}
+    options |= {"streams": tuple(data["streams"]), "tasks": tuple(data["tasks"])}
+    window_spec = WindowSpec(**options)
+    window_spec.check_values()
+    check_choices(plain, window_spec.tasks)
+    check_training(plain, window_spec.tasks)
+    replicas = expand(plain["replicas"], train)
+    model_fields = dict(plain["model"])
+    # What data and model must agree on is said once, in config.data.
+    model_fields |= {"streams": window_spec.streams, "window": window_spec.window}
+    model_fields |= _stream_fields(model_fields["name"], window_spec)
+    outputs = {task: TASKS[task].outputs for task in window_spec.tasks}
+    model = build_model(model_fields.pop("name"), outputs, **model_fields)
+    return Session(
+        config=plain,
+        streams=_known_streams(streams, window_spec.streams),
+        window_spec=window_spec,
+        model=model,
+        optimizer=Optimizer(train["optimizer"], train["clip_norm"]),
+        losses=loss_table({task: plain["loss"][task] for task in window_spec.tasks}),
+        replicas=replicas,
+        weights=target_weights(replicas, window_spec.tasks),
+        folds=group_by(replicas, _fold),
+        samplers=group_by(replicas, _sampler),
+        layout=make_layout(
+            len(replicas),
+            data["batch_size"],
+            devices,
+            sizes=(plain["mesh"]["replica"], plain["mesh"]["data"]),
+        ),
+        stages=parse_stages(train["stages"]),
+        modality_dropout=ModalityDropout(**train["modality_dropout"]),
+    )
+
+
+def fold_normalisation(session: Session, store: Store) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Training statistics: stream -> (mean, standard deviation), float32.
+
+    Each is (D,) when all replicas use one fold, else (folds, D) in the order of
+    ``session.folds``.
+    """
+    per_fold = [store.statistics(fold) for fold in session.folds.keys]
+    normalisation = {}
+    for name in session.streams:
+        mean, std = (
+            np.stack([statistics[name][i] for statistics in per_fold]).astype(np.float32)
+            for i in (0, 1)
+        )
+        normalisation[name] = (mean[0], std[0]) if len(per_fold) == 1 else (mean, std)
+    return normalisation
+
+
+def fold_rows(normalisation: Mapping[str, Any], run: Session, part: Session) -> dict[str, Any]:
+    """What ``fold_normalisation`` says of the folds of a subset.
+
+    Args:
+        normalisation: of all folds of ``run``.
+        run: a session.
+        part: a ``subset`` of it.
+    """
+    if len(run.folds.keys) == 1:
+        return dict(normalisation)
+    rows: Any = [run.folds.keys.index(name) for name in part.folds.keys]
+    # A single fold has no axis of its own.
+    rows = rows if len(rows) > 1 else rows[0]
+    return {name: (mean[rows], std[rows]) for name, (mean, std) in normalisation.items()}
+
+
+def abstract_normalisation(session: Session) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Arrays of the shapes that ``fold_normalisation`` returns, to restore onto."""
+    count = len(session.folds.keys)
+    lead = () if count == 1 else (count,)
+    return {
+        name: (np.zeros((*lead, spec.width), np.float32), np.zeros((*lead, spec.width), np.float32))
+        for name, spec in session.streams.items()
+    }
+
+
+def as_plain(config: Any) -> Any:
+    """Nested mappings and sequences -> dicts and lists that JSON knows."""
+    if isinstance(config, Mapping) or hasattr(config, "items"):
+        return {str(key): as_plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [as_plain(value) for value in config]
+    return config
+
+
+def _stream_fields(name: str, spec: WindowSpec) -> dict[str, dict[str, int]]:
+    """What a model that reads other than one row a tick has to know, if it asks for it.
+
+    Returns:
+        ``context``, stream -> extra rows on either side, for streams that have some, and
+        ``ticks``, stream -> ticks that a row covers; each only if the model has such a field.
+
+    Raises:
+        InputError: streams are longer or have other rates, and the model has no such field.
+    """
+    declared = declared_fields(name)
+    context = {stream: spec.context[stream] for stream in spec.streams if spec.context.get(stream)}
+    rates = {stream: spec.rates[stream] for stream in spec.streams if stream in spec.rates}
+    other = {stream: rate for stream, rate in rates.items() if spec.rows(stream) != spec.window}
+    for option, field, table in (("context", "context", context), ("rates", "ticks", other)):
+        if table and field not in declared:
+            raise InputError(
+                f"Model {name} reads every stream on the window's clock, one row a tick.",
+                field=f"config.data.{option}",
+                found=", ".join(f"{stream}: {value:g}" for stream, value in table.items()),
+                expected="nothing for this model",
+                remedy=f"leave config.data.{option} empty, or train another model",
+            )
+    fields: dict[str, dict[str, int]] = {"context": context} if "context" in declared else {}
+    return fields | ({"ticks": spec.ticks_per_row} if "ticks" in declared else {})
+
+
+def _fold(replica: Replica) -> str:
+    return replica.fold
+
+
+def _sampler(replica: Replica) -> tuple[str, int]:
+    return replica.fold, replica.seed
+
+
+def _members(groups: Groups) -> tuple[int, ...] | None:
+    return None if len(groups.keys) == 1 else tuple(int(i) for i in groups.members_R)
+
+
+def _known_streams(
+    streams: Mapping[str, StreamSpec], names: tuple[str, ...]
+) -> dict[str, StreamSpec]:
+    for name in names:
+        if name not in streams:
+            raise InputError(
+                f"The data has no stream {name!r}.",
+                field="config.data.streams",
+                found=name,
+                expected="some of " + ", ".join(streams),
+                remedy="change config.data.streams, or build the store with this stream",
+            )
+    return {name: streams[name] for name in names}

@@ -1,0 +1,402 @@
+"""One forward for training, evaluation and prediction, and the step of R replicas."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from emojax.core.devices import Layout
+from emojax.core.modality_dropout import ModalityDropout, zero_rows
+from emojax.core.optimizer import Optimizer, trained_only
+from emojax.core.programs import kept
+from emojax.core.state import TrainState
+from emojax.ops.tasks import TASK_OPS
+from emojax.types import Array, Batch
+
+
+@flax.struct.dataclass
+class Hyper:
+    """What differs between replicas besides their state; every leaf leads with R.
+
+    Attributes:
+        learning_rate: (R,) of this very step.
+        weight_decay: (R,).
+        target_weights: task -> (R, targets).
+        active: (R,) bool; the update of a finished replica is masked out.
+        branches: (R,) bool, whose loss is that of the model's temporary heads; None when no
+            stage of the training has that objective.
+        trainable: a tree of (R,) bool like the parameters, False where they are frozen; None
+            when no stage freezes any.
+        class_weights: task -> (R, C), see ``class_weights``; None for losses without.
+    """
+
+    learning_rate: Array
+    weight_decay: Array
+    target_weights: Mapping[str, Array]
+    active: Array
+    branches: Array | None = None
+    trainable: Any | None = None
+    class_weights: Mapping[str, Array] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """How replicas find their slice of the data, which several of them may share.
+
+    Attributes:
+        members: group of each replica along the leading axis of a batch, or None when one
+            batch serves all (it then has no group axis, and products with it are shared).
+        fold_members: the same for the normalisation's leading axis.
+    """
+
+    members: tuple[int, ...] | None
+    fold_members: tuple[int, ...] | None
+
+
+def prepare(batch: Batch, normalisation: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Stored rows -> model inputs: float32, z-scored, zero where padded or missing.
+
+    Zero after normalisation is the training mean. RJCMA's paper gives its backbone black frames
+    where there is no face (section 4.2.1); over features that becomes zeros here.
+
+    Args:
+        batch: a batch, any float dtype.
+        normalisation: stream -> (mean (D,), standard deviation (D,)) of the training fold.
+    """
+    streams = {}
+    for name, rows_BTD in batch.streams.items():
+        mean_D, std_D = normalisation[name]
+        x_BTD = (rows_BTD.astype(jnp.float32) - mean_D[None, None]) / std_D[None, None]
+        streams[name] = jnp.where(batch.stream_valid[name][..., None], x_BTD, 0.0)
+    return streams
+
+
+def forward(
+    model: nn.Module,
+    params: Any,
+    model_state: Any,
+    batch: Batch,
+    normalisation: Mapping[str, Any],
+    *,
+    train: bool,
+    dropout_key: jax.Array | None = None,
+    modality_dropout: ModalityDropout | None = None,
+    drop: Mapping[str, jax.Array] | None = None,
+) -> tuple[dict[str, jax.Array], dict[str, Any], Any]:
+    """The only way a model is ever applied.
+
+    Args:
+        model: a module called as ``emojax.models.rjcma.RJCMA.__call__`` is.
+        params: parameters of one replica.
+        model_state: its other collections.
+        batch: a batch of windows.
+        normalisation: see ``prepare``.
+        train: whether dropout is on and running statistics move.
+        dropout_key: needed when ``train``.
+        modality_dropout: rows and streams that go missing when ``train``.
+        drop: stream -> (B, T_s) bool, rows to zero when not ``train``, at the model's input: a
+            stream that the model stacks is dropped as stacked, so that it has T rows.
+
+    Returns:
+        outputs task -> (B, T, C), the model's ``aux``, and the new model_state.
+    """
+    variables = {"params": params, **model_state}
+    call: dict[str, Any] = {"valid": batch.stream_valid, "train": train}
+    streams, masks = prepare(batch, normalisation), batch.stream_mask
+    if not train:
+        if drop is not None:
+            if stacks(model):
+                stacked: Any = model
+                model, streams, masks, call["valid"] = stacked.stack_inputs(
+                    streams, masks, call["valid"]
+                )
+            streams = zero_rows(streams, drop)
+        outputs, aux = cast(Any, model.apply(variables, streams, masks, **call))
+        return outputs, aux, model_state
+    if modality_dropout and dropout_key is not None:
+        streams = modality_dropout(streams, dropout_key)
+    (outputs, aux), updated = model.apply(
+        variables,
+        streams,
+        batch.stream_mask,
+        **call,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+        mutable=list(model_state),
+    )
+    return outputs, aux, {**model_state, **updated}
+
+
+def stacks(model: nn.Module) -> bool:
+    """Whether a model stacks context, and can do so ahead, see ``ExpTrm.stack_inputs``."""
+    return hasattr(model, "stack_inputs")
+
+
+LossTable = dict[str, Callable[..., Any]]
+
+
+def loss_table(names: Mapping[str, str]) -> LossTable:
+    """Task -> loss function, from ``config.loss`` (task -> name of a loss)."""
+    return {task: TASK_OPS[task].losses[name] for task, name in names.items()}
+
+
+def total_loss(
+    outputs: Mapping[str, jax.Array],
+    aux: Mapping[str, Any],
+    batch: Batch,
+    losses: LossTable,
+    target_weights: Mapping[str, Array],
+    *,
+    branches: Array | None = None,
+    class_weights: Mapping[str, Array] | None = None,
+) -> jax.Array:
+    """Weighted sum over tasks and targets plus the model's auxiliary losses; a scalar.
+
+    Args:
+        outputs: task -> (B, T, C).
+        aux: the model's; its ``losses`` count whatever the objective is, and so do its
+            ``target_losses`` (name -> task -> (targets,)), as their targets weigh.
+        batch: with the labels.
+        losses: task -> loss.
+        target_weights: task -> (targets,).
+        branches: scalar bool; True for the sum over ``aux["branches"]`` of the losses of each
+            branch's own outputs, in place of the loss of ``outputs``.
+        class_weights: task -> (C,), given to the losses of these tasks.
+    """
+    auxiliary = sum(aux["losses"].values(), jnp.zeros((), jnp.float32))
+    for by_task in aux.get("target_losses", {}).values():
+        for task, per_target in by_task.items():
+            weights = target_weights[task]
+            auxiliary += jnp.sum(jnp.where(weights > 0, weights * per_target, 0.0))
+
+    def add(total: jax.Array, predicted: Mapping[str, jax.Array]) -> jax.Array:
+        for task, x_BTC in predicted.items():
+            mask_BTK = batch.label_mask[task] & batch.example_mask[:, None, None]
+            options = {}
+            if class_weights is not None and task in class_weights:
+                options["class_weights_C"] = class_weights[task]
+            per_target = losses[task](x_BTC, batch.labels[task], mask_BTK, **options)
+            # A target of weight zero must not leak a NaN or a gradient into the others.
+            weights = target_weights[task]
+            total = total + jnp.sum(jnp.where(weights > 0, weights * per_target, 0.0))
+        return total
+
+    total = add(auxiliary, {task: outputs[task] for task in losses})
+    if branches is None:
+        return total
+    over_branches = auxiliary
+    for predicted in aux["branches"].values():
+        over_branches = add(over_branches, predicted)
+    return jnp.where(branches, over_branches, total)
+
+
+def take_members(tree: Any, members: tuple[int, ...] | None) -> Any:
+    """Leading group axis -> leading replica axis (or nothing to do, when shared)."""
+    if members is None or members == tuple(range(len(members))):
+        return tree
+    index = jnp.asarray(members)
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+# (params, model_state, batch, normalisation, hyper, dropout key) -> (loss, new model_state).
+LossFunction = Callable[..., tuple[jax.Array, Any]]
+
+
+def make_loss(
+    model: nn.Module, losses: LossTable, modality_dropout: ModalityDropout | None = None
+) -> LossFunction:
+    """What the step of one replica differentiates by its first argument."""
+
+    def loss_fn(
+        params: Any,
+        model_state: Any,
+        batch: Batch,
+        normalisation: Any,
+        hyper: Hyper,
+        key: jax.Array,
+    ) -> tuple[jax.Array, Any]:
+        outputs, aux, model_state = forward(
+            model,
+            params,
+            model_state,
+            batch,
+            normalisation,
+            train=True,
+            dropout_key=key,
+            modality_dropout=modality_dropout,
+        )
+        loss = total_loss(
+            outputs,
+            aux,
+            batch,
+            losses,
+            hyper.target_weights,
+            branches=hyper.branches,
+            class_weights=hyper.class_weights,
+        )
+        return loss, model_state
+
+    return loss_fn
+
+
+# (state, batch, normalisation, hyper) -> (state, metrics).
+Step = Callable[[TrainState, Batch, Any, Hyper], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    losses: LossTable,
+    shared: Shared,
+    *,
+    modality_dropout: ModalityDropout | None = None,
+    ema: float = 0.0,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Builds ``step(state, batch, normalisation, hyper) -> (state, metrics)``, compiled.
+
+    The state's buffers are donated. Metrics are (R,) arrays: ``loss`` before the update and
+    ``gradient_norm`` (over the parameters that are trained).
+
+    Args:
+        model: the module.
+        optimizer: without the learning rate.
+        losses: task -> loss.
+        shared: how replicas find their data.
+        modality_dropout: see ``forward``.
+        ema: decay of the averaged parameters, for a state that has them.
+    """
+    step = plain_train_step(
+        model, optimizer, losses, shared, modality_dropout=modality_dropout, ema=ema
+    )
+    return jax.jit(step, donate_argnums=0)
+
+
+def plain_train_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    losses: LossTable,
+    shared: Shared,
+    *,
+    modality_dropout: ModalityDropout | None = None,
+    ema: float = 0.0,
+    skip_non_finite: bool = False,
+) -> Step:
+    """``make_train_step`` before it is compiled, to be part of a larger program.
+
+    With ``skip_non_finite`` a replica whose loss or gradient is not finite takes no step.
+    """
+    loss_fn = make_loss(model, losses, modality_dropout)
+
+    def one(
+        state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        (loss, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, state.model_state, batch, normalisation, hyper, key
+        )
+        frozen = {} if hyper.trainable is None else {"trainable": hyper.trainable}
+        params, opt_state = optimizer.update(
+            grads, state.opt_state, state.params, hyper.learning_rate, hyper.weight_decay, **frozen
+        )
+        new = dataclasses.replace(
+            state, params=params, model_state=model_state, opt_state=opt_state, step=state.step + 1
+        )
+        if state.ema is not None:
+            new = dataclasses.replace(new, ema=average(state.ema, params, ema, new.step))
+        trained = trained_only(grads, hyper.trainable)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(trained)))
+        takes = hyper.active
+        if skip_non_finite:
+            takes &= jnp.isfinite(loss) & jnp.isfinite(norm)
+        # Selecting the whole state freezes a finished replica bit for bit and keeps a NaN in.
+        new = jax.tree.map(lambda a, b: jnp.where(takes, a, b), new, state)
+        return new, {"loss": loss, "gradient_norm": norm}
+
+    axes = (0, data_axis(shared.members), data_axis(shared.fold_members), 0)
+    over_replicas = jax.vmap(one, in_axes=axes)
+
+    def step(
+        state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        batch = take_members(batch, shared.members)
+        normalisation = take_members(normalisation, shared.fold_members)
+        return over_replicas(state, batch, normalisation, hyper)
+
+    return step
+
+
+def laid_out(step: Step, layout: Layout) -> Step:
+    """A step whose state stays spread over replicas, and whose metrics every device has."""
+    if layout.mesh.size == 1:
+        return step
+
+    def spread(
+        state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = step(state, batch, normalisation, hyper)
+        return (
+            jax.lax.with_sharding_constraint(state, layout.replica_sharding),
+            jax.lax.with_sharding_constraint(metrics, layout.repeated),
+        )
+
+    return spread
+
+
+@kept
+def training_program(
+    model: nn.Module,
+    optimizer: Optimizer,
+    losses: tuple[tuple[str, Callable[..., Any]], ...],
+    shared: Shared,
+    modality_dropout: ModalityDropout,
+    ema: float,
+    skip_non_finite: bool,
+    layout: Layout,
+    compile_step: Callable[[Step], Callable[..., Any]],
+) -> Callable[..., Any]:
+    """The compiled steps of a group of replicas: ``plain_train_step``, laid out and compiled.
+
+    Args:
+        model: and all up to ``skip_non_finite``: see ``plain_train_step``; ``losses`` are the
+            items of its table.
+        layout: the devices.
+        compile_step: of the feed that serves the steps.
+    """
+    step = plain_train_step(
+        model,
+        optimizer,
+        dict(losses),
+        shared,
+        modality_dropout=modality_dropout,
+        ema=ema,
+        skip_non_finite=skip_non_finite,
+    )
+    return compile_step(laid_out(step, layout))
+
+
+def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
+    """Exponential moving average of parameters, with Adam's correction for its start.
+
+    After n steps the weight of step i is proportional to ``decay ** (n - i)`` and the weights
+    sum to 1, so that the initial weights play no part; this is ``optax.ema`` with debias.
+
+    Args:
+        ema: average so far.
+        params: parameters after this step.
+        decay: in (0, 1).
+        step: how many steps that makes, from 1.
+    """
+    # expm1, because 1 - 0.9999 in float32 has only four digits.
+    share = (1 - decay) / -jnp.expm1(step.astype(jnp.float32) * math.log(decay))
+    return jax.tree.map(lambda a, p: a + share.astype(p.dtype) * (p - a), ema, params)
+
+
+def data_axis(members: tuple[int, ...] | None) -> int | None:
+    """The axis of a batch that vmap runs along; none where one batch serves all replicas."""
+    return None if members is None else 0

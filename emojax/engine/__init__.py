@@ -1,1 +1,0 @@
-"""Everything that runs: meshes, train steps, checkpoints, writers and the loop."""

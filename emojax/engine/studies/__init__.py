@@ -1,1 +1,0 @@
-"""Studies of trained runs: missing modalities, importance of streams, comparisons."""

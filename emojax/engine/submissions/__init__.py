@@ -1,1 +1,0 @@
-"""Submission files of the challenge: writing and checking."""

@@ -1,1 +1,0 @@
-"""Tables of the papers: plans, trainings, scores and how they are printed."""

@@ -1,0 +1,282 @@
+"""State dicts of public PyTorch models as run folders: ``models/torch_names.py`` put to work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from emojax.core.session import Session, fold_normalisation
+from emojax.core.state import init_variables, named_leaves
+from emojax.datasets.source import Store
+from emojax.errors import InputError
+from emojax.exchange.run_weights import variables_of, write_run
+from emojax.exchange.weight_files import as_float32, read_tensors
+from emojax.models.torch_names import LAYOUTS, TorchWeights, find_modalities, load_torch_names
+from emojax.prediction.trained_run import TrainedRun
+from emojax.specs import TASKS
+
+# Modalities that enter the public models as pictures, frames or spectrograms, and pass their
+# backbones within the model: what comes out is not normalised again.
+_NOT_NORMALISED = ("video", "cnn", "cnn_res50", "logmel")
+
+Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchReplica:
+    """What became of one state dict.
+
+    Attributes:
+        replica: name of the replica it became.
+        path: of the file.
+        weights: what went where.
+    """
+
+    replica: str
+    path: Path
+    weights: TorchWeights
+
+
+def import_torch(
+    session: Session,
+    layout: str,
+    files: Mapping[str, str | Path],
+    workdir: str | Path,
+    *,
+    statistics: str = "public",
+    modalities: tuple[str, ...] = (),
+    store: Store | None = None,
+) -> tuple[TrainedRun, list[TorchReplica]]:
+    """Makes a run folder of state dicts, one for each replica.
+
+    Args:
+        session: of a configuration with the widths of the models that were saved.
+        layout: a key of ``LAYOUTS``.
+        files: replica name (``session.names``), or "" for every replica -> file.
+        workdir: folder to make.
+        statistics: how features are normalised: a key of ``STATISTICS``.
+        modalities: what the state dicts call the streams, in the order of the configuration's
+            streams, which has to be the order the public model was given; found by name if
+            empty.
+        store: whose training statistics are used, and whose folds the replicas name.
+
+    Returns:
+        The run, and for each replica what went where.
+
+    Raises:
+        InputError: anything that does not fit.
+    """
+    model = session.config["model"]["name"]
+    if model != LAYOUTS[layout].model:
+        raise InputError(
+            f"Layout {layout!r} is not one of this model.",
+            field="--config",
+            found=f"model {model}",
+            expected=f"model {LAYOUTS[layout].model}",
+            remedy=f"use a configuration of configs/{LAYOUTS[layout].model}.py",
+        )
+    abstract = session.abstract_state()
+    tree = variables_of({"params": abstract.params, "model_state": abstract.model_state})
+    shapes = {name: leaf.shape[1:] for name, leaf in named_leaves(tree).items()}
+    imported, names = [], {}
+    for index, replica in enumerate(session.names):
+        path = Path(_file_of(session, index, files))
+        weights, names[replica] = _load(session, index, layout, path, modalities, shapes)
+        imported.append(TorchReplica(replica, path, weights))
+    stacked = _stack(session, [one.weights for one in imported], list(shapes))
+    variables = jax.tree.unflatten(jax.tree.structure(tree), stacked)
+    normalisation = STATISTICS[statistics](session, store, names[session.names[0]])
+    place = {"name": "", "path": "", "checksum": ""}
+    if store is not None:
+        checksum = store.metadata["checksum"]
+        place = {"name": store.name, "path": str(store.path), "checksum": checksum}
+    return write_run(workdir, session, variables, normalisation, place, step=0), imported
+
+
+def _stack(
+    session: Session, replicas: Sequence[TorchWeights], names: Sequence[str]
+) -> list[np.ndarray]:
+    """Arrays leading with R; what a state dict leaves open keeps its initial values."""
+    rows = []
+    for weights, replica in zip(replicas, session.replicas, strict=True):
+        initial = _initial(session, replica.seed, weights.missing) if weights.missing else {}
+        rows.append({**initial, **weights.arrays})
+    return [np.stack([row[name] for row in rows]) for name in names]
+
+
+def _initial(session: Session, seed: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Initial values of a few parameters and statistics, as ``session.init_state`` draws them."""
+
+    @jax.jit
+    def draw(seed: jax.Array) -> dict[str, jax.Array]:
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        params, model_state = init_variables(
+            session.model, session.streams, session.window_spec.lengths, key
+        )
+        leaves = named_leaves(variables_of({"params": params, "model_state": model_state}))
+        return {name: leaves[name] for name in names}
+
+    return jax.device_get(draw(np.uint32(seed)))
+
+
+def _file_of(session: Session, index: int, files: Mapping[str, str | Path]) -> str | Path:
+    name, target = session.names[index], session.replicas[index].target
+    for key in (name, target, ""):
+        if key in files and (key or len(session.replicas) == 1):
+            return files[key]
+    raise InputError(
+        f"There is no state dict for replica {name!r}.",
+        field="--weights",
+        found=", ".join(f"{key}={path}" if key else str(path) for key, path in files.items()),
+        expected=", ".join(f"{one}=FILE" for one in session.names),
+        remedy="name a file for each replica, or keep fewer replicas: "
+        f"--config.replicas.targets={target}",
+    )
+
+
+def _load(
+    session: Session,
+    index: int,
+    layout: str,
+    path: Path,
+    modalities: tuple[str, ...],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> tuple[TorchWeights, dict[str, str]]:
+    """One replica's arrays, and modality -> stream."""
+    file = read_tensors(path)
+    streams = tuple(session.streams)
+    try:
+        if not modalities:
+            found = find_modalities(list(file.tensors), streams)
+        elif len(modalities) != len(streams):
+            raise InputError(
+                "Each stream needs the name of its modality.",
+                field="--modalities",
+                found=", ".join(modalities),
+                expected=f"one for each of {', '.join(streams)}",
+            )
+        else:
+            found = dict(zip(modalities, streams, strict=True))
+        head, column = _head(session, index, shapes)
+        weights = load_torch_names(
+            layout, file.tensors, shapes, modalities=found, head=head, column=column
+        )
+    except InputError as error:
+        raise InputError(error.summary, file=path, **_without_file(error)) from error
+    for name in weights.taken:
+        as_float32(file, name)
+    _check_missing(path, head, weights)
+    return weights, found
+
+
+def _without_file(error: InputError) -> dict[str, Any]:
+    return {key: value for key, value in error.details.items() if key != "file"}
+
+
+def _head(session: Session, index: int, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
+    """The head that a replica's target is predicted by, and its column there."""
+    target = session.replicas[index].target
+    for task in session.tasks:
+        labels = TASKS[task].labels
+        column = labels.index(target) if target in labels else 0
+        if target in (task, "all", *labels):
+            head = f"head_{task}_{target}"
+            joint = f"head_{task}"
+            found = [h for h in (head, joint) if f"params/{h}/output/kernel" in shapes]
+            if found:
+                return found[0], column
+    raise InputError(
+        "The public models have one head, and this replica has several.",
+        field="config.replicas.targets",
+        found=target,
+        expected="one label, such as valence",
+        remedy="--config.replicas.targets=valence, or --config.model.heads=joint",
+    )
+
+
+def _check_missing(path: Path, head: str, weights: TorchWeights) -> None:
+    """Refuses a state dict that leaves more open than the heads of other targets."""
+    other = [
+        name
+        for name in weights.missing
+        if not name.split("/")[1].startswith("head_") or name.split("/")[1] == head
+    ]
+    if other:
+        raise InputError(
+            f"The state dict lacks {len(other)} of {len(other) + len(weights.arrays)} tensors "
+            "of the model.",
+            file=path,
+            field=other[0],
+            found=f"{len(weights.taken)} tensors taken, {len(weights.unused)} not known",
+            expected="a tensor for it; python -m emojax.weights layouts lists the names",
+            remedy="give the configuration the layers and streams of the model that was saved",
+        )
+
+
+# -- normalisation -----------------------------------------------------------------------------
+
+
+def _identity(session: Session, store: Store | None, names: Mapping[str, str]) -> Statistics:
+    del store, names
+    return _per_fold(
+        session,
+        {
+            stream: (np.zeros(spec.width, np.float32), np.ones(spec.width, np.float32))
+            for stream, spec in session.streams.items()
+        },
+    )
+
+
+def _of_store(session: Session, store: Store | None, names: Mapping[str, str]) -> Statistics:
+    if store is None:
+        raise InputError(
+            "These statistics are those of a store's training videos.",
+            field="--config.data.store",
+            found="nothing",
+            expected="the folder of a store, for " + ", ".join(names.values()),
+            remedy="name one, or pass --statistics=identity",
+        )
+    return fold_normalisation(session, store)
+
+
+def _public(session: Session, store: Store | None, names: Mapping[str, str]) -> Statistics:
+    """As the public code: nothing after a backbone, one mean and deviation for the rest."""
+    result = _identity(session, store, names)
+    scaled = {modal: stream for modal, stream in names.items() if modal not in _NOT_NORMALISED}
+    if scaled:
+        trained = _of_store(session, store, scaled)
+        for stream in scaled.values():
+            mean_D, std_D = (np.asarray(values, np.float64) for values in trained[stream])
+            # Every column has as many rows, so moments of all numbers are means of theirs.
+            mean = mean_D.mean(-1, keepdims=True)
+            square = (std_D**2 + mean_D**2).mean(-1, keepdims=True)
+            std = np.sqrt(np.maximum(square - mean**2, 0.0))
+            ones = np.ones_like(mean_D)
+            result[stream] = (
+                (mean * ones).astype(np.float32),
+                np.where(std > 0, std * ones, 1.0).astype(np.float32),
+            )
+    return result
+
+
+def _per_fold(session: Session, statistics: Statistics) -> Statistics:
+    """The same statistics for every fold."""
+    count = len(session.folds.keys)
+    if count == 1:
+        return statistics
+    return {
+        stream: (np.stack([mean_D] * count), np.stack([std_D] * count))
+        for stream, (mean_D, std_D) in statistics.items()
+    }
+
+
+STATISTICS: dict[str, Callable[[Session, Store | None, Mapping[str, str]], Statistics]] = {
+    "public": _public,
+    "store": _of_store,
+    "identity": _identity,
+}

@@ -1,0 +1,162 @@
+"""Runs behind a published table: found again or trained, and resumed where they were."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from emojax.core.session import build_session
+from emojax.datasets.source import Store
+from emojax.errors import InputError
+from emojax.papers.table_plan import Job
+from emojax.prediction.trained_run import open_run
+from emojax.rundir.checkpoint import saved_steps
+from emojax.rundir.workdir import WorkdirLock, replace_text
+from emojax.training.loop import Trainer
+
+FINISHED_FILE = "finished.json"
+LOG_FILE = "train.log"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        folder: its workdir.
+        folds: its replicas'.
+        seeds: its replicas'.
+        seconds: spent on it, all calls together, compiling and validation included.
+        diverged: whether no replica has weights to show.
+    """
+
+    folder: Path
+    folds: tuple[str, ...]
+    seeds: tuple[int, ...]
+    seconds: float
+    diverged: bool
+
+
+def find_run(runs: Path, job: Job) -> Run | None:
+    """A finished run that has the job's folds and seeds, perhaps among others.
+
+    The one with fewest replicas; its other folds change nothing but, where
+    ``config.train.epoch_steps`` is 0, the number of steps between validations.
+    """
+    found = []
+    for file in (runs / job.recipe.name).glob(f"*/{FINISHED_FILE}"):
+        content = json.loads(file.read_text())
+        run = Run(
+            folder=file.parent,
+            folds=tuple(content["folds"]),
+            seeds=tuple(content["seeds"]),
+            seconds=content["seconds"],
+            diverged=content["diverged"],
+        )
+        if set(job.folds) <= set(run.folds) and set(range(job.seeds)) <= set(run.seeds):
+            found.append(run)
+    return min(
+        found, key=lambda run: (len(run.folds) * len(run.seeds), str(run.folder)), default=None
+    )
+
+
+def train(
+    job: Job,
+    store: Store,
+    runs: Path,
+    *,
+    verbose: bool = False,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Trains a job, or goes on with one that was interrupted; a finished one is found again.
+
+    Args:
+        job: what.
+        store: on what.
+        runs: folder of all runs.
+        verbose: whether epochs are shown, instead of written to the run's log.
+        say: takes one line about the run before it begins.
+
+    Raises:
+        InputError: the configuration or the store does not serve, or another process trains it.
+    """
+    known = find_run(runs, job)
+    if known is not None:
+        return known
+    folder = runs / job.folder
+    again = bool(saved_steps(folder)) if folder.is_dir() else False
+    config = job.recipe.with_replicas(str(store.path), job.folds, job.seeds)
+    session = build_session(config, store.streams)
+    session.window_spec.check(store)
+    with WorkdirLock(folder, primary=jax.process_index() == 0):
+        say("resumed" if again else "begun")
+        with _timed(folder) as seconds, _epochs(folder / LOG_FILE, verbose):
+            diverged = _train(Trainer(session, store, folder))
+        content = {
+            "config": job.recipe.training.config,
+            "folds": [*job.folds],
+            "seeds": [*range(job.seeds)],
+            "seconds": seconds(),
+            "diverged": diverged,
+        }
+        write_atomically(folder / FINISHED_FILE, json.dumps(content, indent=1) + "\n")
+    # The next program is another one; what this one compiled stays in the cache on disk.
+    jax.clear_caches()
+    known = find_run(runs, job)
+    assert known is not None
+    return known
+
+
+def _train(trainer: Trainer) -> bool:
+    """Trains to the end; whether nothing came of it because all replicas diverged."""
+    try:
+        trainer.run()
+    except InputError as error:
+        # A table shows what happened to a row, and goes on; a full disk ends everything.
+        if error.status != InputError.status or not saved_steps(trainer.workdir):
+            raise
+        if not open_run(trainer.workdir).lost_R.all():
+            raise
+        return True
+    return False
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that a kill or a full disk leaves the former one, or none.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    replace_text(path, text, "A result")
+
+
+@contextlib.contextmanager
+def _timed(folder: Path) -> Iterator[Callable[[], float]]:
+    """Seconds since the first call of this run, kept over interruptions."""
+    file = folder / "seconds.json"
+    before = json.loads(file.read_text()) if file.is_file() else 0.0
+    started = time.monotonic()
+
+    def seconds() -> float:
+        return float(before + time.monotonic() - started)
+
+    try:
+        yield seconds
+    finally:
+        write_atomically(file, json.dumps(seconds()))
+
+
+@contextlib.contextmanager
+def _epochs(log: Path, verbose: bool) -> Iterator[None]:
+    """Sends the lines of epochs to the run's log, unless they are to be seen."""
+    if verbose:
+        yield
+        return
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stderr(file):
+        yield

@@ -1,0 +1,111 @@
+"""Configuration files and the variants that they offer."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from emojax.core.session import Session, build_session
+from emojax.errors import InputError
+from emojax.specs import StreamSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One variant of one configuration file.
+
+    Attributes:
+        file: the file.
+        name: of the variant; "" for the one without a name.
+        reference: the first line of the file's docstring.
+        summary: the first line of the variant's own.
+        make: makes the configuration.
+    """
+
+    file: Path
+    name: str
+    reference: str
+    summary: str
+    make: Callable[[], Any]
+
+    @property
+    def title(self) -> str:
+        """As it is listed: "rjcma:upstream"."""
+        return self.file.stem + (f":{self.name}" if self.name else "")
+
+    def config(self) -> Any:
+        """The configuration; problems say which variant has them."""
+        with self._named():
+            return self.make()
+
+    def session(self, streams: Mapping[str, StreamSpec]) -> Session:
+        """The variant made concrete; problems say which variant has them."""
+        with self._named():
+            return build_session(self.make(), streams)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            details: dict[str, Any] = {k: v for k, v in error.details.items() if k != "file"}
+            raise InputError(error.summary, file=f"{self.file}:{self.name}", **details) from error
+
+
+def read_variants(file: Path) -> list[Variant]:
+    """The variants that a configuration file offers, in its order.
+
+    Raises:
+        InputError: the file cannot be read, or makes no configuration.
+    """
+    problem = "it defines no get_config()"
+    try:
+        spec = importlib.util.spec_from_file_location(f"emojax_config_{file.stem}", file)
+        if spec is None or spec.loader is None:
+            raise OSError("not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+    except Exception as error:  # whatever a user's file does
+        problem, get_config = f"{type(error).__name__}: {error}", None
+    if get_config is None:
+        raise InputError(
+            "The configuration cannot be read.",
+            file=file,
+            found=problem,
+            expected="a Python file that defines get_config(), as in configs/",
+        )
+    variants: Mapping[str, Callable[[], Any]] = getattr(module, "VARIANTS", {"": get_config})
+    reference = _first_line(module)
+    # A partial's docstring is that of its class.
+    return [
+        Variant(file, name, reference, _first_line(getattr(make, "func", make)), make)
+        for name, make in variants.items()
+    ]
+
+
+def discover(folder: Path) -> list[Variant]:
+    """The variants of every configuration file in a folder, files in the order of their names.
+
+    Raises:
+        InputError: there are none.
+    """
+    files = sorted(file for file in folder.glob("*.py") if not file.name.startswith("_"))
+    if not files:
+        raise InputError(
+            "There are no configurations here.",
+            file=folder,
+            field="--configs",
+            found="no Python files" if folder.is_dir() else "no folder",
+            expected="a folder such as configs/",
+            remedy="call it from the project's folder, or name one with --configs=FOLDER",
+        )
+    return [variant for file in files for variant in read_variants(file)]
+
+
+def _first_line(documented: Any) -> str:
+    return next(iter((getattr(documented, "__doc__", None) or "").strip().splitlines()), "")

@@ -1,0 +1,386 @@
+"""Predictions over whole partitions and their scores: every annotated frame counts once."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from emojax.core.session import Session
+from emojax.datasets.folds import Fold
+from emojax.datasets.pipeline import (
+    WindowIds,
+    evaluation_batches,
+    evaluation_entries,
+    stack,
+    window_ids,
+    window_list,
+)
+from emojax.datasets.record import VideoRecord
+from emojax.datasets.resident import ResidentData
+from emojax.datasets.source import Store
+from emojax.datasets.windows import WindowSpec
+from emojax.ops.ensembles import combine
+from emojax.ops.tasks import TASK_OPS, TaskOps
+from emojax.ops.windows import OverlapAverage
+from emojax.prediction.predict_step import make_predict_step
+from emojax.prediction.resident_predictor import ResidentEvaluation
+from emojax.specs import TASKS
+from emojax.types import Batch
+
+# video name -> task -> (N, C) decoded predictions.
+Predictions = dict[str, dict[str, np.ndarray]]
+
+
+class Fed(NamedTuple):
+    """One batch of every fold.
+
+    Attributes:
+        host: of each fold its batch, or where several processes read parts of it, which windows
+            it holds.
+        device: all of them, on the devices.
+    """
+
+    host: Sequence[Batch | WindowIds]
+    device: Any
+
+
+class Predictor:
+    """Runs all replicas over the videos of their folds; compiled once, used many times.
+
+    Args:
+        session: what to run.
+        store: where the videos are.
+        resident: videos of this store that lie on the devices already, in the session's windows.
+            Calls for some of them gather and average there; others read the store.
+        between: called before every batch; what it raises ends the prediction.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        store: Store,
+        resident: ResidentData | None = None,
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.session, self.store, self._between = session, store, between
+        self._step = make_predict_step(session.model, session.shared(session.folds))
+        self._resident: ResidentEvaluation | None = None
+        if resident is not None:
+            self._resident = ResidentEvaluation(session, store, resident, self._step, between)
+
+    def __call__(
+        self, weights: Any, normalisation: Any, videos: Sequence[Sequence[str]]
+    ) -> list[Predictions]:
+        """Predicts videos that are resident, or else are read meanwhile; see ``run``."""
+        if self._resident is None or not self._resident.holds(videos):
+            return self.run(weights, normalisation, videos, self.feed(videos))
+        # Of a video that is named twice there is one prediction.
+        names = [list(dict.fromkeys(of_fold)) for of_fold in videos]
+        averages = self._resident.means(weights, normalisation, names)
+        return self._predictions([self._timeline(of_fold) for of_fold in names], averages)
+
+    def on(self, store: Store) -> Predictor:
+        """The same predictor for another store with the same streams; nothing compiles again."""
+        other = copy.copy(self)
+        other.store = store
+        # Which video is which, and where it lies, are of the other store.
+        other._resident = None
+        return other
+
+    def feed(self, videos: Sequence[Sequence[str]]) -> Iterator[Fed]:
+        """The batches of these videos, fold by fold; kept as a list they serve many runs."""
+        session, store, spec = self.session, self.store, self.session.window_spec
+        layout, size = session.layout, session.batch_size
+        entries = [window_list(store, names, spec, evaluation=True) for names in videos]
+        num_batches = max(1, max(-(-len(entry) // size) for entry in entries))
+        options: dict[str, Any] = {"batch_size": size, "num_batches": num_batches}
+        rows = layout.rows(size)
+        feeds = [evaluation_batches(store, names, spec, rows=rows, **options) for names in videos]
+        if not layout.shared:
+            for batches in zip(*feeds, strict=True):
+                yield Fed(batches, self.place([*batches]))
+            return
+        # Every process needs to know of all windows, and reads its own.
+        windows = [evaluation_entries(store, names, spec, **options) for names in videos]
+        both = zip(zip(*feeds, strict=True), zip(*windows, strict=True), strict=True)
+        for batches, of_folds in both:
+            ids = [window_ids(store, spec, of_batch) for of_batch in of_folds]
+            grouped = len(batches) > 1
+            tree = stack(batches) if grouped else batches[0]
+            yield Fed(ids, layout.batch_of_rows(tree, size, grouped=grouped))
+
+    def place(self, per_fold: Sequence[Any]) -> Any:
+        """Puts what leads with B, of each fold, onto the devices as a batch is put."""
+        grouped = len(per_fold) > 1
+        tree = stack(per_fold) if grouped else per_fold[0]
+        return self.session.layout.batch(tree, grouped=grouped)
+
+    def run(
+        self,
+        weights: Any,
+        normalisation: Any,
+        videos: Sequence[Sequence[str]],
+        feed: Iterable[Fed],
+        drop: Callable[[Sequence[Batch]], Any] | None = None,
+    ) -> list[Predictions]:
+        """Predicts, averages overlapping windows per tick, and gives every frame a value.
+
+        Each frame takes the value of the tick nearest to it, which without a clock is the frame
+        itself. ``config.data.scored`` says which ticks of a window count.
+
+        Args:
+            weights: {"params", "model_state"} with leading R, on the devices.
+            normalisation: see ``session.fold_normalisation``, on the devices.
+            videos: for each fold of ``session.folds``, the names of the videos to predict.
+            feed: what ``feed`` gave for the same videos.
+            drop: the batches of all folds -> what ``step.forward`` drops of each, on the
+                devices (see ``place``); where one process reads all of them.
+
+        Returns:
+            For each replica, its predictions for the videos of its fold.
+        """
+        session, spec = self.session, self.session.window_spec
+        timelines = [self._timeline(names) for names in videos]
+        averages = [
+            {task: OverlapAverage(len(timelines[fold]), TASKS[task].outputs) for task in spec.tasks}
+            for fold in session.folds.members_R
+        ]
+        pending: list[tuple[Any, Sequence[Batch | WindowIds]]] = []
+        for fed in feed:
+            self._between()
+            dropped = () if drop is None else (drop(cast(Sequence[Batch], fed.host)),)
+            outputs = self._step(weights, fed.device, normalisation, *dropped)
+            pending.append((outputs, fed.host))
+            # Fetched one batch late, so that the device is never idle.
+            if len(pending) > 1:
+                self._add(averages, timelines, *pending.pop(0))
+        for outputs, host_batches in pending:
+            self._add(averages, timelines, outputs, host_batches)
+        return self._predictions(
+            timelines,
+            [{task: a.result()[0] for task, a in of_replica.items()} for of_replica in averages],
+        )
+
+    def _timeline(self, names: Sequence[str]) -> _Timeline:
+        return _Timeline(self.store, self.session.window_spec, names)
+
+    def _predictions(
+        self, timelines: Sequence[_Timeline], means: Sequence[Mapping[str, np.ndarray]]
+    ) -> list[Predictions]:
+        """Task -> (ticks, C) of each replica -> its predictions."""
+        members_R = self.session.folds.members_R
+        return [
+            timelines[fold].predictions(of_replica)
+            for fold, of_replica in zip(members_R, means, strict=True)
+        ]
+
+    def _add(
+        self,
+        averages: list[dict[str, OverlapAverage]],
+        timelines: list[_Timeline],
+        outputs: Any,
+        batches: Sequence[Batch | WindowIds],
+    ) -> None:
+        host = self.session.layout.fetch(outputs)
+        # Of each fold once, for its replicas all have the same windows.
+        places = [line.place(batch) for line, batch in zip(timelines, batches, strict=True)]
+        for replica, fold in enumerate(self.session.folds.members_R):
+            ticks_BT, counted_BT = places[fold]
+            for task, average in averages[replica].items():
+                average.add(ticks_BT, host[task][replica], counted_BT)
+
+
+class _Timeline:
+    """The ticks of several videos one after the other; its length is their number."""
+
+    def __init__(self, store: Store, spec: WindowSpec, names: Sequence[str]) -> None:
+        self._store, self._spec = store, spec
+        self._names = {store.index_of(name): name for name in names}
+        self._spans: dict[int, slice] = {}
+        self._length = 0
+        for index in self._names:
+            stop = self._length + spec.num_ticks(store.videos[index])
+            self._spans[index] = slice(self._length, stop)
+            self._length = stop
+        self._scored = {
+            index: spec.scored_ticks(span.stop - span.start)
+            for index, span in self._spans.items()
+            if spec.scored != "all"
+        }
+
+    def __len__(self) -> int:
+        return self._length
+
+    def place(self, batch: Batch | WindowIds) -> tuple[np.ndarray, np.ndarray]:
+        """Where each tick of a batch lies, (B, T), and whether it counts, (B, T) bool."""
+        ticks_BT = np.array(batch.frame_ids, np.int64)
+        counted_BT = ticks_BT >= 0
+        for b in np.flatnonzero(batch.example_mask):
+            video = int(batch.video_ids[b])
+            if video in self._scored:
+                starts, first, stop = self._scored[video]
+                window = np.searchsorted(starts, ticks_BT[b, 0])
+                counted_BT[b] &= (ticks_BT[b] >= first[window]) & (ticks_BT[b] < stop[window])
+            ticks_BT[b] += self._spans[video].start
+        return ticks_BT, counted_BT
+
+    def predictions(self, means: Mapping[str, np.ndarray]) -> Predictions:
+        """Video -> task -> (N, C) float32, each frame with the value of its nearest tick.
+
+        Args:
+            means: task -> (ticks, C).
+        """
+        predictions: Predictions = {}
+        for index, name in self._names.items():
+            span = self._spans[index]
+            # Without a clock frames are ticks, and the record need not be read.
+            frames: Any = slice(None)
+            if self._spec.clock:
+                pts_N = self._store.read(index).pts_N
+                frames = self._spec.frame_ticks(pts_N, span.stop - span.start)
+            predictions[name] = {
+                task: mean_NC[span][frames].astype(np.float32) for task, mean_NC in means.items()
+            }
+        return predictions
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """Concatenated annotations of a list of videos for one task.
+
+    Attributes:
+        names: the videos, in order.
+        labels_NK: (frames of all videos, columns).
+        mask_NK: True where annotated and scored.
+    """
+
+    names: tuple[str, ...]
+    labels_NK: np.ndarray
+    mask_NK: np.ndarray
+
+
+def read_annotations(store: Store, fold: Fold, names: Sequence[str], task: str) -> Annotations:
+    """Reads the annotations that the protocol scores: annotated, and in the fold's range."""
+    labels, masks = [], []
+    for name in names:
+        record = store.read(store.index_of(name))
+        shape = (record.num_frames, TASKS[task].columns)
+        labels_NK = record.labels.get(task, np.full(shape, TASKS[task].ignore, np.float32))
+        mask_NK: np.ndarray = np.array(TASKS[task].annotated(labels_NK))
+        if fold.scored_frames is not None:
+            start, stop = fold.scored_frames
+            mask_NK[:start] = False
+            mask_NK[stop:] = False
+        labels.append(np.where(mask_NK, labels_NK, 0.0))
+        masks.append(mask_NK)
+    return Annotations(tuple(names), np.concatenate(labels), np.concatenate(masks))
+
+
+def concatenate(truth: Annotations, predictions: Predictions, task: str) -> np.ndarray:
+    """Predictions in the order of the annotations, (frames of all videos, C) float64."""
+    return np.concatenate([predictions[name][task] for name in truth.names]).astype(np.float64)
+
+
+def replica_scores(
+    session: Session,
+    predictions: Sequence[Predictions],
+    truths: Sequence[Mapping[str, Annotations]],
+) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """Scores of every replica on its own fold.
+
+    Args:
+        session: the session.
+        predictions: of each replica.
+        truths: for each fold, task -> annotations.
+
+    Returns:
+        (R,) selection scores, the weighted mean over a replica's targets, higher is better,
+        NaN where a replica predicts anything but finite numbers; and for each replica all
+        named scores of its tasks.
+    """
+    selections = session.config["evaluation"]["selection"]
+    scores_R = np.zeros(len(session.replicas))
+    named: list[dict[str, float]] = []
+    for r, fold in enumerate(session.folds.members_R):
+        values: dict[str, float] = {}
+        for task, truth in truths[fold].items():
+            predicted_NC = concatenate(truth, predictions[r], task)
+            # Infinite is treated as NaN; the decision behind an F1 would turn either into a
+            # class, and that into a score.
+            sound = bool(np.isfinite(predicted_NC).all())
+            predicted_NC = predicted_NC if sound else np.full_like(predicted_NC, np.nan)
+            arguments = (predicted_NC, truth.labels_NK, truth.mask_NK)
+            per_target = TASK_OPS[task].target_scores(*arguments, selections[task])
+            scores = TASK_OPS[task].scores(*arguments)
+            if not sound:
+                per_target = np.full_like(per_target, np.nan)
+                scores = dict.fromkeys(scores, float("nan"))
+            weights = session.weights[task][r]
+            scores_R[r] += float(np.sum(np.where(weights > 0, weights * per_target, 0.0)))
+            values |= _trained_scores(TASK_OPS[task], weights, scores)
+        named.append(values)
+    return scores_R, named
+
+
+def _trained_scores(
+    ops: TaskOps, weights_X: np.ndarray, scores: Mapping[str, float]
+) -> dict[str, float]:
+    """Leaves out the scores of targets that the replica was not trained for."""
+    if not weights_X.any():
+        return {}
+    idle = [f"_{name}" for name, weight in zip(ops.targets, weights_X, strict=True) if weight == 0]
+    ends = tuple([*idle, "_mean"] if idle else [])
+    return {name: score for name, score in scores.items() if not name.endswith(ends)}
+
+
+def ensemble(
+    session: Session,
+    predictions: Sequence[Predictions],
+    members: Sequence[int],
+    rule: str = "mean",
+) -> Predictions:
+    """Combines replicas, each target over the replicas that were trained for it.
+
+    A replica that diverged (all of its predictions are NaN) is left out; NaN where none is left.
+
+    Args:
+        session: the session.
+        predictions: of each replica.
+        members: which replicas to combine; all must have predicted the same videos.
+        rule: a key of ``emojax.ops.ensembles.ENSEMBLES``.
+    """
+    combined: Predictions = {}
+    for name in predictions[members[0]]:
+        combined[name] = {}
+        for task in session.tasks:
+            values_RNC = np.stack([predictions[r][name][task] for r in members])
+            trained_RX: np.ndarray = session.weights[task][list(members)] > 0
+            # A categorical task has one target for all of its classes.
+            trained_RC = np.broadcast_to(trained_RX, (len(members), values_RNC.shape[-1]))
+            # Nor is one of a replica that diverged.
+            lost_R = np.isnan(values_RNC).all(axis=(1, 2))
+            values_RNC = np.where(lost_R[:, None, None], 0.0, values_RNC)
+            trained_RC = trained_RC & ~lost_R[:, None]
+            # An output nobody trained is no prediction.
+            combined[name][task] = combine(rule, TASKS[task].kind, values_RNC, trained_RC)
+    return combined
+
+
+def reference_predictions(store: Store, names: Sequence[str], reference: str) -> Predictions:
+    """Predictions that the store brings along, for example simulated data's optimum."""
+    return {name: store.read(store.index_of(name)).references.get(reference, {}) for name in names}
+
+
+def model_free_predictions(
+    store: Store, names: Sequence[str], predict: Mapping[str, Callable[[VideoRecord], np.ndarray]]
+) -> Predictions:
+    """Predictions of per-record functions, task -> function, such as the ridge baseline."""
+    records = {name: store.read(store.index_of(name)) for name in names}
+    return {
+        name: {task: function(record) for task, function in predict.items()}
+        for name, record in records.items()
+    }

@@ -1,0 +1,182 @@
+"""Runs as the report reads them: from the files that training and evaluation left, no model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from emojax.errors import InputError
+from emojax.reporting.timelines import TIMELINES_FILE, VideoTimeline, read_timelines
+from emojax.rundir.metric_log import METRICS_FILE, read_metrics
+from emojax.scoring.fold_scores import POOLED
+
+# Folder of a run in which emojax.analyse leaves STUDY/PARTITION/*.png.
+ANALYSIS_FOLDER = "analysis"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportedRun:
+    """One run, evaluated on one partition.
+
+    Attributes:
+        name: tells it apart from the other runs of the report.
+        workdir: its folder.
+        config: its configuration.
+        document: its ``scores.json``.
+        metrics: step -> metric name -> value; empty for a run that was not trained here.
+        videos: of all folds.
+        pictures: PNG files of the studies of emojax.analyse on the partition, such as of missing
+            modalities; none if there was none.
+    """
+
+    name: str
+    workdir: Path
+    config: dict[str, Any]
+    document: dict[str, Any]
+    metrics: dict[int, dict[str, float]]
+    videos: list[VideoTimeline]
+    pictures: list[Path]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What ``scores.json`` tells of the data."""
+        return self.document["data"]
+
+    @property
+    def groups(self) -> dict[str, list[VideoTimeline]]:
+        """The sets of videos that are scored as one: all folds together, else each fold.
+
+        Folds are put together if no video is in two of them; then each was predicted by
+        replicas that did not train on it.
+        """
+        folds: dict[str, list[VideoTimeline]] = {}
+        for video in self.videos:
+            folds.setdefault(video.fold, []).append(video)
+        if len(folds) > 1 and len({video.name for video in self.videos}) == len(self.videos):
+            return {POOLED: self.videos}
+        return folds
+
+    def scores(self, group: str, task: str) -> dict[str, dict[str, float]]:
+        """System -> score name -> value, of a group of videos."""
+        folds = self.document["all_folds"] if group == POOLED else self.document["folds"][group]
+        return folds.get(task, {})
+
+
+def read_runs(workdirs: Sequence[str], partition: str) -> list[ReportedRun]:
+    """Reads what training and evaluation left in each folder.
+
+    Args:
+        workdirs: folders of runs.
+        partition: which folder of each run: "validation", "test", or "validation-on-NAME".
+
+    Raises:
+        InputError: a folder is no run, is given twice, or was not evaluated on the partition.
+    """
+    paths = [Path(workdir) for workdir in workdirs]
+    if not paths:
+        raise InputError(
+            "There is no run to report on.",
+            field="arguments",
+            found="nothing",
+            expected="the folder of a run, or of several",
+            remedy="python -m emojax.report RUN",
+        )
+    for path in paths:
+        if sum(path.resolve() == other.resolve() for other in paths) > 1:
+            raise InputError("A run is given twice.", file=path, expected="each run once")
+    return [_read(path, name, partition) for path, name in zip(paths, _names(paths), strict=True)]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """As many of the last folder names as tell the runs apart."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(len(part) for part in parts)):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _read(workdir: Path, name: str, partition: str) -> ReportedRun:
+    if not (workdir / "config.json").is_file():
+        raise InputError(
+            "This is not the folder of a run.",
+            file=workdir,
+            found="a folder without config.json" if workdir.is_dir() else "no folder",
+            expected="the --workdir of a training",
+            remedy="train first: python -m emojax.train --config=CONFIG --workdir=RUN",
+        )
+    folder = workdir / partition
+    remedy = f"python -m emojax.evaluate --checkpoint={workdir} --partition={partition}"
+    if not (folder / TIMELINES_FILE).is_file():
+        evaluated = sorted(path.parent.name for path in workdir.glob(f"*/{TIMELINES_FILE}"))
+        raise InputError(
+            f"The run has no predictions of {partition!r}.",
+            file=folder / TIMELINES_FILE,
+            field="--partition",
+            found=", ".join(evaluated) or "none",
+            expected="a partition that was evaluated",
+            remedy=remedy,
+        )
+    document = _read_json(folder / "scores.json", remedy)
+    for key in ("store", "data", "folds"):
+        if not isinstance(document.get(key), str if key == "store" else dict):
+            raise _unreadable(folder / "scores.json", f"no {key!r}", remedy)
+    metrics = workdir / METRICS_FILE
+    run = ReportedRun(
+        name=name,
+        workdir=workdir,
+        config=_read_json(workdir / "config.json", "train the run again"),
+        document=document,
+        metrics=read_metrics(metrics) if metrics.is_file() else {},
+        videos=read_timelines(folder / TIMELINES_FILE),
+        pictures=sorted((workdir / ANALYSIS_FOLDER).glob(f"*/{partition}/*.png")),
+    )
+    if {video.fold for video in run.videos} != set(document["folds"]):
+        raise _unreadable(folder / "scores.json", "other folds than in " + TIMELINES_FILE, remedy)
+    return run
+
+
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error), remedy) from error
+    if not isinstance(document, dict):
+        raise _unreadable(path, type(document).__name__, remedy)
+    return document
+
+
+def _unreadable(path: Path, found: str, remedy: str) -> InputError:
+    return InputError(
+        "A file of the run cannot be read.",
+        file=path,
+        found=found,
+        expected="JSON as training and evaluation of this version write it",
+        remedy=remedy,
+    )
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted key -> value as text: {"train": {"epochs": 3}} is {"train.epochs": "3"}."""
+    rows: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            rows |= flat(value, f"{prefix}{key}.")
+        else:
+            rows[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return rows
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None]]:
+    """Dotted key -> its value in each configuration, of the keys that are not the same in all.
+
+    None where a configuration does not have the key.
+    """
+    rows = [flat(config) for config in configs]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    values = {key: [row.get(key) for row in rows] for key in keys}
+    return {key: found for key, found in values.items() if len(set(found)) > 1}

@@ -1,0 +1,296 @@
+"""What the report's page draws by script, as JSON: learning curves and timelines, kept small.
+
+A timeline has as many points as a screen could show: frames are put into buckets of equal size,
+and each bucket gives its least and its greatest value, in the order in which they occur, so that
+no peak is lost. Numbers are whole: 16 bits for values, 8 for probabilities, as base64 text.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from emojax.ops.tasks import TASK_OPS
+from emojax.reporting.metric_panels import metric_panels
+from emojax.reporting.page_runs import ReportedRun
+from emojax.reporting.page_statistics import System
+from emojax.reporting.timelines import TaskTimeline, VideoTimeline, assess_video
+from emojax.scoring.fold_scores import OURS
+from emojax.specs import TASKS
+
+# Bytes of text that all timelines together may take; then each has fewer points.
+TIMELINE_BYTES = 6_500_000
+_MAX_BUCKETS, _MIN_BUCKETS = 1000, 50
+_MAX_STEPS = 1500
+
+
+@dataclasses.dataclass(frozen=True)
+class _Code:
+    """How values of a task become whole numbers.
+
+    Attributes:
+        dtype: of the numbers.
+        low, high: the least and the greatest; values beyond are drawn at the edge.
+        none: stands for "there is none".
+    """
+
+    dtype: type
+    low: int
+    high: int
+    none: int
+
+
+_VALUES = _Code(np.int16, -32000, 32000, -32768)
+_PROBABILITIES = _Code(np.uint8, 0, 250, 255)
+# Kind of task -> code.
+_CODES = {"continuous": _VALUES, "categorical": _PROBABILITIES, "binary": _PROBABILITIES}
+
+
+def rounded(value: float, digits: int = 4) -> float | None:
+    """A number of that many significant digits; None for what JSON cannot hold."""
+    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+
+
+# -- learning curves -------------------------------------------------------------------------
+
+
+def curve_panels(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
+    """Panels of learning curves: title, log scale, and the series of all runs in them."""
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for number, run in enumerate(runs):
+        steps = _some(sorted(run.metrics))
+        names = list(dict.fromkeys(name for row in run.metrics.values() for name in row))
+        for title, found in metric_panels(names):
+            for name in found:
+                at = [step for step in steps if name in run.metrics[step]]
+                panels.setdefault(title, []).append(
+                    {
+                        "run": number,
+                        "name": name,
+                        "x": at,
+                        "y": [rounded(run.metrics[step][name]) for step in at],
+                    }
+                )
+    return [
+        {
+            "title": title,
+            "log": title == "learning rate"
+            and any(value and value > 0 for line in series for value in line["y"]),
+            "series": series,
+        }
+        for title, series in panels.items()
+    ]
+
+
+def _some(steps: list[int]) -> list[int]:
+    """Evenly chosen steps, the first and the last among them, where there are very many."""
+    if len(steps) <= _MAX_STEPS:
+        return steps
+    chosen = np.unique(np.linspace(0, len(steps) - 1, _MAX_STEPS).round().astype(int))
+    return [steps[i] for i in chosen]
+
+
+# -- timelines -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+    """One video of the page: the annotations of one run, the predictions of all that fit."""
+
+    video: VideoTimeline
+    of_runs: dict[int, VideoTimeline]
+
+    def systems(self, task: str) -> dict[System, np.ndarray]:
+        """Every model; the other systems of the first run that has them."""
+        found: dict[System, np.ndarray] = {}
+        for number, video in self.of_runs.items():
+            if task in video.tasks:
+                for system, values_NC in video.tasks[task].predictions.items():
+                    if system == OURS or all(known != system for _, known in found):
+                        found[number, system] = values_NC
+        return found
+
+
+def timelines(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
+    """Each video: name, fold, times, and for each task annotation and predictions.
+
+    A video of several runs is drawn once, with the predictions of all of them, if their folds
+    and annotations are the same.
+    """
+    drawn = list(_drawn(runs))
+    buckets = _buckets(drawn)
+    return [_timeline(entry, buckets) for entry in drawn]
+
+
+def _drawn(runs: Sequence[ReportedRun]) -> Iterator[_Drawn]:
+    entries: dict[tuple[str, str], list[_Drawn]] = {}
+    for number, run in enumerate(runs):
+        for video in run.videos:
+            known = entries.setdefault((video.fold, video.name), [])
+            for entry in known:
+                if _same(entry.video, video):
+                    entry.of_runs[number] = video
+                    break
+            else:
+                known.append(_Drawn(video, {number: video}))
+    for known in entries.values():
+        yield from known
+
+
+def _same(a: VideoTimeline, b: VideoTimeline) -> bool:
+    return (
+        np.array_equal(a.seconds_N, b.seconds_N)
+        and set(a.tasks) == set(b.tasks)
+        and all(np.array_equal(a.tasks[t].mask_NK, b.tasks[t].mask_NK) for t in a.tasks)
+        and all(np.array_equal(a.tasks[t].labels_NK, b.tasks[t].labels_NK) for t in a.tasks)
+    )
+
+
+def _buckets(drawn: Sequence[_Drawn]) -> int:
+    """How many buckets a video may have so that all of them stay small."""
+    frames = np.array([len(entry.video.seconds_N) for entry in drawn])
+    # Two points a bucket; four thirds of a character for each byte.
+    cost = np.array(
+        [
+            8 / 3
+            * sum(
+                np.dtype(_CODES[TASKS[task].kind].dtype).itemsize
+                * TASKS[task].outputs
+                * (1 + len(entry.systems(task)))
+                for task in entry.video.tasks
+            )
+            + 32 / 3
+            for entry in drawn
+        ]
+    )  # fmt: skip
+    buckets = _MAX_BUCKETS
+    while buckets > _MIN_BUCKETS and (np.minimum(buckets, frames / 2) @ cost) > TIMELINE_BYTES:
+        buckets -= 10
+    return buckets
+
+
+def _timeline(entry: _Drawn, buckets: int) -> dict[str, Any]:
+    seconds_N = entry.video.seconds_N
+    edges = _edges(len(seconds_N), buckets)
+    tasks = {}
+    for task, line in entry.video.tasks.items():
+        if not line.mask_NK.any() and not entry.systems(task):
+            continue
+        tasks[task] = _task(task, line, entry, edges)
+    return {
+        "name": entry.video.name,
+        "fold": entry.video.fold,
+        "frames": len(seconds_N),
+        "t": _text(_point_times(seconds_N, edges).astype("<f4")),
+        "points": len(seconds_N) if edges is None else 2 * (len(edges) - 1),
+        "tasks": tasks,
+    }
+
+
+def _edges(frames: int, buckets: int) -> np.ndarray | None:
+    """First frames of the buckets, and the end; None where every frame is drawn."""
+    if frames <= 2 * buckets:
+        return None
+    return np.linspace(0, frames, buckets + 1).round().astype(np.int64)
+
+
+def _point_times(seconds_N: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
+    """Times of the points: of all frames, or of the first and middle frame of each bucket."""
+    if edges is None:
+        return seconds_N
+    middle = (edges[:-1] + edges[1:]) // 2
+    return np.stack([seconds_N[edges[:-1]], seconds_N[middle]], axis=1).ravel()
+
+
+def _task(task: str, line: TaskTimeline, entry: _Drawn, edges: np.ndarray | None) -> dict[str, Any]:
+    code = _CODES[TASKS[task].kind]
+    labels_NC = np.where(*_annotation(task, line))
+    systems = entry.systems(task)
+    finite = [np.abs(x[np.isfinite(x)]).max(initial=0.0) for x in (labels_NC, *systems.values())]
+    greatest = 1.0 if code is _PROBABILITIES else float(max(1.0, *finite))
+    scale = greatest / code.high
+
+    def coded(values_NC: np.ndarray) -> list[str]:
+        points_PC = values_NC if edges is None else extremes(values_NC, edges)
+        return [_coded(points_P, scale, code) for points_P in points_PC.T]
+
+    by_run = {
+        (number, system): assess_video(entry.of_runs[number], task, system)[1]
+        for number, system in systems
+    }
+    some = bool(line.mask_NK.any())
+    return {
+        "scale": scale,
+        "annotated": int(line.mask_NK.any(axis=1).sum()),
+        "labels": coded(labels_NC),
+        "curves": {f"{run}:{system}": coded(x_NC) for (run, system), x_NC in systems.items()},
+        "scores": {
+            f"{run}:{system}": {name: rounded(value) for name, value in scores.items()}
+            for (run, system), scores in by_run.items()
+            if some
+        },
+    }
+
+
+def _annotation(task: str, line: TaskTimeline) -> tuple[np.ndarray, np.ndarray, float]:
+    """(N, C) known, (N, C) values, NaN: classes and units become 1 where present, else 0."""
+    outputs = TASKS[task].outputs
+    shape = (len(line.mask_NK), outputs)
+    labels_NC = line.labels_NK
+    if TASKS[task].kind == "categorical":
+        labels_NC = (line.labels_NK == np.arange(outputs)[None, :]).astype(np.float32)
+    return np.broadcast_to(line.mask_NK, shape), labels_NC, np.nan
+
+
+def _coded(points_P: np.ndarray, scale: float, code: _Code) -> str:
+    known_P = np.isfinite(points_P)
+    whole_P = np.clip(np.rint(np.where(known_P, points_P, 0.0) / scale), code.low, code.high)
+    little_endian = np.dtype(code.dtype).newbyteorder("<")
+    return _text(np.where(known_P, whole_P, code.none).astype(little_endian))
+
+
+def extremes(values_NC: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(2 B, C) least and greatest value of each bucket, in the order in which they occur.
+
+    Frames of NaN or infinity count for nothing; a bucket of nothing else gives NaN twice.
+
+    Args:
+        values_NC: (N, C) values.
+        edges: (B + 1,) increasing: first frame of each bucket, and N.
+    """
+    widths = np.diff(edges)
+    # (B, W) frames of each bucket; shorter ones have their last frame again.
+    frames_BW = edges[:-1, None] + np.minimum(np.arange(widths.max()), widths[:, None] - 1)
+    values_BWC = values_NC[frames_BW]
+    known_BWC = np.isfinite(values_BWC)
+    ends = [
+        np.where(known_BWC, values_BWC, np.inf).argmin(axis=1),
+        np.where(known_BWC, values_BWC, -np.inf).argmax(axis=1),
+    ]
+    at_B2C = np.sort(np.stack(ends, axis=1), axis=1)
+    points_B2C = np.take_along_axis(values_BWC, at_B2C, axis=1).astype(np.float64)
+    nothing_BC = ~known_BWC.any(axis=1)
+    points_B2C = np.where(nothing_BC[:, None, :], np.nan, points_B2C)
+    return points_B2C.reshape(-1, values_NC.shape[1])
+
+
+def _text(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def task_facts(tasks: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """What the page has to know of each task: labels, coding and the score that stands for it."""
+    return {
+        task: {
+            "labels": list(TASKS[task].labels),
+            "continuous": TASKS[task].kind == "continuous",
+            "bits": 8 * np.dtype(_CODES[TASKS[task].kind].dtype).itemsize,
+            "none": _CODES[TASKS[task].kind].none,
+            "primary": TASK_OPS[task].primary,
+        }
+        for task in tasks
+    }

@@ -1,0 +1,340 @@
+"""Checkpoints that open by themselves: state, data order, schedule and everything else needed.
+
+A checkpoint is one Orbax step with two items. ``state`` holds arrays: the train state and the
+normalisation. ``meta`` is JSON: configuration, stream and task specifications, replicas,
+schedule, iterator states, history of scores, code version. A run killed at any moment resumes
+bit for bit from its latest checkpoint.
+
+Orbax does not notice every flipped bit, so ``meta`` carries checksums of all arrays and of
+itself, see ``checkpoint_document.py``. They are checked whenever a checkpoint is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from emojax.errors import InputError, Stopped, machine_error, writing
+from emojax.rundir import orbax_noise
+from emojax.rundir.checkpoint_document import (
+    DamagedError,
+    Document,
+    check_arrays,
+    make_document,
+    read_document,
+)
+
+FOLDER = "checkpoints"
+_KEPT = "the last good checkpoint is kept, and the same command continues from it"
+# A run's JSON item is below one MiB for hundreds of replicas and epochs.
+_MAX_META_BYTES = 64 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a restored checkpoint holds.
+
+    Attributes:
+        step: optimiser steps taken.
+        state: {"train": TrainState, "normalisation": ...}.
+        meta: the JSON item.
+    """
+
+    step: int
+    state: Any
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run: the latest and the best are kept. Use in a ``with``.
+
+    Args:
+        workdir: folder of the run.
+        read_only: open for evaluation; never creates, deletes or writes anything.
+
+    Raises:
+        InputError: ``read_only`` and there is no checkpoint, or what lies there is damaged.
+        MachineError: the folder cannot be written to.
+    """
+
+    def __init__(self, workdir: str | Path, *, read_only: bool = False) -> None:
+        self.folder = Path(workdir).resolve() / FOLDER
+        self._read_only = read_only
+        orbax_noise.silence()
+        if read_only and not self.folder.is_dir():
+            raise InputError(
+                "There is no checkpoint here.",
+                file=workdir,
+                found="no folder " + FOLDER if Path(workdir).is_dir() else "nothing",
+                expected="the --workdir of a training run",
+                remedy="train first: python -m emojax.train --config=... --workdir=...",
+            )
+        # max_to_keep with best_fn would delete the latest step; a union of policies does not.
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(1),
+                policies.BestN(get_metric_fn=_score, n=1),
+            ]
+        )
+        # best_fn makes the manager write the scores down, for the policy of a resumed run.
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=None if read_only else keep,
+            best_fn=None if read_only else _score,
+            # What a killed run left unfinished would otherwise fill the disk.
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=options,
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                },
+            )
+        except Exception as error:
+            failed = machine_error(error, self.folder, "The folder of checkpoints")
+            if failed is not None:
+                raise failed from error
+            raise self._damaged(
+                None, "folder", _first_line(error), "what a training run saved"
+            ) from error
+        if not read_only:
+            self._check_scores()
+
+    def steps(self) -> list[int]:
+        """Steps that were saved, ascending. A damaged one is among them."""
+        return sorted({*self._manager.all_steps(), *_step_names(self.folder)})
+
+    def save(self, step: int, state: Any, meta: dict[str, Any], score: float) -> None:
+        """Saves in the background; a checkpoint appears whole or not at all.
+
+        Raises:
+            MachineError: this save, or the one before, could not be written.
+        """
+        plain = _without_none(state)
+        document = make_document(step, plain, meta, float(score))
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(plain), meta=ocp.args.JsonSave(document)
+        )
+        with writing(self.folder, "A checkpoint", kept=_KEPT):
+            self._manager.save(step, args=arguments, metrics={"score": float(score)}, force=True)
+
+    def meta(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
+        """Step and JSON item of one checkpoint, the latest by default.
+
+        Raises:
+            InputError: there is no such checkpoint, or it is damaged.
+        """
+        step = self._resolve(step)
+        return step, self._document(step).meta
+
+    def restore(self, abstract: Any, step: int | None = None) -> Checkpoint:
+        """Restores one checkpoint, the latest by default.
+
+        Args:
+            abstract: ``jax.ShapeDtypeStruct`` leaves with the shardings to restore onto; the
+                number of devices may differ from that of the run that saved.
+            step: which one.
+
+        Raises:
+            InputError: no such checkpoint, it is of another model, or it is damaged.
+        """
+        step = self._resolve(step)
+        document = self._document(step)
+        self._check_same_model(abstract, document.meta, step)
+        found = self._read(step, "state", ocp.args.StandardRestore(_without_none(abstract)))
+        if document.arrays is not None:
+            try:
+                check_arrays(found, document.arrays)
+            except DamagedError as error:
+                raise self._damaged(step, error.field, error.found, error.expected) from error
+        state = {
+            name: dataclasses.replace(cast(Any, value), **found[name])
+            if dataclasses.is_dataclass(value)
+            else found[name]
+            for name, value in abstract.items()
+        }
+        return Checkpoint(step=step, state=state, meta=document.meta)
+
+    def _document(self, step: int) -> Document:
+        """The JSON item of a step, checked."""
+        try:
+            size = (self.folder / str(step) / "meta" / "metadata").stat().st_size
+        except OSError as error:
+            raise self._damaged(
+                step, "meta", error.strerror, "what a training run saved"
+            ) from error
+        if size > _MAX_META_BYTES:
+            raise self._damaged(step, "meta", f"{size} bytes", f"at most {_MAX_META_BYTES} bytes")
+        content = self._read(step, "meta", ocp.args.JsonRestore())
+        try:
+            return read_document(content, step)
+        except DamagedError as error:
+            raise self._damaged(step, error.field, error.found, error.expected) from error
+
+    def _read(self, step: int, item: str, how: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        # Orbax, TensorStore and JSON each have many ways to say what is wrong with a file.
+        except Exception as error:
+            found = _first_line(error)
+        # Not chained: the exception holds what is still being read, and that would complain.
+        orbax_noise.collect_unread()
+        raise self._damaged(step, item, found, "what a training run saved")
+
+    def _check_scores(self) -> None:
+        """Refuses damaged scores, by which Orbax would choose what to delete."""
+        for step in self.steps():
+            score = self._document(step).score
+            if score is None:
+                continue
+            path = self.folder / str(step) / "metrics" / "metrics"
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError) as error:
+                raise self._damaged(
+                    step, "metrics", _first_line(error), f"score {score}"
+                ) from error
+            if repr(found) != repr({"score": score}):
+                raise self._damaged(step, "metrics", repr(found)[:200], f"score {score}")
+
+    def _damaged(self, step: int | None, field: str, found: object, expected: object) -> InputError:
+        """Says that a checkpoint is damaged and how to go on without it."""
+        folder = self.folder if step is None else self.folder / str(step)
+        others = [str(other) for other in _step_names(self.folder) if other != step]
+        if step is None or not others:
+            remedy = "copy the run again, or train again with --overwrite"
+        elif self._read_only:
+            remedy = f"use another saved step, such as --step={others[-1]} (there are "
+            remedy += f"{', '.join(others)}), or copy the run again"
+        else:
+            remedy = f"copy the run again, or delete the folder {folder}: the same command then "
+            remedy += f"continues from step {others[-1]}"
+        return InputError(
+            "The checkpoint is damaged.",
+            file=folder,
+            field=field,
+            found=str(found)[:200],
+            expected=str(expected)[:200],
+            remedy=remedy,
+        )
+
+    def _resolve(self, step: int | None) -> int:
+        steps = self.steps()
+        if not steps or (step is not None and step not in steps):
+            raise InputError(
+                "There is no such checkpoint.",
+                file=self.folder,
+                field="step",
+                found=f"steps {steps}" if steps else "no checkpoint at all",
+                expected="a saved step" if step is None else f"step {step}",
+                remedy="train first, or name a step that is there",
+            )
+        return steps[-1] if step is None else step
+
+    def _check_same_model(self, abstract: Any, meta: dict[str, Any], step: int) -> None:
+        expected, found = describe(abstract), meta["parameters"]
+        different = sorted(
+            key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)
+        )
+        if different:
+            key = different[0]
+            raise InputError(
+                f"The checkpoint is of another model ({len(different)} arrays differ).",
+                file=self.folder / str(step),
+                field=key,
+                found=found.get(key, "no such array"),
+                expected=expected.get(key, "no such array"),
+                remedy="use the configuration the checkpoint was trained with, or a new workdir",
+            )
+
+    def __enter__(self) -> Checkpoints:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Waits for saves under way. A manager that is never closed loses its checkpoint.
+
+        Raises:
+            MachineError: a save could not be written; not if another exception is under way.
+        """
+        if error is not None and not isinstance(error, Stopped) and jax.process_count() > 1:
+            # Closing waits for the other processes, which may be gone or not know of the error.
+            return
+        if error is not None:
+            # What went wrong first is what people have to know.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            return
+        with writing(self.folder, "A checkpoint", kept=_KEPT):
+            self._manager.close()
+
+
+def _without_none(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Dataclasses as mappings of the fields that are used.
+
+    Orbax writes None down as an entry of its own, so that a field that is off could not be
+    added to the state without making older checkpoints unreadable.
+    """
+    plain = {}
+    for name, value in state.items():
+        if dataclasses.is_dataclass(value):
+            fields = [field.name for field in dataclasses.fields(value)]
+            plain[name] = {f: getattr(value, f) for f in fields if getattr(value, f) is not None}
+        else:
+            plain[name] = value
+    return plain
+
+
+def saved_steps(workdir: str | Path) -> list[int]:
+    """Steps of a run that were saved, ascending; none if there is no run."""
+    return _step_names(Path(workdir) / FOLDER)
+
+
+def _step_names(folder: Path) -> list[int]:
+    """Orbax writes a checkpoint under another name and renames it when it is whole.
+
+    What is no folder any more is named, too: a damaged step must not pass for none.
+    """
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    # As Orbax writes numbers: "007" is no step, nor is a number in another script.
+    return sorted(int(n) for n in names if n.isascii() and n.isdigit() and str(int(n)) == n)
+
+
+def _first_line(error: BaseException) -> str:
+    """What an exception says, in short."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def _score(metrics: Mapping[str, float]) -> float:
+    return metrics["score"]
+
+
+def describe(tree: Any) -> dict[str, str]:
+    """Path of every array in a tree -> "dtype[shape]"; saved to compare models by."""
+    leaves: Iterable[tuple[Any, Any]] = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        )
+        for path, leaf in leaves
+    }

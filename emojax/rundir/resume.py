@@ -1,0 +1,192 @@
+"""What a checkpoint says about its run, and whether a run may go on from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emojax import __version__
+from emojax.core.config_checks import RUNTIME_KEYS, flatten, optional_defaults
+from emojax.core.schedule import ScheduleState
+from emojax.core.session import Session
+from emojax.datasets.source import Store
+from emojax.errors import InputError
+from emojax.rundir.workdir import empty_folder
+
+
+def run_meta(
+    session: Session,
+    store: Store,
+    identity: str,
+    schedule: ScheduleState,
+    iterators: Sequence[Any],
+    history: Sequence[Any],
+) -> dict[str, Any]:
+    """The JSON item of a checkpoint, all but the description of its arrays.
+
+    Args:
+        session: what is trained.
+        store: on what.
+        identity: fingerprint of the data pipeline.
+        schedule: where each replica stands.
+        iterators: states of the training feeds.
+        history: scores so far.
+    """
+    return {
+        "code_version": __version__,
+        "config": session.config,
+        "streams": {name: dataclasses.asdict(s) for name, s in session.streams.items()},
+        "tasks": list(session.tasks),
+        "replicas": [dataclasses.asdict(replica) for replica in session.replicas],
+        "store": {
+            "name": store.name,
+            "path": str(store.path),
+            "checksum": store.metadata["checksum"],
+        },
+        "fingerprint": identity,
+        "schedule": {
+            field.name: getattr(schedule, field.name).tolist()
+            for field in dataclasses.fields(schedule)
+        },
+        "iterators": list(iterators),
+        "history": list(history),
+    }
+
+
+def check_same_run(meta: dict[str, Any], session: Session, identity: str, workdir: Path) -> None:
+    """Refuses to continue a run with another configuration or on other data.
+
+    Args:
+        meta: of the checkpoint.
+        session: of this call.
+        identity: fingerprint of this call's data pipeline.
+        workdir: where the checkpoint lies.
+
+    Raises:
+        InputError: as said.
+    """
+    # A run saved before a key existed was trained with its default.
+    saved = optional_defaults() | flatten(meta["config"])
+    current = optional_defaults() | flatten(session.config)
+    # Where the store lies, how long to train and on what machine may change; nothing else may.
+    free = {"data.store", "train.epochs", *RUNTIME_KEYS}
+    if current["train.decay"] != "none":
+        # The rates so far would have been others.
+        free -= {"train.epochs"}
+    for key in sorted((saved.keys() | current.keys()) - free):
+        if saved.get(key) != current.get(key):
+            raise InputError(
+                "The run in this workdir was trained with another configuration.",
+                file=workdir,
+                field=f"config.{key}",
+                found=f"{saved.get(key)} in the checkpoint",
+                expected=f"{current.get(key)}, as in this call",
+                remedy="use a new --workdir, or --overwrite to discard the old run",
+            )
+    if meta["fingerprint"] != identity:
+        raise InputError(
+            "The run in this workdir was trained on other data.",
+            file=workdir,
+            field="data pipeline fingerprint",
+            found=meta["fingerprint"],
+            expected=identity,
+            remedy="use the store it was trained on, or a new --workdir",
+        )
+
+
+def check_same_groups(saved: list[list[int]], found: list[list[int]], workdir: Path) -> None:
+    """Refuses to go on within an epoch with other replicas taking turns than before.
+
+    Args:
+        saved: members of each group when the run stopped.
+        found: members of each group now.
+        workdir: of the run.
+
+    Raises:
+        InputError: as said.
+    """
+    if saved == found:
+        return
+    raise InputError(
+        "The run stopped within an epoch in which replicas took other turns than they would here.",
+        file=workdir,
+        field="config.train.replicas_at_once, memory_limit",
+        found=f"replicas in turns of {_sizes(found)}",
+        expected=f"turns of {_sizes(saved)}, as when it stopped",
+        remedy="continue with config.train.replicas_at_once of the largest of those, or with the "
+        "memory limit or the devices it had; after the next validation it may move",
+    )
+
+
+def _sizes(groups: list[list[int]]) -> str:
+    return " + ".join(str(len(members)) for members in groups)
+
+
+def check_trained(
+    session: Session, lost_R: np.ndarray, late_R: np.ndarray, workdir: Path, *, about: str = ""
+) -> list[str]:
+    """Refuses to pass off as trained what is not.
+
+    Args:
+        session: what was trained.
+        lost_R: (R,) bool, see ``schedule.lost``.
+        late_R: (R,) bool, who never came to the last stage's objective.
+        workdir: of the run.
+        about: where losses began not to be finite, for people.
+
+    Returns:
+        Warnings about single replicas, for people.
+
+    Raises:
+        InputError: all replicas diverged, or one was still in an earlier stage at the end.
+    """
+
+    def names(chosen_R: np.ndarray) -> str:
+        return ", ".join(n for n, found in zip(session.names, chosen_R, strict=True) if found)
+
+    remedy = "lower config.train.learning_rate or set config.train.clip_norm"
+    if lost_R.all():
+        seen = f" (losses are not finite {about})" if about else ""
+        raise InputError(
+            "Training diverged: no validation of these replicas gave a finite score.",
+            file=workdir,
+            field="replicas",
+            found=names(lost_R),
+            expected="finite losses and predictions",
+            remedy=f"{remedy}, and use --overwrite or a new --workdir{seen}",
+        )
+    if late_R.any():
+        raise InputError(
+            "Training ended before its last stage.",
+            file=workdir,
+            field="config.train.epochs",
+            found=f"{session.config['train']['epochs']}; still in an earlier stage: "
+            + names(late_R),
+            expected="enough epochs for all stages",
+            remedy="call again with more epochs, which continues the run, or give the stages a "
+            "number of epochs in a new one",
+        )
+    if not lost_R.any():
+        return []
+    return [f"warning: training of {names(lost_R)} diverged; their weights are not used ({remedy})"]
+
+
+def discard_run(workdir: Path) -> None:
+    """Deletes a run, and nothing that is not a run.
+
+    Raises:
+        InputError: the folder is none of a run, or another run is at work in it.
+    """
+    if not (workdir / "config.json").is_file():
+        raise InputError(
+            "--overwrite only discards what a training run has written.",
+            file=workdir,
+            found="a folder without config.json",
+            expected="the folder of a run",
+            remedy="choose another --workdir",
+        )
+    empty_folder(workdir)

@@ -1,0 +1,242 @@
+"""A run's folder: who is at work in it, and whether it can be written to.
+
+Two runs in one folder would overwrite each other's checkpoints and numbers, so a run holds a
+lock, ``.lock``, from before it writes anything to its end. The kernel holds it for the open
+file: it goes with the process, however that ends, and a file that a killed run left behind locks
+nothing. Reading commands (evaluate, predict, report) need no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from emojax.core.devices import agree, is_primary
+from emojax.errors import InputError, MachineError, writing
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_FILE = ".lock"
+# The summary line of the training that ended there last.
+SUMMARY_FILE = "summary.json"
+_UNTOUCHED = "what was saved there before is untouched"
+
+# Locked folder -> [descriptor, how often it is held]. A process may take its own lock again.
+_HELD: dict[Path, list[int]] = {}
+
+
+class WorkdirLock:
+    """Holds a run's folder against other runs while its block lasts.
+
+    The same process may take it again inside, as ``emojax.train`` and ``Trainer`` do. A process
+    that is forked from this one does not hold it. On systems without ``fcntl`` (Windows) nothing
+    is locked; the folder is still checked.
+
+    Args:
+        workdir: made if it is not there, and removed again if it is empty in the end.
+        primary: False for the other processes of one run, of which the first holds the lock.
+
+    Raises:
+        InputError: on entering, another run holds it.
+        MachineError: on entering, nothing can be written there.
+    """
+
+    def __init__(self, workdir: str | Path, *, primary: bool = True) -> None:
+        self.workdir = Path(workdir).resolve()
+        self._primary = primary
+        self._made = False
+
+    def __enter__(self) -> Self:
+        """Takes the lock; see the class for what is raised."""
+        if not self._primary:
+            return self
+        held = _HELD.get(self.workdir)
+        if held:
+            held[1] += 1
+            return self
+        with writing(self.workdir, "The run's folder", kept=_UNTOUCHED):
+            self._made = not self.workdir.exists()
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            descriptor = self._open()
+            try:
+                _describe(descriptor)
+            except OSError:
+                self._release(descriptor)
+                raise
+        _HELD[self.workdir] = [descriptor, 1]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Releases the lock and removes its file."""
+        held = _HELD.get(self.workdir)
+        if held is None or not self._primary:
+            return
+        held[1] -= 1
+        if not held[1]:
+            del _HELD[self.workdir]
+            self._release(held[0])
+
+    def _open(self) -> int:
+        """A locked descriptor of the lock file."""
+        path = self.workdir / LOCK_FILE
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                if fcntl is not None:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = _read(descriptor)
+                os.close(descriptor)
+                raise _taken(self.workdir, holder) from None
+            except OSError:
+                # Some network file systems know no locks; better no lock than no run.
+                return descriptor
+            # Who held it may have removed the file between our opening and our locking it.
+            if _same_file(descriptor, path):
+                return descriptor
+            os.close(descriptor)
+
+    def _release(self, descriptor: int) -> None:
+        path = self.workdir / LOCK_FILE
+        # Removed while it is still held, so never the lock of another run.
+        if _same_file(descriptor, path):
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+        if self._made and self.workdir.is_dir() and not any(self.workdir.iterdir()):
+            self.workdir.rmdir()
+
+
+@contextlib.contextmanager
+def held(workdir: str | Path) -> Iterator[None]:
+    """A run's folder while the run lasts: its first process holds it, the others wait for that.
+
+    Args:
+        workdir: of the run.
+
+    Raises:
+        InputError: another run holds it, or in other processes: the first one failed.
+        MachineError: nothing can be written there.
+    """
+    with contextlib.ExitStack() as opened:
+        problem = None
+        try:
+            opened.enter_context(WorkdirLock(workdir, primary=is_primary()))
+        except InputError as error:
+            problem = error
+        agree("--workdir", problem)
+        yield
+
+
+def empty_folder(workdir: Path) -> None:
+    """Deletes what lies in a run's folder, all but the lock, which the caller holds.
+
+    Raises:
+        InputError: another run holds it.
+        MachineError: something cannot be deleted.
+    """
+    with WorkdirLock(workdir), writing(workdir, "The run's folder"):
+        for path in Path(workdir).iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK_FILE:
+                path.unlink()
+
+
+def replace_text(path: Path, text: str, what: str) -> None:
+    """Writes a small file so that a kill leaves the old one or the new one.
+
+    Args:
+        path: of the file.
+        text: of the whole file.
+        what: for people, as in "The summary".
+
+    Raises:
+        MachineError: it cannot be written; the old one is still there.
+    """
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    with writing(path, what):
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _describe(descriptor: int) -> None:
+    """Says in the lock file who holds it."""
+    holder = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+    }
+    line = (json.dumps(holder) + "\n").encode()
+    os.ftruncate(descriptor, 0)
+    if os.pwrite(descriptor, line, 0) < len(line):
+        raise MachineError(
+            "The run's folder could not be written.",
+            found="a write that was cut short",
+            expected="space left on the disk",
+            remedy="free some space, or choose another --workdir",
+        )
+
+
+def _read(descriptor: int) -> dict[str, Any]:
+    try:
+        holder = json.loads(os.pread(descriptor, 1 << 16, 0))
+    except ValueError:
+        # The other run has locked it and not written it yet.
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _taken(workdir: Path, holder: dict[str, Any]) -> InputError:
+    known = "host {host}, process {pid}, since {since}: {command}"
+    words = {name: holder.get(name, "unknown") for name in ("host", "pid", "since", "command")}
+    return InputError(
+        "Another run is at work in this folder.",
+        file=workdir,
+        field="--workdir",
+        found=known.format(**words),
+        expected="one run at a time",
+        remedy="wait for it, stop it (kill PID lets it save first), or choose another --workdir",
+    )
+
+
+def _forget() -> None:
+    """A forked process does not hold what its parent holds."""
+    for descriptor, _ in _HELD.values():
+        os.close(descriptor)
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

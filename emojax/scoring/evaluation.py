@@ -1,0 +1,249 @@
+"""A trained run's scores beside optimum, baseline, tuned and postprocessed, and on a screen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from emojax.core.session import Session
+from emojax.datasets.folds import Fold
+from emojax.datasets.source import Store
+from emojax.errors import InputError
+from emojax.ops.decisions import DECISION_RULES
+from emojax.prediction.predictor import (
+    Predictions,
+    concatenate,
+    ensemble,
+    model_free_predictions,
+    read_annotations,
+    reference_predictions,
+)
+from emojax.prediction.trained_run import TrainedRun
+from emojax.scoring.baseline import fit_ridge
+from emojax.scoring.fitted_postprocessing import Postprocessing
+from emojax.scoring.fold_scores import (
+    BASELINE,
+    MEAN,
+    OPTIMUM,
+    OURS,
+    POOLED,
+    PROCESSED,
+    TUNED,
+    FoldResult,
+    Scores,
+    assess,
+    brief,
+    score_rows,
+    scored_tasks,
+    summary_rows,
+)
+from emojax.specs import TASKS
+
+# Selections that want a prediction close to a probability or a value, not F1 or concordance.
+_LEAST_SQUARES = ("rmse", "accuracy", "cross_entropy", "binary_cross_entropy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """Predictions that decisions and widths are tuned on: of videos that were trained on.
+
+    Attributes:
+        store: where their annotations are.
+        folds: in the order of ``session.folds``; the training videos of each are tuned on.
+        predictions: of each replica.
+    """
+
+    store: Store
+    folds: Sequence[Fold]
+    predictions: Sequence[Predictions]
+
+    @classmethod
+    def on_training(cls, run: TrainedRun) -> Tuning:
+        """Predicts the training videos of a run's folds, whichever store is evaluated.
+
+        Raises:
+            InputError: the training store is not there.
+        """
+        store = run.open_store()
+        folds = run.folds(store)
+        return cls(store, folds, run.predict(store, [list(fold.train) for fold in folds]))
+
+    def ensembles(self, session: Session) -> list[list[tuple[Fold, Predictions]]]:
+        """What ``tuned_postprocessing`` asks for: of each fold, what its ensemble predicts."""
+        return [
+            [(fold, ensemble(session, self.predictions, fold_members(session, number)))]
+            for number, fold in enumerate(self.folds)
+        ]
+
+
+def fold_members(session: Session, number: int) -> list[int]:
+    """The replicas of a fold, by its number in ``session.folds``."""
+    return [int(r) for r in np.flatnonzero(session.folds.members_R == number)]
+
+
+def partition_videos(store: Store, fold: Fold, partition: str) -> list[str]:
+    """Videos of one partition of a fold; a fold without a test list of its own shares the store's.
+
+    Raises:
+        InputError: there are none.
+    """
+    parts: dict[str, Sequence[str]] = {
+        "train": fold.train,
+        "validation": fold.validation,
+        "test": fold.test or store.partitions.get("test", ()),
+    }
+    if not parts.get(partition):
+        raise InputError(
+            f"Fold {fold.name!r} has no {partition!r} videos.",
+            file=store.path,
+            field="--partition",
+            found=partition,
+            expected="one of " + ", ".join(name for name, videos in parts.items() if videos),
+        )
+    return list(parts[partition])
+
+
+def evaluate_folds(
+    session: Session,
+    store: Store,
+    predictions: Sequence[Predictions],
+    folds: Sequence[Fold],
+    partition: str,
+    *,
+    baseline: bool = True,
+    tuning: Tuning | None = None,
+    postprocessing: Postprocessing | None = None,
+) -> list[FoldResult]:
+    """Scores the ensembles of each fold's replicas beside optimum and linear baseline.
+
+    Args:
+        session: what was trained.
+        store: the data.
+        predictions: of each replica, for the partition's videos of its fold.
+        folds: in the order of ``session.folds``.
+        partition: "train", "validation" or "test".
+        baseline: whether to fit ridge + smoothing; it needs the store trained on, or it would
+            learn from other videos than the model.
+        tuning: also scores the model with decisions tuned on these, beside the papers' argmax
+            and 0.5.
+        postprocessing: also scores the model with this done to its predictions.
+
+    Raises:
+        InputError: a fold has no such videos.
+    """
+    results = []
+    for number, fold in enumerate(folds):
+        names = partition_videos(store, fold, partition)
+        members = fold_members(session, number)
+        systems = {OURS: ensemble(session, predictions, members)}
+        decisions: dict[str, np.ndarray] = {}
+        if tuning:
+            known = ensemble(session, tuning.predictions, members)
+            decisions = _tuned(tuning.store, tuning.folds[number], known, session.tasks)
+            systems[TUNED] = _moved(systems[OURS], decisions)
+        if postprocessing:
+            systems[PROCESSED] = postprocessing(store, systems[OURS], number)
+        systems[OPTIMUM] = reference_predictions(store, names, "optimum")
+        if baseline:
+            systems[BASELINE] = _baseline(session, store, fold.name, names)
+        scores: dict[str, Scores] = {}
+        states: dict[str, dict[str, Any]] = {}
+        for task in session.tasks:
+            truth = read_annotations(store, fold, names, task)
+            if not truth.mask_NK.any():
+                continue
+            found = {
+                system: assess(truth, predicted, task)
+                for system, predicted in systems.items()
+                if all(task in predicted[name] for name in names)
+            }
+            states[task] = {system: pair[0] for system, pair in found.items() if pair}
+            scores[task] = {system: pair[1] for system, pair in found.items() if pair}
+        results.append(
+            FoldResult(
+                fold.name, tuple(names), systems, scores, states, decisions, fold.scored_frames
+            )
+        )
+    return results
+
+
+def _tuned(
+    store: Store, fold: Fold, predictions: Predictions, tasks: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Task -> what is tuned on the predictions of a fold's training videos."""
+    decisions = {}
+    for task in tasks:
+        rule = DECISION_RULES.get(TASKS[task].kind)
+        if rule is not None:
+            truth = read_annotations(store, fold, fold.train, task)
+            decisions[task] = rule.tune(
+                concatenate(truth, predictions, task), truth.labels_NK, truth.mask_NK
+            )
+    return decisions
+
+
+def _moved(predictions: Predictions, decisions: Mapping[str, np.ndarray]) -> Predictions:
+    """Predictions of the tuned tasks, moved so that the papers' rule decides as was tuned."""
+    return {
+        name: {
+            task: DECISION_RULES[TASKS[task].kind].move(by_task[task], parameters_C)
+            for task, parameters_C in decisions.items()
+        }
+        for name, by_task in predictions.items()
+    }
+
+
+def _baseline(session: Session, store: Store, fold: str, names: Sequence[str]) -> Predictions:
+    """Ridge + smoothing on the model's own streams and training videos."""
+    selection = session.config["evaluation"]["selection"]
+    fitted = {
+        task: fit_ridge(
+            store,
+            fold,
+            session.window_spec.streams,
+            task,
+            metric="rmse" if selection[task] in _LEAST_SQUARES else "ccc",
+        )
+        for task in session.tasks
+    }
+    return model_free_predictions(
+        store, names, {task: ridge.predict for task, ridge in fitted.items()}
+    )
+
+
+# -- showing -------------------------------------------------------------------------------
+
+
+def print_scores(results: Sequence[FoldResult], title: str, console: Console) -> None:
+    """Prints one table per task, or that there is nothing to score by.
+
+    With several folds, scores of single classes and units are shown over all folds only.
+    """
+    if not scored_tasks(results):
+        console.print(f"{title}: no annotations, so no scores", highlight=False)
+    for task in scored_tasks(results):
+        header, rows = score_rows(results, task)
+        summary = summary_rows(results, task)
+        # Only one of mean and whole need tell of the single classes.
+        whole = POOLED if any(row[0] == POOLED for row in summary) else MEAN
+        shown = brief(rows, task) if summary else rows
+        for name in (MEAN, POOLED):
+            some = [row for row in summary if row[0] == name]
+            shown += some if name == whole else brief(some, task)
+        table = Table(title=f"{title}: {task}", title_justify="left")
+        for name in header:
+            table.add_column(name, justify="left" if name in ("fold", "score") else "right")
+        above = None
+        for row in shown:
+            if above not in (None, row[0]):
+                table.add_section()
+            # A fold is named once; the line above it parts it from the one before.
+            name, above = ("" if row[0] == above else row[0]), row[0]
+            cells = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row[1:]]
+            table.add_row(name, *cells)
+        console.print(table)

@@ -1,0 +1,203 @@
+"""Scores of systems on folds: fold by fold, over all folds together, and as tables of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from emojax.ops.tasks import TASK_OPS
+from emojax.prediction.predictor import Annotations, Predictions, concatenate
+from emojax.specs import TASKS
+
+OURS, TUNED, OPTIMUM, BASELINE = "model", "model, tuned", "optimum", "ridge + smoothing"
+PROCESSED = "model, postprocessed"
+SYSTEMS = (OURS, TUNED, PROCESSED, OPTIMUM, BASELINE)
+POOLED, MEAN = "all folds", "mean of folds"
+
+# system -> score name -> value
+Scores = dict[str, dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldResult:
+    """Scores and predictions on one fold.
+
+    Attributes:
+        fold: its name.
+        names: videos, in order.
+        predictions: system (see ``SYSTEMS``) -> predictions.
+        scores: task -> system -> score name -> value.
+        states: task -> system -> metric state that the scores were read off.
+        decisions: task -> what was tuned, (C,), see ``ops.decisions``; empty if nothing was.
+        scored_frames: which frames of each video count, start and stop; None for all.
+    """
+
+    fold: str
+    names: tuple[str, ...]
+    predictions: dict[str, Predictions]
+    scores: dict[str, Scores]
+    states: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    decisions: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    scored_frames: tuple[int, int] | None = None
+
+
+def assess(
+    truth: Annotations, predictions: Predictions, task: str
+) -> tuple[Any, dict[str, float]] | None:
+    """Metric state and scores of predictions; None where nothing is predicted.
+
+    A target that nobody was trained for is NaN throughout; its scores and the mean over targets
+    are left out.
+    """
+    predicted_NC = concatenate(truth, predictions, task)
+    untrained_C = np.isnan(predicted_NC).all(axis=0)
+    if untrained_C.all():
+        return None
+    ops = TASK_OPS[task]
+    state = ops.state(np.nan_to_num(predicted_NC), truth.labels_NK, truth.mask_NK)
+    untrained = [f"_{TASKS[task].labels[c]}" for c in np.flatnonzero(untrained_C)]
+    ends = tuple([*untrained, "_mean"] if untrained else [])
+    scores = {name: x for name, x in ops.summarise(state).items() if not name.endswith(ends)}
+    return state, scores
+
+
+def scored_tasks(results: Sequence[FoldResult]) -> list[str]:
+    """Tasks that at least one fold's videos are annotated for."""
+    return list(dict.fromkeys(task for result in results for task in result.scores))
+
+
+def disjoint(results: Sequence[FoldResult]) -> bool:
+    """Whether there are several folds and no video is in two of them."""
+    names = [name for result in results for name in result.names]
+    return len(results) > 1 and len(set(names)) == len(names)
+
+
+def pooled_states(results: Sequence[FoldResult], task: str) -> dict[str, Any]:
+    """System -> metric state over the videos of all folds, as if they were one partition.
+
+    Empty unless there are several folds and their videos are disjoint: then every video is
+    predicted by replicas that did not train on it, and counts once. A system that lacks in a
+    fold is left out.
+    """
+    annotated = [result for result in results if task in result.states]
+    if not disjoint(results) or not annotated:
+        return {}
+    systems = [s for s in SYSTEMS if all(s in result.states[task] for result in annotated)]
+    return {
+        system: functools.reduce(
+            lambda a, b: a.merge(b), [result.states[task][system] for result in annotated]
+        )
+        for system in systems
+    }
+
+
+def pooled_scores(results: Sequence[FoldResult], task: str) -> Scores:
+    """Scores of ``pooled_states``, those that every fold has."""
+    annotated = [result.scores[task] for result in results if task in result.scores]
+    return {
+        system: {
+            name: value
+            for name, value in TASK_OPS[task].summarise(state).items()
+            if all(name in scores.get(system, {}) for scores in annotated)
+        }
+        for system, state in pooled_states(results, task).items()
+    }
+
+
+def mean_scores(results: Sequence[FoldResult], task: str) -> Scores:
+    """Mean of each score over folds, where several folds have it; each fold weighs alike."""
+    annotated = [result.scores[task] for result in results if task in result.scores]
+    means: Scores = {}
+    for system in SYSTEMS:
+        have = [scores[system] for scores in annotated if system in scores]
+        if len(annotated) > 1 and len(have) == len(annotated):
+            shared = [name for name in have[0] if all(name in scores for scores in have)]
+            means[system] = {name: float(np.mean([s[name] for s in have])) for name in shared}
+    return means
+
+
+def headline(results: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
+    """Task -> score name -> our score, the mean over folds; without single classes and units."""
+    found: dict[str, dict[str, float]] = {}
+    for task in scored_tasks(results):
+        alone = [r.scores[task].get(OURS, {}) for r in results if task in r.scores]
+        scores = mean_scores(results, task).get(OURS, {}) if len(alone) > 1 else alone[0]
+        found[task] = {
+            name: value for name, value in scores.items() if name not in TASK_OPS[task].details
+        }
+    return found
+
+
+def confusions(results: Sequence[FoldResult], task: str) -> dict[str, dict[str, np.ndarray]]:
+    """Fold (or "all folds") -> system -> (C, C) counts, row the true class.
+
+    Empty for a task without classes.
+    """
+    count = TASK_OPS[task].confusion
+    if count is None:
+        return {}
+    groups = {result.fold: result.states.get(task, {}) for result in results}
+    groups |= {POOLED: pooled_states(results, task)}
+    return {
+        fold: {system: np.asarray(count(state)) for system, state in states.items()}
+        for fold, states in groups.items()
+        if states
+    }
+
+
+# -- rows of tables --------------------------------------------------------------------------
+
+
+def score_rows(results: Sequence[FoldResult], task: str) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows of a task's table: score by score, each system, share of the optimum."""
+    annotated = [result for result in results if task in result.scores]
+    systems = _systems(results, task)
+    rows = [row for r in annotated for row in _rows(r.fold, r.scores[task], systems, task)]
+    return _header(systems), rows
+
+
+def summary_rows(results: Sequence[FoldResult], task: str) -> list[list[Any]]:
+    """Rows like those of ``score_rows``, over folds: their mean, and all of them as one."""
+    systems = _systems(results, task)
+    return [
+        row
+        for name, scores in (
+            (MEAN, mean_scores(results, task)),
+            (POOLED, pooled_scores(results, task)),
+        )
+        for row in _rows(name, scores, systems, task)
+    ]
+
+
+def _systems(results: Sequence[FoldResult], task: str) -> list[str]:
+    scores = [result.scores[task] for result in results if task in result.scores]
+    return [system for system in SYSTEMS if any(system in by_system for by_system in scores)]
+
+
+def _header(systems: Sequence[str]) -> list[str]:
+    return ["fold", "score", *systems, *(["of optimum"] if OPTIMUM in systems else [])]
+
+
+def _rows(
+    fold: str, by_system: Mapping[str, Mapping[str, float]], systems: Sequence[str], task: str
+) -> list[list[Any]]:
+    rows = []
+    for name, value in by_system.get(OURS, {}).items():
+        row: list[Any] = [fold, name]
+        row += [by_system.get(system, {}).get(name, "-") for system in systems]
+        if OPTIMUM in systems:
+            optimum = by_system.get(OPTIMUM, {}).get(name, 0.0)
+            # A share of an error would be read the wrong way round.
+            an_error = name.startswith(TASK_OPS[task].errors)
+            row.append("-" if an_error or optimum <= 0 else f"{value / optimum:.1%}")
+        rows.append(row)
+    return rows
+
+
+def brief(rows: Sequence[Sequence[Any]], task: str) -> list[list[Any]]:
+    """The rows without scores of single classes or units."""
+    return [list(row) for row in rows if row[1] not in TASK_OPS[task].details]

@@ -1,0 +1,7 @@
+"""Studies of trained runs: missing modalities, importance of streams, comparison of runs.
+
+Start with ``missing_modality``. ``system_facts`` measures a model itself: parameters,
+operations, receptive field.
+
+May import: reporting, scoring, exchange, prediction and everything below them.
+"""

@@ -1,0 +1,346 @@
+"""The missing-modality study of ExpTrm (section 5.3): scores while more and more frames go missing.
+
+A share of the ticks of each video loses one modality (or one stream), either tick by tick or in
+contiguous spans, anew in each trial. What a tick of the model's clock is, see
+``datasets.windows``: a video frame, unless the run has a clock of its own. Two ways to go:
+
+"kept": the rows are zeros, the training mean, at the model's input, after normalisation and, in
+    a model that stacks context (ExpTrm), after stacking; every validity mask stays on. This is
+    the paper's study.
+"cleared": the rows are missing in the store, as if the extractor had found nothing. What the run
+    does about missing rows then happens (``config.data.fill``), and their validity is off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from emojax.core.session import Session
+from emojax.core.step import stacks
+from emojax.datasets.record import VideoRecord
+from emojax.datasets.source import Store
+from emojax.datasets.transforms import nearest_rows
+from emojax.datasets.windows import WindowSpec
+from emojax.prediction.predictor import Fed, Predictor
+from emojax.studies.study_data import AlteredStore, StudiedRun, VideoStates
+from emojax.types import Batch
+
+KEPT, CLEARED = "kept", "cleared"
+VALIDITY = (KEPT, CLEARED)
+
+# Video index -> (ticks,) bool, True where they are dropped.
+Dropped = Mapping[int, np.ndarray]
+
+
+def drop_frames(
+    num_ticks: int, count: int, rng: np.random.Generator, span_ticks: float
+) -> np.ndarray:
+    """Exactly ``count`` ticks drawn without replacement, (ticks,) bool."""
+    del span_ticks
+    dropped_N = np.zeros(num_ticks, bool)
+    dropped_N[rng.permutation(num_ticks)[:count]] = True
+    return dropped_N
+
+
+def drop_spans(
+    num_ticks: int, count: int, rng: np.random.Generator, span_ticks: float
+) -> np.ndarray:
+    """Exactly ``count`` ticks in spans of ``span_ticks`` on average, (ticks,) bool.
+
+    Every way to cut the dropped ticks into spans and the others into the gaps between them is
+    equally likely, and so is every rotation of the result: each tick is dropped as often as any
+    other, and a span that reaches beyond the end goes on at the start. Where too few ticks stay
+    to part the spans, these are longer.
+    """
+    kept = num_ticks - count
+    if not count or not kept:
+        return np.full(num_ticks, bool(count))
+    spans = min(max(1, round(count / span_ticks)), count, kept)
+    lengths_S2 = np.stack([_parts(total, spans, rng) for total in (count, kept)], axis=1)
+    dropped_N = np.repeat(np.tile([True, False], spans), lengths_S2.reshape(-1))
+    return np.roll(dropped_N, rng.integers(num_ticks))
+
+
+def _parts(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """Random lengths of at least 1 that sum to ``total``, (parts,)."""
+    cuts = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1
+    return np.diff(np.concatenate([[0], cuts, [total]]))
+
+
+PATTERNS: dict[str, Callable[[int, int, np.random.Generator, float], np.ndarray]] = {
+    "frames": drop_frames,
+    "spans": drop_spans,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MissingPlan:
+    """What the study does.
+
+    Attributes:
+        shares: of the ticks to drop, in [0, 1].
+        trials: draws for each share.
+        patterns: keys of ``PATTERNS``.
+        validity: some of ``VALIDITY``.
+        stream_by: what goes missing together, "modality" or "stream".
+        span_seconds: mean length of a span.
+        seed: of all draws.
+    """
+
+    shares: tuple[float, ...] = tuple(i / 10 for i in range(11))
+    trials: int = 10
+    patterns: tuple[str, ...] = ("frames", "spans")
+    validity: tuple[str, ...] = (KEPT,)
+    stream_by: str = "modality"
+    span_seconds: float = 2.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is dropped, how and how much.
+
+    Attributes:
+        group: name of the modality or stream.
+        pattern, validity, share: see ``MissingPlan``.
+        trial: number of the draw.
+    """
+
+    group: str
+    pattern: str
+    validity: str
+    share: float
+    trial: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvePoint:
+    """Scores of all trials of one share.
+
+    Attributes:
+        task, score: what is scored, and by what.
+        group, pattern, validity, share: see ``Case``.
+        values: of each trial; one where all trials are the same (nothing or all is dropped).
+    """
+
+    task: str
+    score: str
+    group: str
+    pattern: str
+    validity: str
+    share: float
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over trials."""
+        return float(np.mean(self.values))
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation over trials (n - 1); 0 for one."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else 0.0
+
+
+def cases(plan: MissingPlan, groups: Iterable[str]) -> list[Case]:
+    """All cases to predict: without a share of 0, and once where everything is dropped."""
+    found = []
+    for group in groups:
+        for validity in plan.validity:
+            if 1.0 in plan.shares:
+                found.append(Case(group, plan.patterns[0], validity, 1.0, 0))
+            for pattern in plan.patterns:
+                for share in plan.shares:
+                    trials = plan.trials if 0.0 < share < 1.0 else 0
+                    found += [Case(group, pattern, validity, share, t) for t in range(trials)]
+    return found
+
+
+def missing_modality(
+    studied: StudiedRun, plan: MissingPlan, progress: Callable[[int, int], None]
+) -> list[CurvePoint]:
+    """Runs the study; the model is compiled twice, intact and with rows to drop.
+
+    Args:
+        studied: the run.
+        plan: what to do.
+        progress: told (done, of) after each case.
+    """
+    run, session = studied.run, studied.run.session
+    groups = studied.groups(plan.stream_by)
+    predictor, placed = Predictor(session, studied.store), run.placed()
+    intact = VideoStates(studied)
+    states = {case: VideoStates(studied) for case in cases(plan, groups)}
+    chunks = list(studied.chunks())
+    total, done = len(chunks) * (len(states) + 1), 0
+    for names in chunks:
+        feed = list(predictor.feed(names))
+        intact.add(studied.ensembles(predictor.run(*placed, names, feed)))
+        progress(done := done + 1, total)
+        for case, scored in states.items():
+            dropped = _draw(studied, plan, case, names)
+            predictions = _WAYS[case.validity](
+                predictor, placed, names, feed, dropped, groups[case.group]
+            )
+            scored.add(studied.ensembles(predictions))
+            progress(done := done + 1, total)
+    return _points(plan, list(groups), intact, states)
+
+
+def _points(
+    plan: MissingPlan, groups: Sequence[str], intact: VideoStates, states: dict[Case, VideoStates]
+) -> list[CurvePoint]:
+    scores = {case: {t: s.scores(t) for t in s.tasks} for case, s in states.items()}
+    untouched = {task: intact.scores(task) for task in intact.tasks}
+
+    def values(task: str, name: str, group: str, pattern: str, validity: str, share: float) -> Any:
+        if share == 0.0:
+            return (untouched[task][name],)
+        if share == 1.0:
+            return (scores[Case(group, plan.patterns[0], validity, 1.0, 0)][task][name],)
+        trials = (Case(group, pattern, validity, share, t) for t in range(plan.trials))
+        return tuple(scores[case][task][name] for case in trials)
+
+    return [
+        CurvePoint(task, name, *where, values(task, name, *where))
+        for task in intact.tasks
+        for name in intact.names(task)
+        for group in groups
+        for pattern in plan.patterns
+        for validity in plan.validity
+        for share in plan.shares
+        for where in [(group, pattern, validity, share)]
+    ]
+
+
+def _draw(
+    studied: StudiedRun, plan: MissingPlan, case: Case, names: Sequence[Sequence[str]]
+) -> Dropped:
+    """What is dropped of each video, whatever the other videos and cases are."""
+    store, spec = studied.store, studied.run.session.window_spec
+    dropped = {}
+    for name in {name for of_fold in names for name in of_fold}:
+        number = store.index_of(name)
+        num_ticks = spec.num_ticks(store.videos[number])
+        words = [name, case.group, case.pattern]
+        seed = [plan.seed, case.trial, round(1e6 * case.share), *(_code(word) for word in words)]
+        rate = spec.clock or store.videos[number].fps
+        dropped[number] = PATTERNS[case.pattern](
+            num_ticks,
+            round(case.share * num_ticks),
+            np.random.default_rng(seed),
+            max(1.0, plan.span_seconds * rate),
+        )
+    return dropped
+
+
+def _code(word: str) -> int:
+    return zlib.crc32(word.encode())
+
+
+# -- the two ways to go ------------------------------------------------------------------------
+
+
+def _zeroed(
+    predictor: Predictor,
+    placed: tuple[Any, Any],
+    names: Sequence[Sequence[str]],
+    feed: Sequence[Fed],
+    dropped: Dropped,
+    streams: Sequence[str],
+) -> Any:
+    return predictor.run(*placed, names, feed, drop=drop_at_input(predictor, dropped, streams))
+
+
+def drop_at_input(
+    predictor: Predictor, dropped: Dropped, streams: Sequence[str]
+) -> Callable[[Sequence[Batch]], Any]:
+    """For ``Predictor.run``: zeroes the rows of some streams on dropped ticks.
+
+    Args:
+        predictor: for which.
+        dropped: video index -> (ticks,) bool.
+        streams: names of those that lose rows.
+    """
+
+    def drop(batches: Sequence[Batch]) -> Any:
+        return predictor.place(
+            [dropped_rows(predictor.session, batch, dropped, streams) for batch in batches]
+        )
+
+    return drop
+
+
+def dropped_rows(
+    session: Session, batch: Batch, dropped: Dropped, streams: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Stream -> (B, rows) bool, for all streams of the model, so that one program serves all.
+
+    A row goes with the tick it lies in; one that covers several ticks, with the middle one.
+    """
+    spec = session.window_spec
+    ahead = stacks(session.model)
+    found = {}
+    for name in spec.streams:
+        rows, context = spec.rows(name), 0 if ahead else spec.context.get(name, 0)
+        drop_BT = np.zeros((len(batch.video_ids), rows + 2 * context), bool)
+        if name in streams:
+            offset_T = (np.arange(-context, rows + context) + 0.5) * spec.window / rows
+            for b in np.flatnonzero(batch.example_mask):
+                dropped_N = dropped[int(batch.video_ids[b])]
+                # The first tick of a window is always one of the video.
+                tick_T = np.floor(batch.frame_ids[b][0] + offset_T + 1e-6).astype(np.int64)
+                inside_T = (tick_T >= 0) & (tick_T < len(dropped_N))
+                drop_BT[b] = inside_T & dropped_N[np.clip(tick_T, 0, len(dropped_N) - 1)]
+        found[name] = drop_BT
+    return found
+
+
+def _cleared(
+    predictor: Predictor,
+    placed: tuple[Any, Any],
+    names: Sequence[Sequence[str]],
+    feed: Sequence[Fed],
+    dropped: Dropped,
+    streams: Sequence[str],
+) -> Any:
+    del feed  # what it holds was read before anything went missing
+    altered = without_rows(predictor.store, predictor.session.window_spec, dropped, streams)
+    return predictor.on(altered)(*placed, names)
+
+
+def without_rows(
+    store: Store, spec: WindowSpec, dropped: Dropped, streams: Sequence[str]
+) -> AlteredStore:
+    """A store whose streams have no valid row on dropped ticks; see ``drop_at_input``."""
+
+    def alter(number: int, record: VideoRecord) -> VideoRecord:
+        if number not in dropped:
+            return record
+        changed = dict(record.streams)
+        for name in streams:
+            stream = record.streams[name]
+            tick_N = _row_ticks(spec, stream.pts_N, record.pts_N, len(dropped[number]))
+            valid_N = stream.valid_N & ~dropped[number][tick_N]
+            changed[name] = dataclasses.replace(stream, valid_N=valid_N)
+        return dataclasses.replace(record, streams=changed)
+
+    return AlteredStore(store, alter)
+
+
+def _row_ticks(
+    spec: WindowSpec, row_pts_N: np.ndarray, frame_pts_N: np.ndarray, num_ticks: int
+) -> np.ndarray:
+    """The tick nearest to each stored row."""
+    if not spec.clock:
+        return nearest_rows(row_pts_N, frame_pts_N)
+    tick_N = np.floor((row_pts_N - frame_pts_N[0]) * spec.clock + 0.5).astype(np.int64)
+    return np.clip(tick_N, 0, num_ticks - 1)
+
+
+_WAYS: dict[str, Callable[..., Any]] = {KEPT: _zeroed, CLEARED: _cleared}

@@ -1,0 +1,204 @@
+"""Pictures of studies: curves over missing frames, bars of importance, reliability diagrams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from emojax.ops.calibration import Calibration
+from emojax.ops.tasks import TASK_OPS
+from emojax.reporting.pictures import save_figure
+from emojax.specs import TASKS
+from emojax.studies.missing_modality import CurvePoint
+from emojax.studies.stream_importance import Importance
+
+_INK, _FAINT, _GRID, _EDGE = "#22262b", "#4a5058", "#eceff2", "#9aa1a9"
+_COLORS = ("#2a7fb8", "#d1495b", "#4c9f70", "#c08a1e", "#7b5ea7", "#50a5b1", "#a0522d", "#8a8f98")
+_DPI = 110
+# Inches.
+_LEFT, _RIGHT, _HEADING, _ABOVE, _BELOW = 0.8, 0.25, 0.5, 0.3, 0.5
+
+
+def shown_scores(task: str, names: Sequence[str]) -> list[str]:
+    """The scores that a picture shows: the CCC of each dimension, else the task's primary one."""
+    wanted = [f"ccc_{label}" for label in TASKS[task].labels]
+    found = [name for name in wanted if name in names]
+    return found or [name for name in (TASK_OPS[task].primary,) if name in names] or [*names][:1]
+
+
+def _grid(
+    heading: str, lines: int, columns: int, width: float, height: float, left: float = _LEFT
+) -> tuple[Figure, list[list[Axes]]]:
+    """Panels of ``width`` x ``height`` inches below a heading, line by line."""
+    across = columns * (left + width) + _RIGHT
+    down = _HEADING + lines * (_ABOVE + height + _BELOW)
+    figure = Figure(figsize=(across, down), dpi=_DPI)
+    figure.text(
+        0.15 / across, 1 - 0.25 / down, heading, fontsize=12, color=_INK, fontweight="bold",
+        va="center",
+    )  # fmt: skip
+    panels = []
+    for line in range(lines):
+        bottom = down - _HEADING - line * (_ABOVE + height + _BELOW) - _ABOVE - height
+        boxes = [
+            (
+                (column * (left + width) + left) / across,
+                bottom / down,
+                width / across,
+                height / down,
+            )
+            for column in range(columns)
+        ]
+        panels.append([figure.add_axes(box) for box in boxes])
+    for panel in (panel for line_of in panels for panel in line_of):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.spines[["left", "bottom"]].set_color(_EDGE)
+        panel.tick_params(colors=_FAINT, labelsize=8.5)
+        panel.set_axisbelow(True)
+    return figure, panels
+
+
+def _title(panel: Axes, text: str) -> None:
+    panel.set_title(text, loc="left", fontsize=10, color=_INK)
+
+
+def plot_missing(path: str | Path, *, heading: str, points: Sequence[CurvePoint]) -> None:
+    """Draws scores over the share of missing frames: mean over trials and one deviation around it.
+
+    A line of panels for each score, a panel for each way to go missing, a curve for each
+    modality or stream.
+
+    Args:
+        path: PNG to write; folders are made.
+        heading: above all panels.
+        points: of ``missing_modality``.
+    """
+    tasks = list(dict.fromkeys(point.task for point in points))
+    names = {task: list(dict.fromkeys(p.score for p in points if p.task == task)) for task in tasks}
+    lines = [(task, name) for task in tasks for name in shown_scores(task, names[task])]
+    ways = list(dict.fromkeys((point.pattern, point.validity) for point in points))
+    groups = list(dict.fromkeys(point.group for point in points))
+    figure, panels = _grid(heading, len(lines), len(ways), 4.2, 2.3)
+    for (task, name), line_of in zip(lines, panels, strict=True):
+        of_line = [point for point in points if (point.task, point.score) == (task, name)]
+        reach = [p.mean + sign * p.deviation for p in of_line for sign in (-1, 1)] + [0.0]
+        margin = 0.05 * max(max(reach) - min(reach), 1e-3)
+        for (pattern, validity), panel in zip(ways, line_of, strict=True):
+            for number, group in enumerate(groups):
+                curve = sorted(
+                    (
+                        p
+                        for p in of_line
+                        if (p.pattern, p.validity, p.group) == (pattern, validity, group)
+                    ),
+                    key=lambda p: p.share,
+                )
+                x = np.array([100 * point.share for point in curve])
+                mean = np.array([point.mean for point in curve])
+                band = np.array([point.deviation for point in curve])
+                color = _COLORS[number % len(_COLORS)]
+                panel.fill_between(x, mean - band, mean + band, color=color, alpha=0.2, linewidth=0)
+                panel.plot(x, mean, color=color, linewidth=1.5, marker=".", label=group)
+            panel.axhline(0.0, color="#c9ced4", linewidth=0.8, zorder=1)
+            panel.grid(axis="y", color=_GRID, linewidth=0.8)
+            panel.set_ylim(min(reach) - margin, max(reach) + margin)
+            panel.set_xlim(-2, 102)
+            panel.set_xlabel(f"missing {pattern}, %, validity {validity}", fontsize=9, color=_FAINT)
+            panel.set_ylabel(name, fontsize=9.5, color=_INK)
+    _legend(panels[0][0])
+    save_figure(figure, path)
+
+
+def plot_importance(path: str | Path, *, heading: str, found: Sequence[Importance]) -> None:
+    """Draws how much scores fall without each stream, with the interval of the bootstrap.
+
+    Args:
+        path: PNG to write; folders are made.
+        heading: above all panels.
+        found: of ``stream_importance``.
+    """
+    tasks = list(dict.fromkeys(row.task for row in found))
+    names = {task: list(dict.fromkeys(r.score for r in found if r.task == task)) for task in tasks}
+    panels_of = [(task, name) for task in tasks for name in shown_scores(task, names[task])]
+    groups = list(dict.fromkeys(row.group for row in found))
+    hows = list(dict.fromkeys(row.how for row in found))
+    left = 0.35 + 0.075 * max(len(group) for group in groups)
+    height = max(1.0, 0.26 * len(groups) * len(hows) + 0.2)
+    figure, panels = _grid(heading, len(panels_of), 1, 6.5, height, left)
+    for (task, name), (panel,) in zip(panels_of, panels, strict=True):
+        for number, how in enumerate(hows):
+            rows = [r for r in found if (r.task, r.score, r.how) == (task, name, how)]
+            drop = np.array([row.drop for row in rows])
+            # A percentile interval need not hold the value itself, and is NaN for one video.
+            arms = [drop - [row.low for row in rows], [row.high for row in rows] - drop]
+            error = np.maximum(np.nan_to_num(np.array(arms)), 0.0)
+            place = np.arange(len(rows)) + (number - (len(hows) - 1) / 2) * 0.8 / len(hows)
+            panel.barh(
+                place, drop, 0.72 / len(hows), xerr=error, color=_COLORS[number], label=how,
+                error_kw={"ecolor": _INK, "elinewidth": 1.0, "capsize": 2.5},
+            )  # fmt: skip
+        panel.axvline(0.0, color=_EDGE, linewidth=0.8)
+        panel.grid(axis="x", color=_GRID, linewidth=0.8)
+        panel.set_yticks(range(len(groups)), groups)
+        panel.invert_yaxis()
+        intact = next(row.intact for row in found if (row.task, row.score) == (task, name))
+        panel.set_xlabel(f"fall of {name}, from {intact:.3f}", fontsize=9, color=_FAINT)
+    _legend(panels[0][0])
+    save_figure(figure, path)
+
+
+def _legend(panel: Axes) -> None:
+    """Above the panel's left end, where it hides nothing."""
+    panel.legend(
+        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=8, frameon=False, fontsize=9,
+        handlelength=1.4, columnspacing=1.2, borderaxespad=0.1,
+    )  # fmt: skip
+
+
+def plot_reliability(
+    path: str | Path, *, heading: str, names: Sequence[str], state: Calibration
+) -> None:
+    """Draws a reliability diagram for each class or unit.
+
+    The share of positives over the mean probability of each bin; the area of a dot grows with
+    the bin's frames. On the diagonal probabilities mean what they say.
+
+    Args:
+        path: PNG to write; folders are made.
+        heading: above all panels.
+        names: of the C columns.
+        state: their counts.
+    """
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    figure, panels = _grid(heading, lines, columns, 2.2, 2.2, 0.55)
+    confidence, reliability = state.confidence(), state.reliability()
+    errors, frames_C = state.expected_error(), state.frames()
+    flat = [panel for line_of in panels for panel in line_of]
+    for c, panel in enumerate(flat):
+        if c >= len(names):
+            panel.set_visible(False)
+            continue
+        share = state.frames_CM[c] / max(1, frames_C[c])
+        panel.plot([0, 1], [0, 1], color=_EDGE, linewidth=0.9, linestyle="--", zorder=1)
+        known = state.frames_CM[c] > 0
+        panel.plot(confidence[c][known], reliability[c][known], color=_COLORS[0], linewidth=1.1)
+        panel.scatter(
+            confidence[c][known], reliability[c][known], s=8 + 120 * share[known],
+            color=_COLORS[0], alpha=0.75, linewidths=0, zorder=3,
+        )  # fmt: skip
+        panel.set_xlim(-0.03, 1.03)
+        panel.set_ylim(-0.03, 1.03)
+        panel.set_xticks([0, 0.5, 1])
+        panel.set_yticks([0, 0.5, 1])
+        panel.grid(color=_GRID, linewidth=0.8)
+        _title(panel, f"{names[c]}  ECE {errors[c]:.3f}")
+        if c % columns == 0:
+            panel.set_ylabel("share of positives", fontsize=8.5, color=_FAINT)
+        if c + columns >= len(names):
+            panel.set_xlabel("mean probability", fontsize=8.5, color=_FAINT)
+    save_figure(figure, path)

@@ -1,0 +1,195 @@
+"""What a system is, measured on the model itself: parameters, operations, how far it sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from emojax.core.session import Session
+from emojax.core.state import init_variables, named_leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+    """How many ticks of the window's clock on either side of an output influence it.
+
+    Attributes:
+        before: ticks before the output's own; None: everything that the window holds.
+        after: ticks after it; None as above.
+    """
+
+    before: int | None
+    after: int | None
+
+
+@functools.cache
+def quick_compiling() -> dict[str, Any]:
+    """Options of ``jax.jit`` under which a program for CPUs compiles in a third of the time.
+
+    It then runs slower; on other devices, or if this version of XLA does not know them, there
+    are none.
+    """
+    options: dict[str, Any] = {
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except (jax.errors.JaxRuntimeError, ValueError):
+        return {}
+    return options if jax.default_backend() == "cpu" else {}
+
+
+def abstract_variables(session: Session) -> dict[str, Any]:
+    """Shapes of one replica's variables: {"params", "batch_stats", ...}."""
+    arguments = session.model, session.streams, session.window_spec.lengths
+    params, model_state = jax.eval_shape(
+        lambda key: init_variables(*arguments, key), jax.random.key(0)
+    )
+    return {"params": params, **model_state}
+
+
+def parameter_counts(variables: Mapping[str, Any]) -> dict[str, int]:
+    """Trainable numbers of each part of the model, by its name; from ``abstract_variables``."""
+    counts: dict[str, int] = {}
+    for name, leaf in named_leaves(variables["params"]).items():
+        part = name.split("/")[0]
+        counts[part] = counts.get(part, 0) + math.prod(leaf.shape)
+    return counts
+
+
+def forward_flops(session: Session, variables: Mapping[str, Any]) -> int:
+    """Floating point operations of predicting one window, of matrix products and convolutions.
+
+    A product and a sum count as two. What goes number by number (activations, norms, softmax)
+    is left out; it is a few percent. Counted on the traced program, so that the steps of a
+    recurrence all count, which XLA's own count of a loop's body does not.
+    """
+    return _flops(_trace(session, variables, _inputs(session, 1)).jaxpr)
+
+
+def receptive_field(session: Session, variables: Mapping[str, Any]) -> Reach:
+    """Which ticks an output depends on, from where the gradient of random weights is not 0.
+
+    The gradient of the window's last tick tells how far back an output sees, that of the first
+    how far ahead. If they reach the other end, nothing in the window is too far away. Through a
+    recurrence a gradient fades below the smallest number, so a loop in the program counts as
+    everything on the side that it comes from.
+    """
+    inputs = _inputs(session, 2)
+    spec = session.window_spec
+    rng = np.random.default_rng(0)
+    weights_BT = np.zeros((2, spec.window), np.float32)
+    weights_BT[0, -1] = weights_BT[1, 0] = 1.0
+
+    def scalar(streams: Any, variables: Any) -> jax.Array:
+        outputs = _apply(session, variables, streams)
+        # No two outputs weigh alike, or those of a softmax would cancel.
+        total = jnp.zeros(())
+        for y_BTC in outputs.values():
+            weights_C = np.linspace(0.7, 1.3, y_BTC.shape[-1], dtype=np.float32)
+            total += jnp.sum(y_BTC * weights_BT[..., None] * weights_C[None, None])
+        return total
+
+    # Compiling costs more here than the one call that follows.
+    gradient_of = jax.jit(jax.grad(scalar), compiler_options=quick_compiling())
+    streams = {name: rng.normal(size=x.shape).astype(np.float32) for name, x in inputs.items()}
+    gradients = gradient_of(streams, jax.tree.map(functools.partial(_random, rng), variables))
+    ticks = spec.ticks_per_row
+    before = after = 0
+    for name, gradient in gradients.items():
+        context = spec.context.get(name, 0)
+        for b, own in ((0, spec.window - 1), (1, 0)):
+            rows = np.flatnonzero((np.asarray(gradient[b]) != 0).any(axis=-1)) - context
+            if len(rows):
+                before = max(before, own - int(rows[0]) * ticks[name])
+                after = max(after, (int(rows[-1]) + 1) * ticks[name] - 1 - own)
+    reverse = set(_loops(_trace(session, variables, inputs).jaxpr))
+    far = max(1, spec.window - 1)
+    return Reach(
+        None if False in reverse or before >= far else before,
+        None if True in reverse or after >= far else after,
+    )
+
+
+def _inputs(session: Session, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the streams of a batch."""
+    lengths = session.window_spec.lengths
+    return {
+        name: jax.ShapeDtypeStruct((batch, lengths[name], spec.width), jnp.float32)
+        for name, spec in session.streams.items()
+    }
+
+
+def _apply(session: Session, variables: Any, streams: Mapping[str, Any]) -> dict[str, jax.Array]:
+    masks = {name: jnp.ones(x_BTD.shape[:2], bool) for name, x_BTD in streams.items()}
+    outputs: Any = session.model.apply(variables, streams, masks, valid=masks, train=False)
+    return outputs[0]
+
+
+def _trace(session: Session, variables: Any, inputs: Any) -> Any:
+    return jax.make_jaxpr(functools.partial(_apply, session))(variables, inputs)
+
+
+def _random(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Weights under which signals neither fade nor saturate, whatever initialisers do.
+
+    Some are zero at first, and hide then what they will connect.
+    """
+    if len(leaf.shape) < 2:
+        return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
+    values = rng.standard_normal(leaf.shape, np.float32) / math.sqrt(math.prod(leaf.shape[:-1]))
+    return values.astype(leaf.dtype)
+
+
+# -- the traced program --------------------------------------------------------------------------
+
+
+def _inner(equation: Any) -> Iterator[Any]:
+    """Programs within a step of a program."""
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            program = getattr(item, "jaxpr", item)
+            if hasattr(program, "eqns"):
+                yield program
+
+
+def _flops(program: Any) -> int:
+    total = 0
+    for equation in program.eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            terms = math.prod(shape[axis] for axis in contracted)
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * terms
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            terms = math.prod(kernel) // outputs
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * terms
+        else:
+            inner = [_flops(part) for part in _inner(equation)]
+            total += max(inner, default=0) if name == "cond" else sum(inner) * _repeats(equation)
+    return total
+
+
+def _repeats(equation: Any) -> int:
+    return equation.params["length"] if equation.primitive.name == "scan" else 1
+
+
+def _loops(program: Any) -> Iterator[bool]:
+    """For each loop in a program, whether it runs from the end."""
+    for equation in program.eqns:
+        if equation.primitive.name == "scan":
+            yield bool(equation.params["reverse"])
+        for part in _inner(equation):
+            yield from _loops(part)

@@ -1,0 +1,139 @@
+"""Which replicas train together: finished ones leave, and those that do not fit take turns.
+
+All replicas are one group while they fit on the devices and more than half of them still train.
+Afterwards a group holds only those that do. Its size halves whenever at most half of it is still
+needed, so that a training of R replicas compiles at most 1 + log2(R) sizes of the same program.
+The sizes follow from who still trains and from the memory, and from nothing before, so that a
+resumed run goes on with the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from emojax.core.devices import Layout, make_layout
+from emojax.core.session import Session, fold_rows
+from emojax.core.state import put, take
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Replicas that train at once, G of them.
+
+    Attributes:
+        members: (G,) int64, which replicas of the run. Places that nobody needs repeat the
+            first one.
+        real: (G,) bool, False in those places.
+        run: the session of all replicas.
+        session: that of the members, on the devices that so many of them use.
+        home: where the state of all replicas lies.
+    """
+
+    members: np.ndarray
+    real: np.ndarray
+    run: Session
+    session: Session
+    home: Layout
+
+    @property
+    def whole(self) -> bool:
+        """Whether the members are all replicas of the run, as they are."""
+        return self.session is self.run
+
+    def active(self, active_R: np.ndarray) -> np.ndarray:
+        """(G,) bool, which places train; ``active_R`` says it for all replicas of the run."""
+        return self.real & active_R[self.members]
+
+    def rows(self, tree: Any) -> Any:
+        """The members' rows of NumPy arrays that lead with R."""
+        return jax.tree.map(lambda leaf: leaf[self.members], tree)
+
+    def take(self, tree: Any) -> Any:
+        """The members' part of a tree that leads with R, on their devices.
+
+        Of the whole run that is the tree itself, which a step's donation then uses up.
+        """
+        return tree if self.whole else self.session.layout.replicas(take(tree, self.members))
+
+    def put(self, tree: Any, part: Any) -> Any:
+        """The tree with the members' part as it became; the tree's buffers are donated."""
+        if self.whole:
+            return part
+        # A place beyond the last replica is none.
+        places = np.where(self.real, self.members, len(self.run.replicas))
+        return put(tree, places, self.home.everywhere(part), self.home.replica_sharding)
+
+    def normalisation(self, of_run: Any) -> Any:
+        """The members' folds of ``session.fold_normalisation``, on their devices."""
+        rows = of_run if self.whole else fold_rows(of_run, self.run, self.session)
+        return self.session.layout.everywhere(rows)
+
+
+def regroup(
+    groups: Sequence[Group], run: Session, active_R: np.ndarray, most: int, home: Layout
+) -> list[Group]:
+    """The groups that train the active replicas: the given ones where they still serve.
+
+    Args:
+        groups: those of the epoch before, if any.
+        run: the session of all replicas.
+        active_R: (R,) bool, who still trains; at least one does.
+        most: replicas that fit at once.
+        home: where the state of all replicas lies.
+    """
+    live = np.flatnonzero(active_R)
+    size = group_size(len(live), most, run)
+    count = -(-len(live) // size)
+    if len(groups) == count and all(len(group.members) == size for group in groups):
+        return list(groups)
+    if size == len(run.replicas):
+        return [Group(np.arange(size), np.ones(size, bool), run, run, home)]
+    # Those that share their windows come together, so that these are read and held once.
+    live = live[np.argsort(run.samplers.members_R[live], kind="stable")]
+    found = []
+    for part in np.array_split(live, count):
+        members = np.concatenate([part, np.full(size - len(part), part[0])])
+        session = run.subset(members, group_layout(run, size))
+        found.append(Group(members, np.arange(size) < len(part), run, session, home))
+    return found
+
+
+def group_size(live: int, most: int, run: Session) -> int:
+    """Replicas of each group, of which some may be places that nobody needs.
+
+    Args:
+        live: replicas that still train.
+        most: replicas that fit at once.
+        run: the session of all replicas.
+    """
+    size = count = len(run.replicas)
+    if count > most:
+        # As many rounds as the largest group needs, and none fuller than another has to be.
+        size = lightest_size(-(-count // -(-count // most)), most, run)
+    above = size + 1
+    while size > 1 and live <= size // 2:
+        above, size = size, size // 2
+    return size if above > count else lightest_size(size, min(above - 1, most), run)
+
+
+def lightest_size(least: int, most: int, run: Session) -> int:
+    """The size between two that loads the fullest device least; the smallest of several."""
+
+    def load(size: int) -> float:
+        across_replicas, across_data = group_layout(run, size).mesh.devices.shape[:2]
+        return size * run.batch_size / (across_replicas * across_data)
+
+    return min(range(least, most + 1), key=load)
+
+
+def group_layout(run: Session, size: int) -> Layout:
+    """The devices that so many replicas of a run use."""
+    if size == len(run.replicas):
+        return run.layout
+    layout = run.layout
+    return make_layout(size, run.batch_size, layout.devices, sizes=layout.sizes)
