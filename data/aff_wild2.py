@@ -3,10 +3,10 @@ r"""Builds a store from Aff-Wild2: annotation folders, features of any tool, off
     python -m data.aff_wild2 --annotations=annotations --features=ir50=features/ir50 \
         --features=vggish=features/vggish,clock=hop:10ms --out=stores/va
 
-``--annotations`` is the folder with the organisers' challenges, in the forms
-of the 3rd to 7th edition (``data.annotations.challenge_files``). Each ``--features`` names a stream, a folder and the clock of its
-rows (``data.features.sources``). Frames have the times of ``--timestamps``, a folder with a file
-of seconds per video, or else of ``--fps``.
+``--annotations`` is the folder with the organisers' challenges, in the forms of the 3rd to 7th
+edition (``data.annotations.challenge_files``). Each ``--features`` names a stream, a folder and
+the clock of its rows (``data.features.sources``). Frames have the times of ``--timestamps``, a
+folder with a file of seconds per video, or else of ``--fps``.
 
 A store is about one task by default, with that task's official partition. With several
 ``--tasks`` a video goes to its most held-out partition, see ``data.annotations.partitions``. Videos
