@@ -1,10 +1,11 @@
 """The floors of the house: imports only go down, and each part stays what it is meant to be."""
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
+
+from docs import house
 
 ROOT = Path(__file__).resolve().parents[1]
 # "About 400", with some room where a file is a list of cases.
@@ -80,28 +81,10 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Every module that a file imports, anywhere in it, also as text for importlib."""
-    package = module_of(path).split(".")[:-1]
-    found: set[str] = set()
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            parents = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*parents, *([node.module] if node.module else [])])
-            # "from emojax import specs" names a module after the import.
-            found |= {f"{base}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Constant):
-            named = re.fullmatch(r"((emojax|data|configs)(\.\w+)+):\w+", str(node.value))
-            found |= {named[1]} if named else set()
-    return found
-
-
 def parts_imported(path: Path) -> set[str]:
     """The parts of the house that a file imports; a name of emojax itself is "__init__"."""
     found: set[str] = set()
-    for module in imported_modules(path):
+    for module in house.imported_modules(path, ROOT):
         part = part_of(module)
         if part is None:
             continue
@@ -140,12 +123,12 @@ def test_the_rules_see_what_they_should(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("path", sources("emojax", "configs", "launch"), ids=module_of)
 def test_nothing_imports_the_builders(path: Path) -> None:
-    assert "data" not in {module.split(".")[0] for module in imported_modules(path)}
+    assert "data" not in {module.split(".")[0] for module in house.imported_modules(path, ROOT)}
 
 
 @pytest.mark.parametrize("path", sources(*(f"emojax/{part}" for part in PURE)), ids=module_of)
 def test_no_io_clock_flags_or_globals_below_core(path: Path) -> None:
-    heads = {module.split(".")[0] for module in imported_modules(path)}
+    heads = {module.split(".")[0] for module in house.imported_modules(path, ROOT)}
     assert not heads & IMPURE_MODULES
     for node in ast.walk(tree_of(path)):
         assert not isinstance(node, ast.Global | ast.Nonlocal), f"line {node.lineno}"
@@ -155,7 +138,7 @@ def test_no_io_clock_flags_or_globals_below_core(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sources("emojax", "data", "configs"), ids=module_of)
 def test_no_foreign_framework_and_no_pickle(path: Path) -> None:
-    heads = {module.split(".")[0] for module in imported_modules(path)}
+    heads = {module.split(".")[0] for module in house.imported_modules(path, ROOT)}
     assert not heads & {"tensorflow", "torch", "pickle", "dill", "cloudpickle", "joblib"}
     for node in ast.walk(tree_of(path)):
         # parse_features reads pickles as data and runs nothing, see restricted_pickle.py.
@@ -187,3 +170,11 @@ def test_files_stay_short_and_have_a_purpose() -> None:
         if length > MAX_LINES.get(path.relative_to(ROOT).parts[0], DEFAULT_MAX_LINES):
             long[module_of(path)] = length
     assert not long, f"too long, in lines: {long}"
+
+
+def test_the_page_about_the_house_names_every_package() -> None:
+    lines, arrows = house.measure(ROOT)
+    assert house.floors(arrows, sorted(lines))["train.py, ..."] > 0  # and there is no circle
+    text = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
+    named = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert set(lines) <= set(named)

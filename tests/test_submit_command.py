@@ -112,7 +112,7 @@ def printed(folder: Path, name: str) -> str:
 def test_a_run_answers_every_row_of_the_template(here: Path) -> None:
     text = printed(here, "run")
     assert "26 rows, 7 repeated, 4 predictions cut" in text
-    assert [line.split()[1:10:2] for line in text.splitlines() if "test-0" in line] == [
+    assert [line.split()[1:10:2] for line in text.splitlines() if "│ test-0" in line] == [
         ["test-0", "26", str(FRAMES), "7", "4"]
     ]
     assert "sound, with the template: 1 videos, 26 rows" in printed(here, "valid")
