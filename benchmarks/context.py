@@ -1,4 +1,4 @@
-"""What every part of the benchmark shares: options, PyTorch, sizes, measured rates, the clock."""
+"""Shared by all parts of the benchmark: options, PyTorch, sizes, measured rates, the clock."""
 
 from __future__ import annotations
 
@@ -148,5 +148,5 @@ class Context:
 
     @property
     def out_of_time(self) -> Missing | None:
-        """What to put where a measurement would begin too late, else None."""
+        """Returns a note if a measurement would begin too late, else None."""
         return Missing(f"out of time (--minutes={self.minutes:g})") if self.left <= 0 else None

@@ -1,4 +1,4 @@
-"""What the input pipeline costs: ``python -m benchmarks.feed_cost --config=... ``.
+"""Measures the cost of the input pipeline: ``python -m benchmarks.feed_cost --config=... ``.
 
 Runs pairs of blocks of training steps, one fed by the pipeline from disk and one fed the same
 host batch again and again, in alternating order, and prints the median ratio of their times.

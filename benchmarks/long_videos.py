@@ -1,4 +1,4 @@
-"""What predicting long videos takes: ``python -m benchmarks.long_videos``.
+"""Measures time and memory of predicting long videos: ``python -m benchmarks.long_videos``.
 
     python -m benchmarks.long_videos --out=build/long_videos
     python -m benchmarks.long_videos --minutes=1,10

@@ -40,7 +40,7 @@ def backend() -> str:
 
 
 def torch_device(torch: Any) -> str:
-    """Where PyTorch computes: on the kind of device that JAX uses.
+    """Returns PyTorch's device of the kind that JAX uses.
 
     Raises:
         RuntimeError: JAX has an accelerator that PyTorch has not.
@@ -53,7 +53,7 @@ def torch_device(torch: Any) -> str:
 
 
 def allow_tf32(torch: Any, allowed: bool) -> None:
-    """Whether float32 products may round their factors to TF32, in both frameworks.
+    """Allows or forbids, in both frameworks, that float32 products round their factors to TF32.
 
     JAX does so by default on GPUs that can, PyTorch in convolutions only; allowing it in both
     makes them alike. CPUs know no TF32.
@@ -66,7 +66,7 @@ def allow_tf32(torch: Any, allowed: bool) -> None:
 
 
 def synchronise(torch: Any) -> Callable[[], None]:
-    """What waits for PyTorch's device."""
+    """Returns a function that waits for PyTorch's device."""
     return torch.cuda.synchronize if torch_device(torch) == "cuda" else lambda: None
 
 

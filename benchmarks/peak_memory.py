@@ -37,7 +37,7 @@ _ANSWER = "peak: "
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to measure.
+    """One measurement to make.
 
     Attributes:
         framework: ``EMOJAX`` or ``TORCH`` (eager).

@@ -144,7 +144,7 @@ def _plain(cell: Any) -> Any:
 
 @dataclasses.dataclass
 class Part:
-    """What one part of the benchmark found.
+    """The results of one part of the benchmark.
 
     Attributes:
         name: of the part.

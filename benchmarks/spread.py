@@ -191,7 +191,7 @@ def _run(command: list[str], environment: dict[str, str], log: Path) -> int:
 
 
 def _devices(workdir: Path) -> int:
-    """How many devices a finished run used; 0 if there is none."""
+    """Returns the number of devices that a finished run used; 0 if there is no run."""
     file = workdir / SUMMARY_FILE
     told = json.loads(file.read_text()) if file.is_file() else {}
     return told["devices"]["count"] if told.get("status") == "done" else 0

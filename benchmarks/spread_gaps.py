@@ -1,4 +1,4 @@
-"""How far two trainings of the same configuration are apart, from what they wrote."""
+"""Measures the gaps between two trainings of the same configuration, from their files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Gaps:
 
     @property
     def same(self) -> bool:
-        """Whether the losses agree to ``TOLERANCE``, and nothing is missing."""
+        """True if the losses agree to ``TOLERANCE`` and nothing is missing."""
         return self.loss <= TOLERANCE and math.isfinite(
             self.gradient + self.score + self.prediction
         )
@@ -67,7 +67,7 @@ def gaps(expected: Path, found: Path) -> Gaps:
 
 
 def predictions(workdir: Path) -> dict[str, np.ndarray]:
-    """What the model of a finished run predicted: task -> (T, C), NaN where it did not."""
+    """Returns the predictions of a finished run: task -> (T, C), NaN where there are none."""
     with np.load(workdir / "validation" / TIMELINES_FILE) as arrays:
         # The file also has the optimum of tasks that the model does not predict.
         named = {task: f"{task}/{OURS}" for task in arrays["tasks"].tolist()}

@@ -1,4 +1,4 @@
-"""What the studies train: stores to simulate, and systems to train on them. Data, no code.
+"""The studies as data: stores to simulate, and systems to train on them.
 
 Streams are narrower than the papers' (the information in a simulated stream does not grow with its
 width), so that a study runs on two cores.

@@ -28,7 +28,7 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """What ``interleaved`` measured of one contender.
+    """The times that ``interleaved`` measured of one contender.
 
     Attributes:
         seconds: of a step, one number a round.

@@ -30,7 +30,7 @@ ON_ACCELERATORS = 32
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is trained. None, or 0, stands for what the paper's configuration says.
+    """A training to measure; None or 0 stands for the paper's own value.
 
     Attributes:
         system: name of a file in ``configs/``.
@@ -222,7 +222,7 @@ class EmojaxTraining:
 
 
 def steps_per_dispatch() -> int:
-    """What training does with the resident feed, ``config.train.steps_per_dispatch`` being 0."""
+    """Returns the steps of a dispatch as training chooses them for the resident feed."""
     return 1 if backend() == "cpu" else ON_ACCELERATORS
 
 

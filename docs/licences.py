@@ -74,7 +74,7 @@ def locked() -> dict[str, list[str]]:
 
 
 def licence(name: str) -> str:
-    """What a package's metadata say, in SPDX's names where they are one of ``SAME``.
+    """Returns the licence in a package's metadata, under SPDX's name where ``SAME`` has one.
 
     Raises:
         KeyError: they say nothing of use, and ``READ`` has no entry.

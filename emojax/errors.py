@@ -1,4 +1,4 @@
-"""What may go wrong without being our bug, and the status that a command then ends with.
+"""Errors that are not our bugs, and the status that a command then ends with.
 
     0    done
     1    wrong flags, told by their parser; or a bug of ours, with its traceback
@@ -145,7 +145,7 @@ def machine_error(
     kept: str = "",
     writes_alone: bool = False,
 ) -> MachineError | None:
-    """What a failed write means, if the machine is at fault; None for anything else.
+    """Returns the error of a failed write if the machine is at fault, else None.
 
     Libraries that write (Orbax, TensorStore) put the system's words into exceptions of their
     own, so the text of the exception and of its causes is looked at, too.
@@ -199,7 +199,7 @@ def writing(file: str | Path | None, what: str, *, kept: str = "") -> Iterator[N
 
 
 def _errno(error: BaseException, known: tuple[int, ...]) -> int | None:
-    """Which of the known numbers an exception, its text or one of its causes means."""
+    """Finds the known error number in an exception, its text or one of its causes."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

@@ -1,4 +1,4 @@
-"""What of a command's words is shown: every console and progress bar asks here.
+"""Decides which lines a command shows; every console and progress bar asks here.
 
 The level is that of Python's logger "emojax", so a program that uses the package as a library
 sets it as it sets others: ``logging.getLogger("emojax").setLevel(logging.WARNING)``.
@@ -29,7 +29,7 @@ def set_level(name: str) -> None:
 
 
 def shown(line: str = "") -> bool:
-    """Whether a line is shown: one that begins with "warning:", or one that informs."""
+    """Tells whether a line is shown at the current level."""
     kind = logging.WARNING if line.startswith(_WARNING) else logging.INFO
     return (_LOGGER.level or logging.INFO) <= kind
 

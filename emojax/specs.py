@@ -58,7 +58,7 @@ class TaskSpec:
         return len(self.labels)
 
     def annotated(self, labels_NK: np.ndarray) -> np.ndarray:
-        """Which entries of a label array (..., columns) are annotations, as bool.
+        """Returns True where an entry of a label array (..., columns) is an annotation.
 
         A continuous frame counts only if all of its dimensions are annotated, as the ABAW
         protocol has it; binary units are masked one by one.

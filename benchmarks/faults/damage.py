@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """What was done to a copy.
+    """The damage that was done to a copy.
 
     Attributes:
         kind: of the file, see ``kind_of``.

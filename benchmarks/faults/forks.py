@@ -41,7 +41,7 @@ PATIENCE = 300.0  # seconds, for anything a command does
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """When to kill.
+    """The moment of a kill.
 
     Attributes:
         phase: which has to be entered; "" for when the command begins.

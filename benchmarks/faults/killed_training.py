@@ -173,7 +173,7 @@ class KilledTrainings:
     # -- what is there -------------------------------------------------------------------------
 
     def _lost(self, workdir: Path, newest: int) -> str:
-        """What is wrong with the checkpoints of a training that was killed."""
+        """Finds faults in the checkpoints of a training that was killed."""
         if not newest and not saved_steps(workdir):
             return ""
         try:
@@ -205,7 +205,7 @@ class KilledTrainings:
         return _Result(saved, rows, {name: summary.get(name) for name in told})
 
     def _differs(self, workdir: Path) -> str:
-        """Where a finished training differs from the reference; "" for nowhere."""
+        """Names the first difference between a finished training and the reference, or ""."""
         try:
             found, expected = self._result(workdir), self._expected
         except Exception as error:

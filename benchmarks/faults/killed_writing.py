@@ -62,7 +62,7 @@ class KilledBuilds:
             number += 1
 
     def _lost(self, path: Path, replaces: bool) -> str:
-        """What is wrong with what a killed build left at its target."""
+        """Finds faults in the files that a killed build left at its target."""
         allowed = {self._new, self._old} if replaces else {self._new}
         if not path.exists():
             # Between two renames the store that is replaced lies beside its place.
@@ -79,7 +79,7 @@ class KilledBuilds:
         return "" if found in allowed else "another store is there"
 
     def _again(self, path: Path) -> str:
-        """What differs after the same command has run to its end."""
+        """Names the differences after the same command has run to its end."""
         try:
             self._warm.run(*_build(path, 0), "--overwrite")
             found = _checksum(path)

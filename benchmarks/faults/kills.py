@@ -77,7 +77,7 @@ def kills_of(
 
 
 def good(kill: Kill) -> bool:
-    """Whether nothing was lost and the end was the same."""
+    """True if nothing was lost and the end was the same."""
     return not (kill.lost or kill.differs)
 
 

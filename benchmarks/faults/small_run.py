@@ -110,7 +110,7 @@ class Reading:
             return store.metadata, entries, videos, statistics
 
     def evaluation(self, folder: Path) -> Any:
-        """What evaluation and prediction take from the run's checkpoint."""
+        """Reads all that evaluation and prediction take from the run's checkpoint."""
         run = open_run(folder / "run")
         weights, normalisation = jax.device_get(run.placed())
         flags = run.lost_R, run.branches_R, run.store_checksum, run.step
@@ -123,7 +123,7 @@ class Reading:
             return run.predict(store, [list(fold.validation) for fold in run.folds(store)])
 
     def resuming(self, folder: Path) -> Any:
-        """What training takes from the run's checkpoint before it goes on."""
+        """Reads all that training takes from the run's checkpoint before it goes on."""
         with Store(folder / "store") as store, Checkpoints(folder / "run") as checkpoints:
             session = self.session
             step, meta = checkpoints.meta()
@@ -143,7 +143,7 @@ class Reading:
 
 
 def same_bits(found: Any, expected: Any) -> bool:
-    """Whether two trees of arrays and plain values are equal, NaNs and signed zeros included."""
+    """Compares two trees of arrays and plain values, NaNs and signed zeros included."""
     if str(jax.tree.structure(found)) != str(jax.tree.structure(expected)):
         return False
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)

@@ -61,7 +61,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Growth:
-    """What a training takes more and more of, over the last three quarters of its steps.
+    """The growth of a training's memory, files and threads over its last three quarters.
 
     Attributes:
         mib: of resident memory in 1,000 steps, by a fitted line.
@@ -77,7 +77,7 @@ class Growth:
 
     @property
     def steady(self) -> bool:
-        """Whether nothing grows."""
+        """True if nothing grows."""
         return self.mib <= MOST_MIB and self.descriptors <= MOST_DESCRIPTORS
 
     def line(self) -> str:
@@ -113,7 +113,7 @@ def _step(metrics: Path) -> int:
 
 
 def growth(samples: Sequence[Sample], steps: int) -> Growth:
-    """What grows.
+    """Measures the growth of each resource.
 
     Args:
         samples: in the order of time.

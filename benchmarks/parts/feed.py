@@ -1,4 +1,4 @@
-"""What the feeds cost: steps fed by them against steps on a batch that stays on the device."""
+"""Times steps with each feed against steps on a batch that stays on the device."""
 
 from __future__ import annotations
 

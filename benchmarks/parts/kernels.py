@@ -1,4 +1,4 @@
-"""How near the layers come to the machine's matmul rate, and which kernel wins on it."""
+"""Measures the layers against the machine's matmul rate, and its kernels against each other."""
 
 from __future__ import annotations
 

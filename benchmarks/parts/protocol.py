@@ -1,4 +1,4 @@
-"""How long RJCMA's whole cross-validation takes: 12 replicas, measured over a few steps."""
+"""Estimates the time of RJCMA's whole cross-validation, 12 replicas, from a few steps."""
 
 from __future__ import annotations
 

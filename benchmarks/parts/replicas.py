@@ -34,7 +34,7 @@ _SHARE = 0.75
 
 @dataclasses.dataclass(frozen=True)
 class _Round:
-    """What was timed together.
+    """The contenders that were timed together.
 
     Attributes:
         times: name -> timing.
@@ -147,7 +147,7 @@ def _fitting(context: Context, system: str, counts: Sequence[int]) -> list[list[
 
 
 def _bytes(context: Context, system: str, counts: Sequence[int]) -> tuple[int, int]:
-    """What trainings of so many replicas need together, and what there is."""
+    """Returns the bytes that trainings of so many replicas need together, and those there are."""
     needed = limit = 0
     for count in counts:
         case = context.case(system, replicas=count)

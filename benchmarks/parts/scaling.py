@@ -37,7 +37,7 @@ class Series:
 
 
 def series_of(context: Context) -> list[Series]:
-    """What is measured: T of a TCN and of RNNs, then B, R and streams of the first system."""
+    """Lists the series to measure: T of a TCN and of RNNs, then B, R and streams of one system."""
     return [series for series in _every_series(context) if series.axis in context.axes]
 
 

@@ -194,7 +194,7 @@ def _reason(obstacle: Missing | None) -> str:
 
 
 def on_gpu() -> bool:
-    """Whether JAX computes on an accelerator."""
+    """Tells whether JAX computes on an accelerator."""
     return backend() != "cpu"
 
 

@@ -1,4 +1,4 @@
-"""Which frames a submission answers: the organisers' template, a test list, or whole videos."""
+"""Lists the frames a submission answers: the organisers' template, a test list, or whole videos."""
 
 from __future__ import annotations
 

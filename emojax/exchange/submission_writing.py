@@ -43,7 +43,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class VideoAnswer:
-    """How one video's predictions fit the frames asked for.
+    """The fit of one video's predictions to the frames asked for.
 
     Attributes:
         asked: rows of the submission.
@@ -133,7 +133,7 @@ def read_prediction(path: Path, task: str) -> np.ndarray:
 
 
 def read_decision(path: str | Path, task: str, fold: str = "") -> Decision:
-    """What ``evaluate --decision=tuned`` found best, from its ``scores.json``.
+    """Reads the decision that ``evaluate --decision=tuned`` found best from its ``scores.json``.
 
     Args:
         path: the file.
@@ -294,7 +294,7 @@ def _decide(
 
 
 def neutral(task: str) -> str:
-    """What stands in the rows of a video without any prediction."""
+    """Returns the row that is written for a frame of a video without any prediction."""
     spec = TASKS[task]
     return f"{spec.labels[0]}" if spec.kind == "categorical" else "0 for " + ", ".join(spec.labels)
 

@@ -29,7 +29,7 @@ Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class TorchReplica:
-    """What became of one state dict.
+    """The outcome of importing one state dict.
 
     Attributes:
         replica: name of the replica it became.

@@ -35,7 +35,7 @@ map_location="cpu", weights_only=True).items()}}, {new!r})"""
 
 @dataclasses.dataclass(frozen=True)
 class TensorFile:
-    """What a file holds.
+    """The content of a weight file.
 
     Attributes:
         path: of the file.

@@ -1,4 +1,4 @@
-"""Whether a store has what a published table needs, and the command that simulates one that has."""
+"""Checks a store against the needs of a published table; names the command that simulates one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TINY_VIDEOS = 16
 
 
 class Needs:
-    """What rows of a table ask of a store.
+    """The streams, tasks and folds that rows of a table ask of a store.
 
     Args:
         table: the table.
@@ -88,7 +88,7 @@ class Needs:
 
 
 def scheme_note(table: PaperTable, store: Store, folds: Sequence[str]) -> str:
-    """What to say if the store's folds were not dealt as the table's scheme does; "" if not."""
+    """Returns a note if the store's folds follow another scheme than the table's, else ""."""
     train, validation = (set(store.partitions[part]) for part in ("train", "validation"))
     rest = [store.folds[name] for name in folds if name != "0"]
     fits = {

@@ -1,4 +1,4 @@
-"""Which trainings a published table needs: each distinct one once, for all of its folds."""
+"""Plans the trainings of a published table: each distinct one once, for all of its folds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to train, but for folds and seeds.
+    """The settings of a training, without folds and seeds.
 
     Attributes:
         training: as the table has it.
@@ -88,7 +88,7 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """Where its run lies, below the folder of runs."""
+        """The run's folder, relative to the folder of all runs."""
         return f"{self.recipe.name}/folds_{'-'.join(self.folds)}_seeds_{self.seeds}"
 
     @property
@@ -121,7 +121,7 @@ class Recipes:
         self._known: dict[tuple[str, str], Recipe] = {}
 
     def started(self, row: Row) -> bool:
-        """Whether the row starts from another run."""
+        """True if the row starts from another run."""
         return row.label in self._init_from
 
     def __call__(self, row: Row) -> Recipe:

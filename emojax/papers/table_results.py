@@ -101,7 +101,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a table is made from.
+    """The inputs of a table: its plan, its store and the runs.
 
     Attributes:
         store: the data.

@@ -41,7 +41,7 @@ NO_SCORES: dict[str, float] = {}
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a run scores on one partition.
+    """The scores of a run on one partition.
 
     Attributes:
         scores: fold -> seed -> score name -> value; a target that diverged has none.

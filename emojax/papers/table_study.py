@@ -74,7 +74,7 @@ def share_key(share: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How a row's score compares with another row's.
+    """The comparison of a row's score with another row's.
 
     Attributes:
         row, versus: labels.

@@ -68,14 +68,14 @@ def _texts(result: Result, line: Line) -> list[str]:
 
 
 def _shares_optimum(result: Result) -> bool:
-    """Whether there is an optimum and no two rows differ in it, as rows of several folds do."""
+    """Tells whether all rows share one optimum; rows of several folds do not."""
     columns = zip(*(line.cells for line in result.lines), strict=True)
     known = [{cell.optimum for cell in cells} - {None} for cells in columns]
     return any(known) and all(len(values) <= 1 for values in known)
 
 
 def _has_optimum(result: Result, column: Column) -> bool:
-    """Whether a column of its own shows the optimum row by row."""
+    """Tells whether the optimum gets a column of its own."""
     if _shares_optimum(result):
         return False
     at = result.table.columns.index(column)
@@ -275,7 +275,7 @@ def _brief(table: PaperTable, line: Line) -> list[str]:
 
 
 def print_list(tables: Sequence[tuple[PaperTable, int, int]], console: Console) -> None:
-    """What there is: each table with its number of trainings and of models that are trained."""
+    """Prints each table with its number of trainings and of trained models."""
     screen = Table(title="tables and curves of the five papers", title_justify="left")
     for name in ("name", "shows", "partition", "folds", "trainings", "models a seed", "rows",
                  "published only"):  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a published table is made of: rows, columns, published numbers, how to train a row."""
+"""Defines a published table: rows, columns, published numbers, and the training of a row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a row trains.
+    """The training that belongs to a row.
 
     Attributes:
         config: file of ``configs/`` without its ending, and a variant after a colon: "rjcma:l3".
@@ -77,7 +77,7 @@ class Row:
 
     @property
     def ours(self) -> bool:
-        """Whether there is anything of ours to show."""
+        """True if the table has numbers of ours to show."""
         return self.training is not None or bool(self.stream)
 
 
@@ -131,7 +131,7 @@ class PaperTable:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a number of ours comes from.
+    """The place in our results that a number comes from.
 
     Attributes:
         training: of the row.
@@ -149,7 +149,7 @@ class Place:
 
 
 def place(table: PaperTable, row: Row, column: Column) -> Place | None:
-    """Where the number of a row and column comes from; None if nothing is trained for it."""
+    """Returns the place of the number of a row and column; None if nothing is trained for it."""
     scores = column.scores or row.scores
     if row.training is None or not scores:
         return None
