@@ -33,19 +33,6 @@ from absl import flags
 from rich.progress import Progress
 from rich.table import Table
 
-from data.annotations.challenge_files import SETS, Annotation, find_annotations, read_annotations
-from data.annotations.frame_clocks import FrameClocks, read_table
-from data.annotations.mismatches import (
-    AlignedVideo,
-    Report,
-    StreamRead,
-    align,
-    feature_name,
-    parse_limit,
-    read_stream,
-)
-from data.annotations.partitions import LabelledVideo, merge_tasks, read_test_list
-from data.features.sources import FeatureSource, parse_features
 from emojax import screen
 from emojax.commands import cli
 from emojax.datasets.folds import Fold, class_counts, class_shares, make_folds, parse_scheme
@@ -54,6 +41,20 @@ from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
 from emojax.specs import TASKS, StreamSpec
+
+from .annotations.challenge_files import SETS, Annotation, find_annotations, read_annotations
+from .annotations.frame_clocks import FrameClocks, read_table
+from .annotations.mismatches import (
+    AlignedVideo,
+    Report,
+    StreamRead,
+    align,
+    feature_name,
+    parse_limit,
+    read_stream,
+)
+from .annotations.partitions import LabelledVideo, merge_tasks, read_test_list
+from .features.sources import FeatureSource, parse_features
 
 REPORT = "alignment"
 _MOST_OFFENDERS = 20  # after so many the rest of the features is not read

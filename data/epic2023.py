@@ -23,8 +23,6 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from data.epic_features import COLUMNS, SOURCE_WIDTHS, person_features
-from data.npz import NpzArrays
 from emojax.commands import cli
 from emojax.datasets.folds import Fold
 from emojax.datasets.record import StreamRows, VideoRecord
@@ -32,6 +30,9 @@ from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
 from emojax.ops.epic import SCENARIOS
 from emojax.specs import STREAMS, TASKS
+
+from .epic_features import COLUMNS, SOURCE_WIDTHS, person_features
+from .npz import NpzArrays
 
 FILE = "epic_case_streams.npz"
 SCALE = (0.5, 9.5)  # of the joystick

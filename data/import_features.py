@@ -21,13 +21,14 @@ import numpy as np
 from absl import flags
 from rich.table import Table
 
-from data.features.arrays import read_npy
-from data.features.rows import count_of
-from data.features.sources import FeatureRows, FeatureSource, VideoFrames, parse_features
 from emojax.commands import cli
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
+
+from .features.arrays import read_npy
+from .features.rows import count_of
+from .features.sources import FeatureRows, FeatureSource, VideoFrames, parse_features
 
 REPORT_FILE = "import.json"
 _PARTITION = "test"

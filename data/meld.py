@@ -27,13 +27,14 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from data.npz import NpzArrays
 from emojax.commands import cli
 from emojax.datasets.folds import Fold, deal
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
 from emojax.specs import TASKS, StreamSpec
+
+from .npz import NpzArrays
 
 FILE = "meld_dev_utterances.npz"
 TASK = "ekman"

@@ -27,10 +27,6 @@ import jax
 import numpy as np
 from absl import flags
 
-from data.simulation.optimum import posteriors
-from data.simulation.presets import PRESETS
-from data.simulation.processes import SIMULATED, Video, draw_clock, generator, simulate
-from data.simulation.sensors import Sensor, embed, make_sensor
 from emojax.commands import cli
 from emojax.datasets.checks import check_known
 from emojax.datasets.folds import (
@@ -46,6 +42,11 @@ from emojax.errors import InputError
 from emojax.ops.metrics import Moments, moments
 from emojax.ops.tasks import TASK_OPS
 from emojax.specs import STREAMS, TASKS, StreamSpec
+
+from .simulation.optimum import posteriors
+from .simulation.presets import PRESETS
+from .simulation.processes import SIMULATED, Video, draw_clock, generator, simulate
+from .simulation.sensors import Sensor, embed, make_sensor
 
 # Size -> videos by partition, shortest and longest video in seconds.
 SIZES: dict[str, tuple[dict[str, int], tuple[float, float]]] = {

@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from data.annotations.challenge_files import CHALLENGES, SETS
 from emojax.commands import cli
 from emojax.commands.summary import path_text
 from emojax.datasets.origin import SIMULATED_FILE, is_simulated
@@ -35,6 +34,8 @@ from emojax.datasets.source import Store
 from emojax.datasets.store import store_facts
 from emojax.errors import InputError
 from emojax.specs import TASKS, StreamSpec, TaskSpec
+
+from .annotations.challenge_files import CHALLENGES, SETS
 
 TEST_LISTS = {
     "va": "Valence_Arousal_Estimation_Challenge_test_set_release.txt",

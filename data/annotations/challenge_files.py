@@ -24,7 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.annotations.lines import (
+from emojax.datasets.checks import check_known, check_name
+from emojax.errors import InputError, closest
+from emojax.specs import TASKS
+
+from .lines import (
     as_labels,
     bad_line,
     check_header,
@@ -32,9 +36,6 @@ from data.annotations.lines import (
     parse_numbers,
     read_lines,
 )
-from emojax.datasets.checks import check_known, check_name
-from emojax.errors import InputError, closest
-from emojax.specs import TASKS
 
 # Task -> names of its folder over the editions.
 CHALLENGES: dict[str, tuple[str, ...]] = {

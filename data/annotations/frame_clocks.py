@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.annotations.lines import bad_line, parse_numbers, read_lines
-from data.features.arrays import read_npy
 from emojax.datasets.checks import check_name
 from emojax.errors import InputError
+
+from ..features.arrays import read_npy
+from .lines import bad_line, parse_numbers, read_lines
 
 TIMESTAMP_SUFFIXES = (".csv", ".txt", ".npy")
 _MOST_FRAMES = 10_000_000

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from data.annotations.frame_clocks import FrameClocks
-from data.annotations.partitions import LabelledVideo
-from data.features.sources import FeatureRows, FeatureSource, VideoFrames
 from emojax.errors import InputError
 from emojax.specs import TASKS
+
+from ..features.sources import FeatureRows, FeatureSource, VideoFrames
+from .frame_clocks import FrameClocks
+from .partitions import LabelledVideo
 
 _SHOWN = 20  # lines of the table on screen
 _LIMIT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(%?)")

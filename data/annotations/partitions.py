@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.annotations.challenge_files import Annotation
-from data.annotations.lines import read_lines
 from emojax.datasets.checks import check_name
 from emojax.datasets.record import PARTITIONS
 from emojax.errors import InputError
+
+from .challenge_files import Annotation
+from .lines import read_lines
 
 _SHOWN = 5  # videos named in a note
 

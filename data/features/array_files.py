@@ -10,12 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from data.features.arrays import npz_names, read_npy, read_npz
-from data.features.openface_hog import read_hog
-from data.features.options import FeatureOptions
-from data.features.rows import RawRows, as_rows, count_of, frames_from_numbers
 from emojax.datasets.checks import check_name
 from emojax.errors import InputError
+
+from .arrays import npz_names, read_npy, read_npz
+from .openface_hog import read_hog
+from .options import FeatureOptions
+from .rows import RawRows, as_rows, count_of, frames_from_numbers
 
 
 class Form(abc.ABC):

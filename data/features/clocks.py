@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.features.resampling import stretch
-from data.features.rows import RawRows, count_of
 from emojax.datasets.record import StreamRows
 from emojax.errors import InputError
+
+from .resampling import stretch
+from .rows import RawRows, count_of
 
 CLOCKS = ("frame", "annotated", "pts", "fps:RATE", "hop:TIME", "stretch")
 _TIME = re.compile(r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)(ms|s)")

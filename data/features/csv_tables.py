@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.features.rows import RawRows, count_of, frames_from_numbers
 from emojax.errors import InputError
+
+from .rows import RawRows, count_of, frames_from_numbers
 
 _FRAME = ("frame", "frame_idx", "frame_number", "frame_id")
 _TIME = ("timestamp", "time", "timestamp_ms", "time_ms", "frame_time_in_ms", "timestamp_s")

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from data.features.array_files import (
+from emojax.datasets.checks import check_known
+from emojax.errors import InputError
+
+from .array_files import (
     ArchiveFiles,
     ArrayFiles,
     Form,
@@ -20,7 +23,7 @@ from data.features.array_files import (
     holds_frames,
     zeros_missing,
 )
-from data.features.csv_tables import (
+from .csv_tables import (
     Table,
     TableOptions,
     choose_columns,
@@ -29,11 +32,9 @@ from data.features.csv_tables import (
     tells_frames,
     tells_times,
 )
-from data.features.options import FeatureOptions
-from data.features.restricted_pickle import PickledArray, read_pickle
-from data.features.rows import RawRows, as_rows, frames_from_numbers
-from emojax.datasets.checks import check_known
-from emojax.errors import InputError
+from .options import FeatureOptions
+from .restricted_pickle import PickledArray, read_pickle
+from .rows import RawRows, as_rows, frames_from_numbers
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".npy")
 _FRAMES_LEVEL, _UTTERANCE_LEVEL = "-FRA", "-UTT"  # folders of MERBench

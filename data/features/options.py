@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from data.features.resampling import RESAMPLERS
 from emojax.datasets.checks import check_known, check_name
 from emojax.errors import InputError
+
+from .resampling import RESAMPLERS
 
 MODALITIES = ("visual", "audio", "text", "pose", "physiology")
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from data.features.arrays import numeric_dtype
 from emojax.errors import InputError
+
+from .arrays import numeric_dtype
 
 # Names that numpy arrays are made of -> what this reader makes of them.
 _NAMES = {

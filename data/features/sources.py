@@ -26,15 +26,16 @@ from pathlib import Path
 
 import numpy as np
 
-from data.features.clocks import CLOCKS, Clock, VideoFrames, check_times, parse_clock, place
-from data.features.forms import finish_rows, open_form
-from data.features.options import MODALITIES, FeatureOptions, parse_options
-from data.features.resampling import RESAMPLERS
-from data.features.rows import RawRows, count_of
 from emojax.datasets.checks import check_name
 from emojax.datasets.record import StreamRows
 from emojax.errors import InputError
 from emojax.specs import STREAMS, StreamSpec
+
+from .clocks import CLOCKS, Clock, VideoFrames, check_times, parse_clock, place
+from .forms import finish_rows, open_form
+from .options import MODALITIES, FeatureOptions, parse_options
+from .resampling import RESAMPLERS
+from .rows import RawRows, count_of
 
 __all__ = ["FeatureRows", "FeatureSource", "VideoFrames", "parse_features"]
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.simulation.chunked import chunked_smoother
+from .chunked import chunked_smoother
 
 Carry = tuple[jax.Array, jax.Array]
 

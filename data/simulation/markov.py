@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.simulation.chunked import chunked_smoother
+from .chunked import chunked_smoother
 
 
 def chain_posterior(

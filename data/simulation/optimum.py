@@ -18,13 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from scipy.special import ndtr
 
-from data.simulation.chunked import pad_events
-from data.simulation.kalman import smooth
-from data.simulation.markov import chain_posterior
-from data.simulation.presets import AU_RATES, EXPRESSION_SHARES, LABEL_MEAN, LABEL_STD, Preset
-from data.simulation.processes import Video
-from data.simulation.sensors import Sensor, code_slices
 from emojax.specs import TASKS
+
+from .chunked import pad_events
+from .kalman import smooth
+from .markov import chain_posterior
+from .presets import AU_RATES, EXPRESSION_SHARES, LABEL_MEAN, LABEL_STD, Preset
+from .processes import Video
+from .sensors import Sensor, code_slices
 
 
 def posteriors(

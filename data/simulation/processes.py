@@ -24,15 +24,16 @@ import zlib
 import numpy as np
 from numpy.random import Generator
 
-from data.simulation.presets import (
+from emojax.specs import TASKS
+
+from .presets import (
     AU_RATES,
     EXPRESSION_SHARES,
     LABEL_MEAN,
     LABEL_STD,
     Preset,
 )
-from data.simulation.sensors import Sensor, code_slices
-from emojax.specs import TASKS
+from .sensors import Sensor, code_slices
 
 FRAME_RATES = (24.0, 25.0, 30000.0 / 1001.0, 30.0)
 # Where the extractor has nothing to say: modality -> (kind, mean seconds present, absent).
