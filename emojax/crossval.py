@@ -25,6 +25,7 @@ from emojax.core.session import Session, build_session
 from emojax.datasets.source import Store
 from emojax.errors import InputError, writing
 from emojax.ops.postprocessing import SMOOTHERS
+from emojax.ops.scores import score_kind
 from emojax.ops.tasks import TASK_OPS
 from emojax.prediction.trained_run import TrainedRun, open_run
 from emojax.reporting.fold_picture import plot_folds
@@ -216,7 +217,7 @@ def _save(folder: Path, found: CrossValidation, store: Store, session: Session, 
         names = dict.fromkeys(name for scores in by_fold for name in scores.get(OURS, {}))
         for name in names:
             # One family of scores, the one that a task is judged by.
-            if name in ops.details or not name.startswith(ops.primary.partition("_")[0]):
+            if name in ops.details or score_kind(name) is not score_kind(ops.primary):
                 continue
             systems = [s for s in SYSTEMS if any(name in scores.get(s, {}) for scores in by_fold)]
             panel = name if len(scored_tasks(found.results)) == 1 else f"{task} {name}"

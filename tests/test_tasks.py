@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emojax.ops.scores import is_error, score_kind
 from emojax.ops.tasks import TASK_OPS, task_ops
 from emojax.specs import TASKS, TaskSpec
 
@@ -44,7 +45,10 @@ def test_scores_and_targets_keep_their_names() -> None:
     assert TASK_OPS["va"].targets == ("valence", "arousal")
     for ops in TASK_OPS.values():
         assert set(ops.details) < set(ops.score_names)
-        assert set(ops.errors) < set(ops.selections)
+        kinds = {score_kind(name) for name in (*ops.selections, *ops.score_names)}
+        assert all(kind.higher_is_better is not None for kind in kinds)
+        assert not is_error(ops.primary)
+        assert not is_error(ops.default_selection)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,8 @@ def test_a_new_task_is_one_row(spec: TaskSpec, likewise: str, scores: set[str]) 
     for table in ("losses", "selections"):
         assert set(getattr(ops, table)) == set(getattr(like, table))
     assert ops.primary == like.primary
-    assert task_ops(spec, default_selection=like.errors[0]).default_selection == like.errors[0]
+    (error,) = filter(is_error, like.selections)
+    assert task_ops(spec, default_selection=error).default_selection == error
 
 
 @pytest.mark.parametrize("task", EVERY_TASK)
@@ -152,7 +157,7 @@ def test_selection_by_loss_is_the_training_loss_of_the_same_frames(task: str) ->
     raw = rng.normal(size=(4, 30, spec.outputs)) * 2
     _, labels, mask = decoded_batch(task, 120)
     labels, mask = (x.reshape(4, 30, -1) for x in (labels, mask))
-    (name,) = ops.errors
+    (name,) = filter(is_error, ops.selections)
     chosen = ops.target_scores(ops.decode(raw), labels, mask, name)
     trained = ops.losses[name](jnp.asarray(raw), jnp.asarray(labels), jnp.asarray(mask))
     np.testing.assert_allclose(chosen, -np.asarray(trained), rtol=1e-5)

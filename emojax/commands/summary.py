@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from emojax.ops.json_values import json_values
 
 try:
     import resource
@@ -75,20 +76,7 @@ class Summary:
             "devices": _about(self._devices),
             **self._facts,
         }
-        return json.dumps(_plain(content), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """JSON values: null for NaN and infinity, lists for arrays, text for paths."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "tolist"):  # NumPy and JAX
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else str(value)
+        return json.dumps(json_values(content), allow_nan=False)
 
 
 def _cpu_seconds() -> float:

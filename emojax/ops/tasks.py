@@ -50,11 +50,11 @@ class TaskOps:
         decide: decoded (..., C) -> decisions (..., K), in the form of the labels.
         state: ``state(decoded_NC, labels_NK, mask_NK)`` -> mergeable metric state.
         summarise: metric state -> score name -> float, in printing order.
-        selections: name -> function from a metric state to one number per target, **greater
-            is better**, by which checkpoints and replicas are chosen.
+        selections: kind of score (see ``ops.scores``) -> function from a metric state to one
+            number per target, **greater is better**, by which checkpoints and replicas are
+            chosen; errors have their sign turned.
         default_selection: a key of ``selections``.
         primary: the score that stands for the whole task.
-        errors: the selections that are errors with their sign turned.
         details: the scores of single classes or units, which a short table leaves out.
         confusion: metric state -> (C, C) counts, row the true class; None where there are no
             classes.
@@ -71,7 +71,6 @@ class TaskOps:
     selections: Mapping[str, Callable[[Any], Array]]
     default_selection: str
     primary: str
-    errors: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
     confusion: Callable[[Any], Array] | None = None
 
@@ -186,7 +185,6 @@ def _continuous(spec: TaskSpec) -> TaskOps:
         },
         default_selection="ccc",
         primary="ccc_mean",
-        errors=("rmse",),
     )
 
 
@@ -216,7 +214,6 @@ def _categorical(spec: TaskSpec) -> TaskOps:
         },
         default_selection="f1",
         primary="f1_macro",
-        errors=("cross_entropy",),
         details=details,
         confusion=lambda state: state.decisions.matrix,
     )
@@ -247,7 +244,6 @@ def _binary(spec: TaskSpec) -> TaskOps:
         },
         default_selection="f1",
         primary="f1_mean",
-        errors=("binary_cross_entropy",),
         details=details,
     )
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from emojax.ops.json_values import json_values
 from emojax.papers.table_plan import places
 from emojax.papers.table_results import Cell, Line, Result
 from emojax.papers.table_runs import write_atomically
@@ -164,13 +165,13 @@ def as_json(result: Result) -> str:
         "comparisons": [dataclasses.asdict(test) for test in result.comparisons],
         "notes": list(result.notes),
     }
-    return json.dumps(document, indent=1) + "\n"
+    # A seed that diverged has NaN, which JSON does not.
+    return json.dumps(json_values(document), indent=1) + "\n"
 
 
 def _cell_document(cell: Cell) -> dict[str, Any]:
     return {
-        # JSON has no NaN, which a seed that diverged has.
-        "values": [value if value == value else None for value in cell.values],
+        "values": cell.values,
         "mean": cell.mean,
         "low": min(cell.sound, default=None),
         "high": max(cell.sound, default=None),

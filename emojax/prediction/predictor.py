@@ -24,6 +24,7 @@ from emojax.datasets.resident import ResidentData
 from emojax.datasets.source import Store
 from emojax.datasets.windows import WindowSpec
 from emojax.ops.ensembles import combine
+from emojax.ops.scores import without_parts
 from emojax.ops.tasks import TASK_OPS, TaskOps
 from emojax.ops.windows import OverlapAverage
 from emojax.prediction.predict_step import make_predict_step
@@ -332,9 +333,8 @@ def _trained_scores(
     """Leaves out the scores of targets that the replica was not trained for."""
     if not weights_X.any():
         return {}
-    idle = [f"_{name}" for name, weight in zip(ops.targets, weights_X, strict=True) if weight == 0]
-    ends = tuple([*idle, "_mean"] if idle else [])
-    return {name: score for name, score in scores.items() if not name.endswith(ends)}
+    idle = [name for name, weight in zip(ops.targets, weights_X, strict=True) if weight == 0]
+    return {name: scores[name] for name in without_parts(scores, idle)}
 
 
 def ensemble(

@@ -13,6 +13,7 @@ from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.errors import InputError, closest
 from emojax.ops.ensembles import ENSEMBLES
+from emojax.ops.json_values import json_values
 from emojax.prediction.predictor import (
     Annotations,
     Predictions,
@@ -271,13 +272,7 @@ def document(found: CrossValidation, session: Session, store: Store, step: int) 
     }
     if found.postprocessing:
         content["postprocessing"] = found.postprocessing.document(session)
-    return _without_nan(content)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return json_values(content)
 
 
 def _deviation(values_N: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.errors import InputError
 from emojax.ops.decisions import DECISION_RULES
+from emojax.ops.scores import score_kind
 from emojax.prediction.predictor import (
     Predictions,
     concatenate,
@@ -43,9 +44,6 @@ from emojax.scoring.fold_scores import (
     summary_rows,
 )
 from emojax.specs import TASKS
-
-# Selections that want a prediction close to a probability or a value, not F1 or concordance.
-_LEAST_SQUARES = ("rmse", "accuracy", "cross_entropy", "binary_cross_entropy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +205,7 @@ def _baseline(session: Session, store: Store, fold: str, names: Sequence[str]) -
             fold,
             session.window_spec.streams,
             task,
-            metric="rmse" if selection[task] in _LEAST_SQUARES else "ccc",
+            metric="rmse" if score_kind(selection[task]).least_squares else "ccc",
         )
         for task in session.tasks
     }

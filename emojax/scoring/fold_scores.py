@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from emojax.ops.scores import is_error, without_parts
 from emojax.ops.tasks import TASK_OPS
 from emojax.prediction.predictor import Annotations, Predictions, concatenate
 from emojax.specs import TASKS
@@ -59,10 +60,9 @@ def assess(
         return None
     ops = TASK_OPS[task]
     state = ops.state(np.nan_to_num(predicted_NC), truth.labels_NK, truth.mask_NK)
-    untrained = [f"_{TASKS[task].labels[c]}" for c in np.flatnonzero(untrained_C)]
-    ends = tuple([*untrained, "_mean"] if untrained else [])
-    scores = {name: x for name, x in ops.summarise(state).items() if not name.endswith(ends)}
-    return state, scores
+    untrained = [TASKS[task].labels[c] for c in np.flatnonzero(untrained_C)]
+    scores = ops.summarise(state)
+    return state, {name: scores[name] for name in without_parts(scores, untrained)}
 
 
 def scored_tasks(results: Sequence[FoldResult]) -> list[str]:
@@ -192,8 +192,7 @@ def _rows(
         if OPTIMUM in systems:
             optimum = by_system.get(OPTIMUM, {}).get(name, 0.0)
             # A share of an error would be read the wrong way round.
-            an_error = name.startswith(TASK_OPS[task].errors)
-            row.append("-" if an_error or optimum <= 0 else f"{value / optimum:.1%}")
+            row.append("-" if is_error(name) or optimum <= 0 else f"{value / optimum:.1%}")
         rows.append(row)
     return rows
 

@@ -11,12 +11,10 @@ import numpy as np
 from emojax.errors import InputError
 from emojax.ops.bootstrap import interval, pooled_state, two_sided_p
 from emojax.ops.metrics import Moments
+from emojax.ops.scores import score_kind, split_score
 from emojax.ops.significance import fisher_test
 from emojax.specs import TASKS
 from emojax.studies.study_data import StudiedRun, VideoStates
-
-# Scores of continuous tasks that Fisher's z is computed for, and how they begin.
-_CORRELATIONS = ("ccc_", "pearson_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +145,10 @@ def _compare(
 
 def _frames(groups: Sequence[Sequence[Any]], task: str, score: str) -> int | None:
     """Frames that a correlation of one column was computed over; None for any other score."""
-    labels = TASKS[task].labels
-    names = {f"{start}{label}": c for start in _CORRELATIONS for c, label in enumerate(labels)}
+    labels, label = TASKS[task].labels, split_score(score)[1]
     # A mean over folds is no correlation of so many frames.
-    if score not in names or len(groups) > 1:
+    if not score_kind(score).correlation or label not in labels or len(groups) > 1:
         return None
     state = pooled_state(groups[0])
-    return int(np.asarray(state.count)[names[score]]) if isinstance(state, Moments) else None
+    count_C = np.asarray(state.count) if isinstance(state, Moments) else None
+    return None if count_C is None else int(count_C[labels.index(label)])

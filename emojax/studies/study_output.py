@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from emojax.ops.json_values import json_values
 from emojax.screen import shown
 
 
@@ -48,19 +49,10 @@ def write_tables(folder: Path, facts: Mapping[str, Any], tables: Sequence[StudyT
         with (folder / f"{table.name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(list(table.rows[0]) if table.rows else [])
-            writer.writerows([_known(cell) for cell in row.values()] for row in table.rows)
+            writer.writerows(json_values(row).values() for row in table.rows)
     document = dict(facts) | {table.name: list(table.rows) for table in tables}
-    text = json.dumps(_known(document), indent=1, ensure_ascii=False)
+    text = json.dumps(json_values(document), indent=1, ensure_ascii=False)
     (folder / "study.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _known(value: Any) -> Any:
-    """The same without NaN and infinity, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): _known(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_known(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_tables(tables: Sequence[StudyTable], console: Console) -> None:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from emojax.ops.calibration import Calibration
+from emojax.ops.scores import split_score
 from emojax.ops.tasks import TASK_OPS
 from emojax.reporting.pictures import save_figure
 from emojax.specs import TASKS
@@ -24,10 +25,11 @@ _LEFT, _RIGHT, _HEADING, _ABOVE, _BELOW = 0.8, 0.25, 0.5, 0.3, 0.5
 
 
 def shown_scores(task: str, names: Sequence[str]) -> list[str]:
-    """The scores that a picture shows: the CCC of each dimension, else the task's primary one."""
-    wanted = [f"ccc_{label}" for label in TASKS[task].labels]
-    found = [name for name in wanted if name in names]
-    return found or [name for name in (TASK_OPS[task].primary,) if name in names] or [*names][:1]
+    """Chooses the scores of a picture: the CCC of each dimension, else the task's primary one."""
+    ops = TASK_OPS[task]
+    each = [f"{split_score(ops.primary)[0]}_{label}" for label in TASKS[task].labels]
+    found = [name for name in each if name in names and name not in ops.details]
+    return found or [name for name in (ops.primary,) if name in names] or [*names][:1]
 
 
 def _grid(

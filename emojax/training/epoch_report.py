@@ -11,7 +11,7 @@ import numpy as np
 
 from emojax.core.schedule import ScheduleState
 from emojax.core.session import Session
-from emojax.ops.tasks import TASK_OPS
+from emojax.ops.scores import is_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class EpochReport:
     @property
     def _sign(self) -> int:
         # Selection turns the sign of errors; people read them as they are.
-        return -1 if self.selection in TASK_OPS[self.session.tasks[0]].errors else 1
+        return -1 if is_error(self.selection) else 1
 
     @property
     def score(self) -> float:
