@@ -50,7 +50,7 @@ class TorchTraining:
             task: torch.as_tensor(weights_RX[0], device=self.device)
             for task, weights_RX in session.weights.items()
         }
-        self._losses = {task: LOSSES[session.config["loss"][task]] for task in session.tasks}
+        self._losses = {task: LOSSES[session.config.loss[task]] for task in session.tasks}
         self._loss = self.loss
         if compiled:
             self._loss = torch.compile(self.loss, mode=compiled, dynamic=False)
@@ -119,7 +119,7 @@ def _optimizer(torch: Any, module: Any, session: Session) -> Any:
     kinds = {"adam_l2": torch.optim.Adam, "adamw": torch.optim.AdamW}
     replica = session.replicas[0]
     # optax adds epsilon outside the root, as PyTorch does.
-    return kinds[session.config["train"]["optimizer"]](
+    return kinds[session.config.train.optimizer](
         module.parameters(), lr=replica.learning_rate, weight_decay=replica.weight_decay, eps=1e-8
     )
 

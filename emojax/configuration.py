@@ -1,94 +1,44 @@
-"""What configurations start from, so that each file in ``configs/`` says only what is its own."""
+"""What the files in ``configs/`` start from, so that each says only what is its own.
+
+``python -m emojax.configuration > docs/configuration.md`` writes the table of all keys.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 from ml_collections import ConfigDict
 
+from emojax.config_reading import all_keys, allowed_text
+from emojax.config_schema import RunConfig
 from emojax.errors import InputError, closest
 
 
 def base_config() -> ConfigDict:
-    """Every key a configuration has, with a neutral value; a system sets the rest.
+    """Returns every key of ``config_schema.RunConfig`` with its default; a system sets the rest.
 
-    Neutral means: one model of all of a task's targets on the official fold, Adam, no decay, no
-    warm-up, no plateau, no clipping, no regularisation beyond the model's own.
+    The defaults are one model of all of a task's targets on the official fold, Adam, no decay, no
+    warm-up, no plateau, no clipping, and no regularisation beyond the model's own.
     """
-    config = ConfigDict()
+    return ConfigDict(_mutable(RunConfig()))
 
-    config.data = ConfigDict()
-    config.data.store = ""  # folder of a store; required
-    config.data.streams = ()
-    config.data.tasks = ("va",)
-    config.data.window = 300  # frames, or ticks of the clock
-    config.data.stride = 200  # between the starts of windows
-    config.data.batch_size = 12
-    config.data.feed = "auto"  # stream from disk, resident on the device, or what suits it
-    config.data.align_end = False  # the last window: padded, or shifted to the video's end
-    config.data.random_offset = False  # draw window starts anew in each epoch
-    config.data.resampling = ConfigDict()  # stream -> nearest (default), linear or mean
-    config.data.fill = "zeros"  # missing rows: zeros, or the nearest valid row
-    config.data.clock = 0.0  # windows in ticks of so many Hz; 0: in the video's frames
-    config.data.rates = ConfigDict()  # stream -> rows per second, with a clock
-    config.data.context = ConfigDict()  # stream -> extra rows before and after the window
-    config.data.scored = "all"  # ticks of a window that evaluation looks at: all, centre or last
-    config.data.evaluation_stride = 0  # between windows in evaluation; 0: as in training
 
-    config.model = ConfigDict()
-    config.model.dtype = "float32"  # of the computation, or bfloat16
-
-    config.loss = ConfigDict()  # task -> loss; a task that is not here has its default
-
-    config.replicas = ConfigDict()  # all combinations are trained at once
-    config.replicas.folds = ("0",)
-    config.replicas.targets = ("all",)
-    config.replicas.seeds = (0,)
-
-    config.mesh = ConfigDict()  # devices along each axis at most; 0: as many as divide evenly
-    config.mesh.replica = 0
-    config.mesh.data = 0
-
-    config.train = ConfigDict()
-    config.train.epochs = 10
-    config.train.epoch_steps = 0  # steps between validations; 0: one pass over the windows
-    config.train.steps_per_dispatch = 0  # with the resident feed; 0: 1 on CPUs, else 32
-    config.train.memory_limit = 0  # bytes of a device, above which replicas take turns; 0: its own
-    config.train.replicas_at_once = 0  # at most; 0: all that fit, but on CPUs large ones take turns
-    config.train.optimizer = "adam_l2"  # adam_l2 or adamw
-    config.train.learning_rate = 1e-4
-    config.train.weight_decay = 0.0
-    config.train.clip_norm = 0.0  # 0: no clipping
-    config.train.warmup = "none"  # repetitive, linear or none
-    config.train.warmup_epochs = 0
-    config.train.decay = "none"  # or cosine, after the warm-up
-    config.train.plateau_patience = 1000  # epochs without improvement until the rate drops
-    config.train.plateau_factor = 0.1
-    config.train.minimum_rate = 1e-8
-    config.train.releases = 0
-    config.train.stages = ()  # see emojax/core/stages.py
-    config.train.reload_best = False  # after every epoch; the end of training always does
-    config.train.stop_patience = 1000  # epochs without improvement until training stops
-    config.train.non_finite = "drop"  # the replica; or stop the run, or skip the batch
-    config.train.ema = 0.0  # decay of the averaged weights; 0: none are kept
-    config.train.modality_dropout = ConfigDict()
-    config.train.modality_dropout.frames = 0.0
-    config.train.modality_dropout.streams = 0.0
-    config.train.class_weights = "none"  # none, inverse or sqrt_inverse
-    config.train.init_from = ""  # workdir of a run whose weights training starts from
-
-    config.evaluation = ConfigDict()
-    config.evaluation.selection = ConfigDict()  # task -> score; the default if it is not here
-    return config
+def _mutable(section: Any) -> Any:
+    """Turns sections into dicts, and leaves all other values as they are."""
+    if not dataclasses.is_dataclass(section):
+        return section
+    return {f.name: _mutable(getattr(section, f.name)) for f in dataclasses.fields(section)}
 
 
 def other_tasks(config: ConfigDict, *tasks: str) -> ConfigDict:
-    """The same system on these tasks, as one model of all their targets.
+    """Changes a system to these tasks, as one model of all their targets.
 
     Args:
-        config: changed in place. A task that it knows keeps its loss and selection; one that it
-            does not gets the default ones of its kind.
+        config: changed in place. Tasks that it has a loss or a selection for keep them; others
+            get the defaults of their kind.
         tasks: to train, in the order of ``config.data.tasks``.
 
     Returns:
@@ -103,12 +53,12 @@ def other_tasks(config: ConfigDict, *tasks: str) -> ConfigDict:
 
 
 def some_streams(config: ConfigDict, *streams: str) -> ConfigDict:
-    """The same system on some of its streams.
+    """Changes a system to some of its streams.
 
     Args:
-        config: changed in place. What it says of other streams in ``data`` (such as
-            ``resampling``) and in ``model`` (such as ``channels``) is taken out.
-        streams: some of ``config.data.streams``, in the order that then holds.
+        config: changed in place. Values for other streams in ``data`` (such as ``resampling``)
+            and in ``model`` (such as ``channels``) are removed.
+        streams: some of ``config.data.streams``, in their new order.
 
     Returns:
         ``config``.
@@ -123,7 +73,7 @@ def some_streams(config: ConfigDict, *streams: str) -> ConfigDict:
 
 
 def choose(variants: Mapping[str, Callable[[], ConfigDict]], variant: str, file: str) -> ConfigDict:
-    """The configuration of a variant: the body of every ``get_config``.
+    """Makes the configuration of a variant; every ``get_config`` calls it.
 
     Args:
         variants: name -> function; "" is the paper's own.
@@ -143,3 +93,31 @@ def choose(variants: Mapping[str, Callable[[], ConfigDict]], variant: str, file:
             remedy=closest(variant, named),
         )
     return variants[variant]()
+
+
+def key_table() -> str:
+    """Returns docs/configuration.md: all keys with their defaults, allowed values and meaning."""
+    lines = [
+        "# Configuration keys",
+        "",
+        "Made by `python -m emojax.configuration > docs/configuration.md` from",
+        "`emojax/config_schema.py`. Keys with a star must be in every configuration; files in",
+        "`configs/` have them from `base_config()`. Keys with a plus change speed and memory but",
+        "not results, and may change when a run is resumed.",
+        "",
+        "| `config.` | default | allowed | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, kind, default, rule in all_keys():
+        marks = "*" * rule.required + "+" * rule.runtime
+        allowed = allowed_text(kind, rule)
+        lines.append(f"| `{name}`{marks} | `{default!r}` | {allowed} | {rule.about} |")
+        if get_origin(kind) is tuple and dataclasses.is_dataclass(get_args(kind)[0]):
+            for inner, inner_kind, value, about in all_keys(get_args(kind)[0], f"{name}[i]."):
+                allowed = allowed_text(inner_kind, about)
+                lines.append(f"| `{inner}` | `{value!r}` | {allowed} | {about.about} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(key_table(), end="")

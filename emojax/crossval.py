@@ -106,7 +106,7 @@ def _run(
         discard_run(workdir)
     console = cli.console()
     console.print(
-        f"{session.config['model']['name']} on {store.name}: "
+        f"{session.config.model['name']} on {store.name}: "
         f"folds {', '.join(session.folds.keys)}, "
         f"{len(session.replicas)} replicas, {session.layout.mesh.size} device(s)",
         highlight=False,
@@ -229,7 +229,7 @@ def _save(folder: Path, found: CrossValidation, store: Store, session: Session, 
                 [of_seed.get(task, {}).get(name, nothing) for of_seed in by_seed.values()]
                 for by_seed in found.seeds.values()
             ]
-    title = f"{session.config['model']['name']} on {store.name}, {found.partition}"
+    title = f"{session.config.model['name']} on {store.name}, {found.partition}"
     folds = [result.fold for result in found.results]
     path = folder / "folds.png"
     plot_folds(path, title=title, folds=folds, panels=panels, seeds=seeds, bar=OURS)

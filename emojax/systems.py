@@ -203,7 +203,7 @@ def show(variant: Variant, streams: Mapping[str, StreamSpec], *, fast: bool = Fa
         ("tasks", ", ".join(session.tasks)),
         ("window, stride", f"{spec.window}, {spec.stride}{clock}"),
         ("MFLOP a frame", f"{measured.mflop:.3g}"),
-        ("loss", ", ".join(f"{t}: {session.config['loss'][t]}" for t in session.tasks)),
+        ("loss", ", ".join(f"{t}: {session.config.loss[t]}" for t in session.tasks)),
         ("replicas", f"{len(session.replicas)}: {', '.join(session.names[:6])}"),
     ]
     if measured.reach is not None:

@@ -75,7 +75,7 @@ def _train(session: Session, store: Store, workdir: Path, existed: bool) -> None
         discard_run(workdir)
     console = cli.console()
     console.print(
-        f"{session.config['model']['name']} on {store.name}: {len(session.replicas)} replicas "
+        f"{session.config.model['name']} on {store.name}: {len(session.replicas)} replicas "
         f"({', '.join(session.names[:6])}{', ...' if len(session.names) > 6 else ''}), "
         f"{session.layout.mesh.size} device(s)",
         highlight=False,

@@ -230,7 +230,7 @@ def _few(names: Sequence[str]) -> str:
 def _tell(run: TrainedRun) -> None:
     flag = "" if run.store_path else " --store=STORE"
     cli.console().print(
-        f"{len(run.session.replicas)} replica(s) of {run.session.config['model']['name']} "
+        f"{len(run.session.replicas)} replica(s) of {run.session.config.model['name']} "
         f"({', '.join(run.session.names)}): {run.workdir}\n"
         f"python -m emojax.evaluate --checkpoint={run.workdir}{flag}",
         highlight=False,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from emojax.config_reading import as_plain
 from emojax.core.session import build_session
 from emojax.datasets.source import Store
 from emojax.ops.tasks import TASK_OPS
@@ -61,7 +62,7 @@ def evaluated_run(
     ]
     results = evaluate_folds(session, store, predictions, of_store, "validation", baseline=baseline)
     write_results(workdir / "validation", session, store, results, "validation")
-    (workdir / "config.json").write_text(json.dumps(session.config))
+    (workdir / "config.json").write_text(json.dumps(as_plain(session.config)))
     with RunWriter(workdir) as writer:
         for step in (5, 10, 15):
             values = {"loss": 1 / step, "learning_rate": 10.0 ** -(step / 5), "ccc_mean": step / 20}

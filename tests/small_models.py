@@ -18,7 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from emojax.core.session import Session, as_plain, build_session
+from emojax.config_reading import as_plain
+from emojax.core.session import Session, build_session
 from emojax.models import MODELS
 from emojax.papers.variants import Variant, discover
 from emojax.specs import STREAMS, StreamSpec

@@ -176,7 +176,7 @@ def test_resuming_comes_before_initialising_and_needs_no_source(
     assert resumed.step == 10
     assert "initial weights" not in capsys.readouterr().err
     opened = open_run(tmp_path / "run")
-    assert opened.session.config["train"]["init_from"] == str(copied)
+    assert opened.session.config.train.init_from == str(copied)
     opened.predict(store, [list(store.fold("0").validation)])
 
 

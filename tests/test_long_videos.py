@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from emojax.config_schema import RunConfig
 from emojax.core.session import Session, build_session, fold_normalisation
 from emojax.core.step import forward
 from emojax.datasets import records
@@ -55,6 +56,10 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "emma_net": {"fusion": "current_face", "anchor": "ir50", "head_width": 5},
 }
+
+
+def with_batches_of(config: RunConfig, size: int) -> RunConfig:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=size))
 
 
 def session_of(store: Store, model: str, data: dict[str, Any] | None = None) -> Session:
@@ -176,10 +181,10 @@ def test_windows_and_sequences_agree_where_a_window_holds_all_that_is_seen(store
 def test_parts_are_as_long_as_memory_of_a_batch_and_the_videos_allow(store: Store) -> None:
     session = session_of(store, "lfan")  # 3 windows of 32, and 6 ticks seen on either side
     assert full_sequence_session(session, store).window_spec.window == 96
-    wide = dataclasses.replace(session, config=session.config | {"data": {"batch_size": 12}})
+    wide = dataclasses.replace(session, config=with_batches_of(session.config, 12))
     spec = full_sequence_session(wide, store).window_spec
     assert (spec.stride, spec.window) == (90, 102)  # the longest video
-    small = dataclasses.replace(session, config=session.config | {"data": {"batch_size": 1}})
+    small = dataclasses.replace(session, config=with_batches_of(session.config, 1))
     model: Any = session.model
     deep = dataclasses.replace(
         small, model=model.clone(channels={"ir50": (4,) * 4, "vggish": (4,)})

@@ -125,6 +125,6 @@ def test_a_run_of_which_nothing_is_left_names_the_videos_too(
 
 
 def test_an_unknown_wish_is_refused(store: Store) -> None:
-    with pytest.raises(InputError, match="names nothing that exists") as caught:
+    with pytest.raises(InputError) as caught:
         build_session(config_of(store, train={"non_finite": "ignore"}), store.streams)
     assert caught.value.details["field"] == "config.train.non_finite"

@@ -372,7 +372,7 @@ def test_fewer_windows_than_a_batch_still_fill_it(coded: Store) -> None:
         ({"resampling": {"frames": "cubic"}}, "config.data.resampling.frames", "cubic"),
         ({"resampling": {"slowly": "mean"}}, "config.data.resampling.slowly", "slowly"),
         ({"window": 5, "stride": 6}, "config.data.stride", "stride 6, window 5"),
-        ({"stride": 0}, "config.data.stride", "stride 0, window 8"),
+        ({"stride": 0}, "config.data.stride", "0"),
     ],
 )
 def test_impossible_windows_are_refused(

@@ -307,7 +307,7 @@ def test_resident_data_and_many_steps_at_once_give_the_same_losses(
         for part in ("params", "model_state", "opt_state"):
             assert_same_bits(getattr(saved, part), getattr(unlimited.saved[step], part))
         rewrite_meta(tmp_path, step, forget_keys, first_format=True)
-    assert open_run(tmp_path).session.config["data"]["feed"] == "auto"
+    assert open_run(tmp_path).session.config.data.feed == "auto"
     for row, expected in zip(metric_rows(tmp_path), metric_rows(workdir)[:2], strict=True):
         for key, value in expected.items():
             if key.endswith(("loss", "gradient_norm")):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emojax.config_schema import ReplicasConfig, TrainConfig
 from emojax.core.replicas import expand, short_names, target_weights
 from emojax.datasets.source import Store
 from emojax.errors import InputError
@@ -21,8 +22,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_replicas_are_all_combinations_with_telling_names() -> None:
     replicas = expand(
-        {"folds": ["0", "3"], "targets": ["valence"], "seeds": [1, 2]},
-        {"learning_rate": [1e-3, 1e-2], "weight_decay": 0.5},
+        ReplicasConfig(folds=("0", "3"), targets=("valence",), seeds=(1, 2)),
+        TrainConfig(learning_rate=(1e-3, 1e-2), weight_decay=0.5),
     )
     assert len(replicas) == 8
     assert len(set(replicas)) == 8
@@ -36,16 +37,15 @@ def test_replicas_are_all_combinations_with_telling_names() -> None:
 
 @pytest.mark.parametrize("twice", ["folds", "targets", "seeds"])
 def test_the_same_replica_twice_is_refused(twice: str) -> None:
-    factors = {"folds": ["0"], "targets": ["va"], "seeds": [0]}
+    factors = {"folds": ("0",), "targets": ("va",), "seeds": (0,)}
     factors[twice] = factors[twice] * 2
     with pytest.raises(InputError, match="same training"):
-        expand(factors, {"learning_rate": 1e-3, "weight_decay": 0.0})
+        expand(ReplicasConfig(**factors), TrainConfig())
 
 
 def test_target_weights_share_tasks_and_targets_alike() -> None:
     replicas = expand(
-        {"folds": ["0"], "targets": ["valence", "va", "all", "expr", "AU4"], "seeds": [0]},
-        {"learning_rate": 1e-3, "weight_decay": 0.0},
+        ReplicasConfig(targets=("valence", "va", "all", "expr", "AU4")), TrainConfig()
     )
     weights = target_weights(replicas, ("va", "expr", "au"))
     np.testing.assert_allclose(
@@ -92,8 +92,8 @@ def test_a_task_without_a_loss_or_a_selection_takes_the_default(store: Store) ->
     changes = {"data": {"tasks": ["va"]}, "evaluation": {"selection": {}}}
     config = tiny_config(store.path, **changes) | {"loss": {}}
     session = session_of(store, config)
-    assert session.config["loss"] == {"va": "ccc"}
-    assert session.config["evaluation"]["selection"] == {"va": "ccc"}
+    assert session.config.loss == {"va": "ccc"}
+    assert session.config.evaluation.selection == {"va": "ccc"}
     assert set(session.losses) == {"va"}
 
 

@@ -194,7 +194,7 @@ def test_the_baseline_suits_the_selection(store: Store) -> None:
     predictions = [guesses(store, fold.validation, ["expr"], 0)]
     found = {}
     for selection in ("f1", "accuracy", "cross_entropy"):
-        session.config["evaluation"]["selection"]["expr"] = selection
+        session.config.evaluation.selection["expr"] = selection
         (result,) = evaluate_folds(session, store, predictions, [fold], "validation")
         found[selection] = result.predictions[BASELINE][fold.validation[0]]["expr"]
     np.testing.assert_array_equal(found["accuracy"], found["cross_entropy"])

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 import pytest
 
+from emojax.config_reading import as_plain, read
+from emojax.config_schema import Stage, TrainConfig
 from emojax.core.session import fold_normalisation
-from emojax.core.stages import Stage, on_branches, parameter_paths, parse_stages, trainable
+from emojax.core.stages import on_branches, parameter_paths, trainable
 from emojax.core.step import forward
 from emojax.datasets.pipeline import evaluation_batches
 from emojax.datasets.source import Store
@@ -242,12 +244,13 @@ def test_a_run_that_ends_before_its_last_objective_says_so_and_can_go_on(
 
 def test_stages_are_read_with_their_defaults() -> None:
     rows = [{"objective": "branches"}, {"frozen": "encoder_*", "epochs": 3}, {}]
-    assert parse_stages(rows) == (
+    required = as_plain(TrainConfig())
+    assert read(TrainConfig, required | {"stages": rows}).stages == (
         Stage("branches", 0, ()),
         Stage("outputs", 3, ("encoder_*",)),
         Stage(),
     )
-    assert parse_stages(()) == ()
+    assert read(TrainConfig, required).stages == ()
 
 
 def test_flags_are_those_of_each_replicas_stage() -> None:

@@ -16,7 +16,8 @@ from ml_collections import config_flags
 
 import emojax.tables
 from data.synthetic import make_options
-from emojax.core.session import as_plain, build_session
+from emojax.config_reading import as_plain
+from emojax.core.session import build_session
 from emojax.datasets.folds import parse_scheme
 from emojax.datasets.source import Store
 from emojax.errors import InputError

@@ -100,7 +100,7 @@ def test_a_file_holds_one_replica_and_all_that_is_needed(
     np.testing.assert_array_equal(tensors["normalisation/vggish/std"], std)
     with safe_open(exported[r], framework="numpy") as file:
         metadata = {key: json.loads(text) for key, text in file.metadata().items()}
-    assert metadata["config"]["model"] == run.session.config["model"]
+    assert metadata["config"]["model"] == run.session.config.model
     # Where the store lay says nothing on another machine.
     assert metadata["config"]["data"]["store"] == ""
     assert run.store_path not in json.dumps(metadata)

@@ -71,7 +71,9 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str, str]] = [
     ({"evaluation_stride": -1}, "evaluation_stride", "-1"),
     ({"evaluation_stride": 13}, "evaluation_stride", "13"),
     ({"evaluation_stride": 1.5}, "evaluation_stride", "1.5"),
-    ({"window": 12.5}, "stride", "stride 6, window 12.5"),
+    ({"window": 12.5}, "window", "12.5"),
+    ({"stride": 6.5}, "stride", "6.5"),
+    ({"stride": 0}, "stride", "0"),
     ({"stride": 13}, "stride", "stride 13, window 12"),
 ]
 

@@ -160,9 +160,9 @@ def _saving(folder: Path, state: Any, normalisation: Any) -> float:
 
 def _store(path: Path, session: Session) -> Store:
     """Six videos (or as many as folds), each validated on once, a few batches of windows long."""
-    spec, data = session.window_spec, session.config["data"]
+    spec = session.window_spec
     folds = len(session.folds.keys)
     windows = 2 * session.batch_size
-    frames = spec.window + (windows - 1) * data["stride"]
+    frames = spec.window + (windows - 1) * spec.stride
     streams = {name: session.streams[name] for name in spec.streams}
     return random_store(path, streams, spec.tasks, folds=folds, frames=frames)

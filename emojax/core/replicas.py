@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
+from emojax.config_schema import ReplicasConfig, TrainConfig
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
 
@@ -51,7 +52,7 @@ class Groups:
     members_R: np.ndarray
 
 
-def expand(replicas: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[Replica, ...]:
+def expand(replicas: ReplicasConfig, train: TrainConfig) -> tuple[Replica, ...]:
     """All combinations of ``config.replicas``' folds, targets and seeds, in this order.
 
     Learning rate and weight decay may be one number for all, or a sequence, which then is
@@ -61,11 +62,11 @@ def expand(replicas: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[Repli
         InputError: a list is empty, or holds a value twice.
     """
     factors: dict[str, Sequence[Any]] = {
-        "folds": replicas["folds"],
-        "targets": replicas["targets"],
-        "seeds": replicas["seeds"],
-        "learning_rate": _as_sequence(train["learning_rate"]),
-        "weight_decay": _as_sequence(train["weight_decay"]),
+        "folds": replicas.folds,
+        "targets": replicas.targets,
+        "seeds": replicas.seeds,
+        "learning_rate": _as_sequence(train.learning_rate),
+        "weight_decay": _as_sequence(train.weight_decay),
     }
     for name, values in factors.items():
         if not values:

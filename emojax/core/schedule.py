@@ -1,58 +1,34 @@
 """Learning rates, plateaus, releases and early stopping, one state for each replica.
 
-Validation happens every few hundred steps, so this runs on the host in numpy: the train
-step just receives one learning rate per replica. All functions are pure; the state is part
-of the checkpoint.
+Validation happens every few hundred steps, so this runs on the host in NumPy, and the train step
+receives one learning rate per replica. The state is part of the checkpoint.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from emojax.core.stages import Stage
+from emojax.config_reading import part
+from emojax.config_schema import ScheduleKeys, Stage, TrainConfig
+from emojax.datasets.pipeline import window_list
+from emojax.datasets.source import Store
+from emojax.datasets.windows import WindowSpec
+from emojax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class ScheduleConfig:
-    """How the learning rate moves. An epoch is the time from one validation to the next.
+class ScheduleConfig(ScheduleKeys):
+    """How the learning rate moves; the fields are those of ``ScheduleKeys``.
 
-    Attributes:
-        epoch_steps: optimiser steps per epoch.
-        warmup: "repetitive" (the rate climbs from 0 within *each* warm-up epoch; RJCMA
-            section 4.2.2), "linear" (once over all warm-up epochs) or "none".
-        warmup_epochs: epochs of warm-up; the plateau starts counting after them.
-        plateau_patience: epochs without improvement before the rate drops.
-        plateau_factor: what the rate is then multiplied by.
-        minimum_rate: floor; a drop below it exhausts the plateau.
-        releases: how often an exhausted plateau starts over (rate, warm-up and reference
-            score reset) before the replica is finished. RJCMA unfreezes a backbone group
-            at each; over frozen features only the reset remains. With ``stages`` it is not
-            looked at.
-        stop_patience: epochs without improvement after which a replica is finished (with
-            ``stages``: its stage is).
-        decay: "none", or "cosine": after the warm-up the rate falls along half a cosine from
-            its base to ``minimum_rate`` over what is left of the stage's epochs or, where they
-            are not limited, of the run's. It starts over at a release; what is left of the run
-            is then shorter. The plateau's scale multiplies it.
-        epochs: of the whole run; only ``decay`` looks at it.
-        stages: what each stage trains; a replica is in the stage of its number of releases.
+    ``epoch_steps`` is not 0 here, see ``schedule_config``. A replica is in the stage of its number
+    of releases. A cosine starts over at a release and then has what is left of the run; the
+    plateau's scale multiplies it.
     """
-
-    epoch_steps: int
-    warmup: str
-    warmup_epochs: int
-    plateau_patience: int
-    plateau_factor: float
-    minimum_rate: float
-    releases: int
-    stop_patience: int
-    decay: str = "none"
-    epochs: int = 0
-    stages: tuple[Stage, ...] = ()
 
     @property
     def last_stage(self) -> int:
@@ -68,6 +44,43 @@ class ScheduleConfig:
         """(R,) the most epochs that each replica's stage may take; 0: no limit."""
         epochs = np.array([stage.epochs for stage in self.stages])
         return epochs[stage_R] if self.stages else np.zeros_like(stage_R)
+
+
+def schedule_config(
+    train: TrainConfig, store: Store, folds: Sequence[str], spec: WindowSpec, batch_size: int
+) -> ScheduleConfig:
+    """Makes the schedule of a run; ``epoch_steps: 0`` is one pass over the largest training fold.
+
+    Replicas validate together, so a fold with fewer windows than the largest sees some of them
+    twice in such an epoch; alone it would validate earlier. Set ``epoch_steps`` where replicas
+    of several folds have to equal separate runs.
+
+    Args:
+        train: ``config.train``.
+        store: the data.
+        folds: names of the folds that replicas are trained on.
+        spec: how windows are cut.
+        batch_size: windows in a batch.
+
+    Raises:
+        InputError: a training or validation fold is empty.
+    """
+    windows = []
+    for name in folds:
+        fold = store.fold(name)
+        for partition, videos in (("train", fold.train), ("validation", fold.validation)):
+            if not videos:
+                raise InputError(
+                    f"Fold {name!r} has no {partition} videos.",
+                    file=store.path,
+                    field="config.replicas.folds",
+                    found=f"0 {partition} videos",
+                    expected="at least one",
+                    remedy="train on another fold, or build the store with more videos",
+                )
+        windows.append(len(window_list(store, fold.train, spec)))
+    steps = train.epoch_steps or math.ceil(max(windows) / batch_size)
+    return part(ScheduleConfig, train, epoch_steps=steps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from emojax.core.config_checks import check_choices, check_complete, check_training
+from emojax.config_reading import part
+from emojax.config_schema import RunConfig, Stage
+from emojax.core.config_checks import read_config
 from emojax.core.devices import Layout, make_layout
 from emojax.core.modality_dropout import ModalityDropout
 from emojax.core.optimizer import Optimizer
@@ -26,7 +28,7 @@ from emojax.core.replicas import (
     short_names,
     target_weights,
 )
-from emojax.core.stages import Stage, check_frozen, parse_stages
+from emojax.core.stages import check_frozen
 from emojax.core.state import TrainState, abstract_state, branch_names, init_state
 from emojax.core.step import LossTable, Shared, loss_table
 from emojax.datasets.source import Store
@@ -41,7 +43,7 @@ class Session:
     """A configuration made concrete.
 
     Attributes:
-        config: plain nested dict, JSON-able.
+        config: the checked configuration; ``as_plain`` makes it a nested dict for JSON.
         streams: the specification of each stream the model reads, in the model's order.
         window_spec: what windows hold.
         model: the Linen module.
@@ -56,7 +58,7 @@ class Session:
         modality_dropout: which rows and streams go missing in training.
     """
 
-    config: dict[str, Any]
+    config: RunConfig
     streams: dict[str, StreamSpec]
     window_spec: WindowSpec
     model: nn.Module
@@ -83,12 +85,12 @@ class Session:
     @property
     def ema(self) -> float:
         """Decay of the averaged parameters; 0 when none are kept."""
-        return self.config["train"]["ema"]
+        return self.config.train.ema
 
     @property
     def batch_size(self) -> int:
         """B."""
-        return self.config["data"]["batch_size"]
+        return self.config.data.batch_size
 
     def shared(self, groups: Groups) -> Shared:
         """How the step finds each replica's data when batches are grouped like this."""
@@ -137,7 +139,7 @@ class Session:
                 "The model has no branches to train one by one.",
                 field=f"config.train.stages[{wanting[0]}].objective",
                 found="branches",
-                expected=f"outputs, for model {self.config['model']['name']}",
+                expected=f"outputs, for model {self.config.model['name']}",
                 remedy="use a model with temporary heads, or take the stage out",
             )
 
@@ -161,43 +163,37 @@ def build_session(
         devices: to run on; all by default.
 
     Raises:
-        InputError: anything in the configuration that cannot be.
+        InputError: something in the configuration is missing or not allowed.
     """
-    plain = as_plain(config)
-    check_complete(plain)
-    data, train = plain["data"], plain["train"]
-    options = {f.name: data[f.name] for f in dataclasses.fields(WindowSpec) if f.name in data}
-    options |= {"streams": tuple(data["streams"]), "tasks": tuple(data["tasks"])}
-    window_spec = WindowSpec(**options)
+    run = read_config(config)
+    window_spec = part(WindowSpec, run.data)
     window_spec.check_values()
-    check_choices(plain, window_spec.tasks)
-    check_training(plain, window_spec.tasks)
-    replicas = expand(plain["replicas"], train)
-    model_fields = dict(plain["model"])
-    # What data and model must agree on is said once, in config.data.
+    replicas = expand(run.replicas, run.train)
+    model_fields = dict(run.model)
+    # The configuration says once, in its data section, what data and model must agree on.
     model_fields |= {"streams": window_spec.streams, "window": window_spec.window}
     model_fields |= _stream_fields(model_fields["name"], window_spec)
     outputs = {task: TASKS[task].outputs for task in window_spec.tasks}
     model = build_model(model_fields.pop("name"), outputs, **model_fields)
     return Session(
-        config=plain,
+        config=run,
         streams=_known_streams(streams, window_spec.streams),
         window_spec=window_spec,
         model=model,
-        optimizer=Optimizer(train["optimizer"], train["clip_norm"]),
-        losses=loss_table({task: plain["loss"][task] for task in window_spec.tasks}),
+        optimizer=Optimizer(run.train.optimizer, run.train.clip_norm),
+        losses=loss_table({task: run.loss[task] for task in window_spec.tasks}),
         replicas=replicas,
         weights=target_weights(replicas, window_spec.tasks),
         folds=group_by(replicas, _fold),
         samplers=group_by(replicas, _sampler),
         layout=make_layout(
             len(replicas),
-            data["batch_size"],
+            run.data.batch_size,
             devices,
-            sizes=(plain["mesh"]["replica"], plain["mesh"]["data"]),
+            sizes=(run.mesh.replica, run.mesh.data),
         ),
-        stages=parse_stages(train["stages"]),
-        modality_dropout=ModalityDropout(**train["modality_dropout"]),
+        stages=run.train.stages,
+        modality_dropout=part(ModalityDropout, run.train.modality_dropout),
     )
 
 
@@ -242,15 +238,6 @@ def abstract_normalisation(session: Session) -> dict[str, tuple[np.ndarray, np.n
         name: (np.zeros((*lead, spec.width), np.float32), np.zeros((*lead, spec.width), np.float32))
         for name, spec in session.streams.items()
     }
-
-
-def as_plain(config: Any) -> Any:
-    """Nested mappings and sequences -> dicts and lists that JSON knows."""
-    if isinstance(config, Mapping) or hasattr(config, "items"):
-        return {str(key): as_plain(value) for key, value in config.items()}
-    if isinstance(config, list | tuple):
-        return [as_plain(value) for value in config]
-    return config
 
 
 def _stream_fields(name: str, spec: WindowSpec) -> dict[str, dict[str, int]]:

@@ -9,83 +9,15 @@ objective "branches".
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
 
-from emojax.errors import InputError, closest
-
-# "outputs": the loss of the model's outputs. "branches": the sum of the losses of the temporary
-# heads in aux["branches"], whose mean is then also what is evaluated.
-OBJECTIVES = ("outputs", "branches")
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One stage of training.
-
-    Attributes:
-        objective: one of ``OBJECTIVES``.
-        epochs: it lasts at most so many; 0: until the plateau is exhausted or early stopping
-            acts, both of which end a stage with a number of epochs before its time, too.
-        frozen: patterns ("encoder_*", "*/bias") over parameter paths joined by "/"; what they
-            match is not updated.
-    """
-
-    objective: str = "outputs"
-    epochs: int = 0
-    frozen: tuple[str, ...] = ()
-
-
-def parse_stages(rows: Any) -> tuple[Stage, ...]:
-    """``config.train.stages`` as stages.
-
-    Args:
-        rows: a sequence of mappings with the fields of ``Stage``, each optional.
-
-    Raises:
-        InputError: not such a sequence, or a value that cannot be.
-    """
-    if not isinstance(rows, list | tuple):
-        _refuse("config.train.stages", rows, "a sequence of mappings, one for each stage")
-    return tuple(_parse(row, f"config.train.stages[{i}]") for i, row in enumerate(rows))
-
-
-def _parse(row: Any, field: str) -> Stage:
-    known = [member.name for member in dataclasses.fields(Stage)]
-    if not isinstance(row, Mapping) and not hasattr(row, "items"):
-        _refuse(field, row, "a mapping with some of " + ", ".join(known))
-    values = dict(row.items())
-    for key in values:
-        if key not in known:
-            _refuse(f"{field}.{key}", values[key], "one of " + ", ".join(known), key, known)
-    stage = Stage(**values)
-    if stage.objective not in OBJECTIVES:
-        expected = "one of " + ", ".join(OBJECTIVES)
-        _refuse(f"{field}.objective", stage.objective, expected, stage.objective, OBJECTIVES)
-    if not isinstance(stage.epochs, int) or isinstance(stage.epochs, bool) or stage.epochs < 0:
-        _refuse(f"{field}.epochs", stage.epochs, "a whole number, 0 for no limit")
-    frozen = stage.frozen
-    frozen = (frozen,) if isinstance(frozen, str) else frozen
-    if not isinstance(frozen, list | tuple) or not all(isinstance(p, str) for p in frozen):
-        _refuse(f"{field}.frozen", frozen, "patterns over parameter paths, such as 'encoder_*'")
-    return dataclasses.replace(stage, frozen=tuple(frozen))
-
-
-def _refuse(
-    field: str, found: object, expected: str, word: object = "", known: Sequence[str] = ()
-) -> NoReturn:
-    raise InputError(
-        "A training stage cannot be like this.",
-        field=field,
-        found=found,
-        expected=expected,
-        remedy=closest(word, known),
-    )
+from emojax.config_schema import Stage
+from emojax.errors import InputError
 
 
 def parameter_paths(params: Any) -> list[str]:

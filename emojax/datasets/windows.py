@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
+from emojax.config_reading import read
+from emojax.config_schema import WindowConfig
 from emojax.datasets.source import Store, VideoEntry
-from emojax.datasets.transforms import RESAMPLERS
 from emojax.errors import InputError, closest
-from emojax.ops.windows import SCORED, scored_bounds, window_starts
+from emojax.ops.windows import scored_bounds, window_starts
 from emojax.specs import STREAMS
 
-FILLS = ("zeros", "nearest")
 # Ticks by which times may be off before they count as earlier. Frames midway between two ticks
 # are common (24 fps at 2 Hz), and the rounding of their times must not decide.
 _TIE = 1e-6
@@ -29,43 +28,12 @@ _WHOLE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class WindowSpec:
-    """What a window holds and how windows are cut.
+class WindowSpec(WindowConfig):
+    """What a window holds and how windows are cut; the fields are those of ``WindowConfig``.
 
-    Attributes:
-        streams: names of the streams to load.
-        tasks: names of the tasks whose labels are loaded.
-        window: T, ticks per window.
-        stride: ticks between the starts of two windows of one video.
-        resampling: stream -> "nearest" (default), "linear" or "mean".
-        align_end: the last window of a video ends with it, instead of being padded.
-        random_offset: draw each training window's start uniformly over the video, instead
-            of the fixed grid; the number of windows per video stays the grid's.
-        clock: ticks per second; 0 means that each video frame is a tick.
-        rates: stream -> rows per second, for streams that come at another rate than the
-            ticks. A window then holds window * rate / clock rows, a whole number. Row k
-            covers the ticks of [k, k + 1) * clock / rate and stands at their mean instant.
-        context: stream -> rows before and again after the window's own; those outside the
-            video are padding.
-        fill: rows that are missing become "zeros", which are not valid, or take the "nearest"
-            valid row of the video, which then is. A stream without any valid row stays zero.
-        scored: which ticks of a window count at evaluation, see ``ops.windows.scored_bounds``.
-        evaluation_stride: ticks between two windows at evaluation; 0 means ``stride``.
+    A row of a stream with a rate of its own covers several ticks, or a part of one. Rows of
+    ``context`` that lie outside the video are padding.
     """
-
-    streams: tuple[str, ...]
-    tasks: tuple[str, ...]
-    window: int
-    stride: int
-    resampling: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    align_end: bool = False
-    random_offset: bool = False
-    clock: float = 0.0
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    context: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    fill: str = "zeros"
-    scored: str = "all"
-    evaluation_stride: int = 0
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -181,9 +149,8 @@ class WindowSpec:
                         expected="one of " + ", ".join(there),
                         remedy=f"change config.data.{kind}s, or build the store with this {kind}",
                     )
-        options = {"resampling": self.resampling, "rates": self.rates, "context": self.context}
-        for option, table in options.items():
-            for name in table:
+        for option in ("resampling", "rates", "context"):
+            for name in getattr(self, option):
                 # A row for a stream that is left out this time does no harm; a misspelt one does.
                 if name not in {*store.streams, *STREAMS}:
                     raise InputError(
@@ -196,38 +163,22 @@ class WindowSpec:
         self.check_values()
 
     def check_values(self) -> None:
-        """Raises InputError when options cannot be, whatever the store."""
-        for name, method in self.resampling.items():
-            _check_choice(f"resampling.{name}", method, RESAMPLERS)
-        _check_choice("fill", self.fill, FILLS)
-        _check_choice("scored", self.scored, SCORED)
-        sizes = f"stride {self.stride}, window {self.window}"
-        if not (_is_whole(self.window) and _is_whole(self.stride)) or not (
-            1 <= self.stride <= self.window
-        ):
+        """Raises InputError when options are not allowed, alone or together."""
+        read(WindowConfig, vars(self), "config.data")
+        if self.stride > self.window:
             raise InputError(
                 "Windows would leave frames out.",
                 field="config.data.stride",
-                found=sizes,
+                found=f"stride {self.stride}, window {self.window}",
                 expected="1 <= stride <= window",
             )
-        step = self.evaluation_stride
-        _check_value(
-            "evaluation_stride",
-            step,
-            _is_whole(step) and 0 <= step <= self.window,
-            f"0 (as config.data.stride) to {self.window}, which is config.data.window",
-        )
-        _check_value(
-            "clock", self.clock, _is_number(self.clock) and 0 <= self.clock < math.inf,
-            "ticks per second, or 0 to count video frames",
-        )  # fmt: skip
-        for name, rows in self.context.items():
-            good = _is_whole(rows) and rows >= 0
-            _check_value(f"context.{name}", rows, good, "a whole number of rows, at least 0")
-        for name, rate in self.rates.items():
-            good = _is_number(rate) and 0 < rate < math.inf
-            _check_value(f"rates.{name}", rate, good, "rows per second, above 0")
+        if self.evaluation_stride > self.window:
+            raise InputError(
+                "Windows would leave frames out of the evaluation.",
+                field="config.data.evaluation_stride",
+                found=self.evaluation_stride,
+                expected=f"0 (as config.data.stride) to {self.window}, which is config.data.window",
+            )
         if self.rates and not self.clock:
             raise InputError(
                 "Streams can have rates of their own only beside a clock.",
@@ -238,29 +189,3 @@ class WindowSpec:
             )
         for name in self.streams:
             self.rows(name)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _check_choice(option: str, value: object, choices: Mapping[str, object] | tuple) -> None:
-    known = [*choices]
-    _check_value(option, value, value in known, "one of " + ", ".join(known), closest(value, known))
-
-
-def _check_value(
-    option: str, value: object, good: bool, expected: str, remedy: str | None = None
-) -> None:
-    if not good:
-        raise InputError(
-            f"config.data.{option} cannot have this value.",
-            field=f"config.data.{option}",
-            found=str(value),
-            expected=expected,
-            remedy=remedy,
-        )

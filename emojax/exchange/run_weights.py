@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from emojax import __version__
+from emojax.config_reading import as_plain
 from emojax.core.replicas import Replica
 from emojax.core.schedule import initial_state
 from emojax.core.session import Session
@@ -99,7 +100,8 @@ def export_replica(run: TrainedRun, index: int, path: str | Path) -> int:
         for name, values in zip(("mean", "std"), statistics, strict=True):
             values = np.asarray(jax.device_get(values))
             tensors[f"normalisation/{stream}/{name}"] = values if values.ndim == 1 else values[fold]
-    config = session.config | {"data": session.config["data"] | {"store": ""}}
+    config = as_plain(session.config)
+    config["data"]["store"] = ""
     metadata = {
         "format": FORMAT,
         "code_version": __version__,
@@ -174,7 +176,7 @@ def import_replicas(
         InputError: the files do not belong together, or their tensors are not those of the
             model they describe.
     """
-    session = _merged_session(files)
+    session = _merged_session(files, str(store or ""))
     by_replica = {file.replica: file for file in files}
     ordered = [by_replica[replica] for replica in session.replicas]
     abstract = session.abstract_state()
@@ -192,7 +194,6 @@ def import_replicas(
     }
     place = {"path": "", **files[0].store}
     if store:
-        session.config["data"]["store"] = str(store)
         place["path"] = str(Store(store).path)
     branches_R = np.array([file.branches for file in ordered])
     return write_run(
@@ -245,7 +246,7 @@ def write_run(
     saved = {"train": session.layout.replicas(state), "normalisation": dict(normalisation)}
     meta: dict[str, Any] = {
         "code_version": __version__,
-        "config": session.config,
+        "config": as_plain(session.config),
         "streams": {name: dataclasses.asdict(spec) for name, spec in session.streams.items()},
         "tasks": list(session.tasks),
         "replicas": [dataclasses.asdict(replica) for replica in session.replicas],
@@ -264,12 +265,12 @@ def write_run(
         }
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(step, saved, meta, score=0.0)
-    (workdir / "config.json").write_text(json.dumps(session.config, indent=1) + "\n")
+    (workdir / "config.json").write_text(json.dumps(as_plain(session.config), indent=1) + "\n")
     return open_run(workdir)
 
 
-def _merged_session(files: Sequence[ReplicaFile]) -> Session:
-    """The session whose replicas are exactly those of the files."""
+def _merged_session(files: Sequence[ReplicaFile], store: str) -> Session:
+    """Builds the session whose replicas are exactly those of the files."""
     first = files[0]
     for other in files[1:]:
         for key in ("config", "streams", "store", "step"):
@@ -305,6 +306,7 @@ def _merged_session(files: Sequence[ReplicaFile]) -> Session:
     with stored(first.file.path):
         config = json.loads(json.dumps(first.config))
         config |= {"replicas": replicas, "train": config["train"] | rates}
+        config["data"]["store"] = store or config["data"]["store"]
         # A task that no file is trained for cannot be part of the run.
         config["data"]["tasks"] = [
             task

@@ -71,7 +71,7 @@ def import_torch(
     Raises:
         InputError: anything that does not fit.
     """
-    model = session.config["model"]["name"]
+    model = session.config.model["name"]
     if model != LAYOUTS[layout].model:
         raise InputError(
             f"Layout {layout!r} is not one of this model.",

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-# Which ticks of a window count at evaluation, see ``scored_bounds``.
-SCORED = ("all", "centre", "last")
-
 
 def window_starts(
     num_frames: int, window: int, stride: int, *, align_end: bool = False

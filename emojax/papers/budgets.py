@@ -14,7 +14,7 @@ import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
-from emojax.core.config_checks import flatten
+from emojax.config_reading import flatten
 from emojax.errors import InputError
 
 PAPER, SMALL, TINY = "paper", "small", "tiny"

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from emojax.core.session import as_plain
+from emojax.config_reading import as_plain
 from emojax.errors import InputError, closest
 from emojax.papers.budgets import narrowed
 from emojax.papers.variants import Variant, discover

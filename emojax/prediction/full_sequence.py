@@ -44,7 +44,7 @@ def model_extent(session: Session) -> Extent:
             "This model predicts windows, not sequences of any length: it has weights for each "
             "position, or attends to all of a window.",
             field="--full_sequence",
-            found=f"model {session.config['model']['name']}",
+            found=f"model {session.config.model['name']}",
             expected="one of " + ", ".join(fitting) + ", in a form that allows it",
             remedy="leave the flag out; `python -m emojax.systems` lists how far systems see",
         )
@@ -94,7 +94,8 @@ def full_sequence_session(session: Session, store: Store, part: int = 0) -> Sess
         align_end=False,
         scored=scored,
     )
-    config = session.config | {"data": session.config["data"] | {"batch_size": 1}}
+    data = dataclasses.replace(session.config.data, batch_size=1)
+    config = dataclasses.replace(session.config, data=data)
     return dataclasses.replace(
         session,
         config=config,

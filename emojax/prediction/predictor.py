@@ -303,7 +303,7 @@ def replica_scores(
         NaN where a replica predicts anything but finite numbers; and for each replica all
         named scores of its tasks.
     """
-    selections = session.config["evaluation"]["selection"]
+    selections = session.config.evaluation.selection
     scores_R = np.zeros(len(session.replicas))
     named: list[dict[str, float]] = []
     for r, fold in enumerate(session.folds.members_R):

@@ -91,7 +91,7 @@ def _write_results(
         tables.append((f"{store.name}, {partition}: {task}", header, rows))
     write_report(
         folder / "report.html",
-        title=f"{session.config['model']['name']} on {store.name}, {partition}",
+        title=f"{session.config.model['name']} on {store.name}, {partition}",
         tables=tables,
         pictures=pictures,
         notes=_notes(session, store, results),

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from emojax import __version__
-from emojax.core.config_checks import RUNTIME_KEYS, flatten, optional_defaults
+from emojax.config_reading import all_keys, as_plain, flatten
+from emojax.config_schema import RunConfig
 from emojax.core.schedule import ScheduleState
 from emojax.core.session import Session
 from emojax.datasets.source import Store
@@ -38,7 +39,7 @@ def run_meta(
     """
     return {
         "code_version": __version__,
-        "config": session.config,
+        "config": as_plain(session.config),
         "streams": {name: dataclasses.asdict(s) for name, s in session.streams.items()},
         "tasks": list(session.tasks),
         "replicas": [dataclasses.asdict(replica) for replica in session.replicas],
@@ -70,10 +71,12 @@ def check_same_run(meta: dict[str, Any], session: Session, identity: str, workdi
         InputError: as said.
     """
     # A run saved before a key existed was trained with its default.
-    saved = optional_defaults() | flatten(meta["config"])
-    current = optional_defaults() | flatten(session.config)
+    defaults = flatten(as_plain(RunConfig()))
+    saved = defaults | flatten(meta["config"])
+    current = defaults | flatten(as_plain(session.config))
     # Where the store lies, how long to train and on what machine may change; nothing else may.
-    free = {"data.store", "train.epochs", *RUNTIME_KEYS}
+    free = {"data.store", "train.epochs"}
+    free |= {name for name, _, _, rule in all_keys() if rule.runtime}
     if current["train.decay"] != "none":
         # The rates so far would have been others.
         free -= {"train.epochs"}
@@ -164,8 +167,7 @@ def check_trained(
             "Training ended before its last stage.",
             file=workdir,
             field="config.train.epochs",
-            found=f"{session.config['train']['epochs']}; still in an earlier stage: "
-            + names(late_R),
+            found=f"{session.config.train.epochs}; still in an earlier stage: " + names(late_R),
             expected="enough epochs for all stages",
             remedy="call again with more epochs, which continues the run, or give the stages a "
             "number of epochs in a new one",

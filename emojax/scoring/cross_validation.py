@@ -249,7 +249,7 @@ def document(found: CrossValidation, session: Session, store: Store, step: int) 
     content: dict[str, Any] = {
         "store": store.name,
         "checksum": store.metadata["checksum"],
-        "model": session.config["model"]["name"],
+        "model": session.config.model["name"],
         "step": step,
         "partition": found.partition,
         "replicas": list(session.names),

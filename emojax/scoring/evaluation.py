@@ -198,7 +198,7 @@ def _moved(predictions: Predictions, decisions: Mapping[str, np.ndarray]) -> Pre
 
 def _baseline(session: Session, store: Store, fold: str, names: Sequence[str]) -> Predictions:
     """Ridge + smoothing on the model's own streams and training videos."""
-    selection = session.config["evaluation"]["selection"]
+    selection = session.config.evaluation.selection
     fitted = {
         task: fit_ridge(
             store,

@@ -295,7 +295,7 @@ def _tune(
                 states[w] = state if states[w] is None else states[w].merge(state)
     if states[0] is None:
         return np.zeros(outputs)
-    selection = ops.selections[session.config["evaluation"]["selection"][task]]
+    selection = ops.selections[session.config.evaluation.selection[task]]
     scores_WX = np.stack([np.asarray(selection(state)) for state in states])
     best_X = (scores_WX >= scores_WX.max(axis=0) - _TIE).argmax(axis=0)
     # All classes of a categorical task are one target, and share a width.

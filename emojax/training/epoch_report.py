@@ -45,7 +45,7 @@ class EpochReport:
     @property
     def selection(self) -> str:
         """The score by which the first task's best weights are chosen."""
-        return self.session.config["evaluation"]["selection"][self.session.tasks[0]]
+        return self.session.config.evaluation.selection[self.session.tasks[0]]
 
     @property
     def _sign(self) -> int:

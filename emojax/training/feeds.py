@@ -286,7 +286,7 @@ def wanted_bytes(session: Session, store: Store) -> tuple[int, str | None]:
     Returns:
         Bytes, and a reason for people where ``config.data.feed`` had asked for it.
     """
-    wanted = session.config["data"]["feed"]
+    wanted = session.config.data.feed
     on_cpu = session.layout.mesh.devices.flat[0].platform == "cpu"
     if wanted == "stream" or (wanted == "auto" and on_cpu):
         return 0, None
@@ -301,7 +301,7 @@ def open_feed(session: Session, store: Store, *, resident: bool) -> Feed:
         return StreamFeed(session, store)
     on_cpu = session.layout.mesh.devices.flat[0].platform == "cpu"
     default = _STEPS_ON_CPU if on_cpu else _STEPS_ON_ACCELERATORS
-    return ResidentFeed(session, store, session.config["train"]["steps_per_dispatch"] or default)
+    return ResidentFeed(session, store, session.config.train.steps_per_dispatch or default)
 
 
 def feed_lines(session: Session, feed: Feed, wanted: int, reason: str | None) -> list[str]:
@@ -321,7 +321,7 @@ def feed_lines(session: Session, feed: Feed, wanted: int, reason: str | None) ->
         lines += [f"windows are read from disk (config.data.feed=stream): {reason}"]
     elif resident:
         lines += [f"windows are gathered on the device, where {bytes_text(wanted)} of data lie"]
-    if session.config["train"]["steps_per_dispatch"] > 1 and not resident:
+    if session.config.train.steps_per_dispatch > 1 and not resident:
         lines += ["config.train.steps_per_dispatch is for the resident feed: one step at a time"]
     return lines
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from emojax.config_reading import as_plain
 from emojax.core.class_weights import fold_class_weights
 from emojax.core.devices import host_layout, is_primary, layout_lines
 from emojax.core.schedule import (
@@ -24,8 +25,8 @@ from emojax.core.schedule import (
     lost,
     observe,
     saved_state,
+    schedule_config,
 )
-from emojax.core.schedule_setup import schedule_config
 from emojax.core.session import Session, abstract_normalisation, fold_normalisation
 from emojax.core.stages import on_branches, trainable
 from emojax.core.state import TrainState, keep_best, reload_best, restart_optimizer
@@ -96,8 +97,10 @@ class Trainer:
         self.workdir = Path(workdir)
         self._stop_after = stop_after
         session.check_stages()
-        self._schedule_config = schedule_config(session, store)
-        self._total_steps = session.config["train"]["epochs"] * self._schedule_config.epoch_steps
+        self._schedule_config = schedule_config(
+            session.config.train, store, session.folds.keys, session.window_spec, session.batch_size
+        )
+        self._total_steps = session.config.train.epochs * self._schedule_config.epoch_steps
         self._base_R = np.array([replica.learning_rate for replica in session.replicas])
         self._decay_R = np.array([r.weight_decay for r in session.replicas], np.float32)
         self._normalisation = fold_normalisation(session, store)
@@ -113,14 +116,14 @@ class Trainer:
         self._step_fn = self._compile(session)
         self._predictors: dict[tuple[int, ...], Predictor] = {}
         self._class_weights = fold_class_weights(
-            store, session.folds, session.tasks, session.config["train"]["class_weights"]
+            store, session.folds, session.tasks, session.config.train.class_weights
         )
         self._validation = [list(store.fold(name).validation) for name in session.folds.keys]
         self._truths = [
             {task: self._annotations(name, task) for task in session.tasks}
             for name in session.folds.keys
         ]
-        init_from = session.config["train"]["init_from"]
+        init_from = session.config.train.init_from
         # A run that is resumed does not need its source any more.
         begins = fresh or not saved_steps(self.workdir)
         self._source = open_source(init_from, workdir) if init_from and begins else None
@@ -169,7 +172,7 @@ class Trainer:
         if not is_primary():
             return None
         # Only now, because a run that may not be continued must not be touched.
-        text = json.dumps(self.session.config, indent=1)
+        text = json.dumps(as_plain(self.session.config), indent=1)
         (self.workdir / "config.json").write_text(text + "\n")
         return opened.enter_context(RunWriter(self.workdir, resume_step=resumed_at))
 
@@ -261,7 +264,7 @@ class Trainer:
         members = [group.members[group.real].tolist() for group in self._groups]
         run.position = run.position or Position(members)
         check_same_groups(run.position.groups, members, self.workdir)
-        policy = self.session.config["train"]["non_finite"]
+        policy = self.session.config.train.non_finite
         epoch = Epoch(run.step, rates_SR, self._hyper(run), active_R, self._normalisation, policy)
         run.state, found = train_epoch(
             epoch, self._groups, run.position, run.state, self._feed, self._program, progress,
@@ -293,7 +296,7 @@ class Trainer:
             session.shared(session.samplers),
             session.modality_dropout,
             session.ema,
-            session.config["train"]["non_finite"] == "skip",
+            session.config.train.non_finite == "skip",
             session.layout,
             self._feed.compile,
         )
@@ -340,12 +343,12 @@ class Trainer:
         rates_R = learning_rates(before, config, self._base_R, run.step - 1)
         run.schedule, improved = observe(before, config, self._base_R, scores_R, run.step)
         # Adam's moments never lose a NaN, so a replica that took one in is finished.
-        sound = np.isfinite(means["loss"]) | (session.config["train"]["non_finite"] == "skip")
+        sound = np.isfinite(means["loss"]) | (session.config.train.non_finite == "skip")
         run.schedule = dataclasses.replace(run.schedule, active=run.schedule.active & sound)
         run.state = keep_best(run.state, improved)
         released = run.schedule.stage > before.stage
         # A release starts from the best weights, whether or not every epoch does.
-        reload = released | (bool(session.config["train"]["reload_best"]) & ~improved)
+        reload = released | (bool(session.config.train.reload_best) & ~improved)
         run.state = reload_best(run.state, trained & reload)
         if session.stages and released.any():
             run.state = restart_optimizer(run.state, released)

@@ -213,7 +213,7 @@ def plan_memory(session: Session, *, resident: int = 0) -> MemoryPlan:
         session: what is trained.
         resident: bytes of the data, 0 if they are not to lie on the devices.
     """
-    limit = device_limit(session.layout, session.config["train"]["memory_limit"])
+    limit = device_limit(session.layout, session.config.train.memory_limit)
     count = len(session.replicas)
     quick = _quick_at_once(session)
     for trace in (False, True):
@@ -240,7 +240,7 @@ def plan_memory(session: Session, *, resident: int = 0) -> MemoryPlan:
 
 def _quick_at_once(session: Session) -> int:
     """Replicas that may train at once for speed's sake, or as the configuration has it."""
-    wanted = session.config["train"]["replicas_at_once"]
+    wanted = session.config.train.replicas_at_once
     count = len(session.replicas)
     if wanted:
         return min(int(wanted), count)
