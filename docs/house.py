@@ -25,7 +25,9 @@ COLUMNS = {
     "data": -0.33, "configs": 0.52, "published": 0.4,
 }  # fmt: skip
 # Files of emojax that all others may import; its other files are commands.
-VOCABULARY = ("specs", "types", "errors", "screen", "configuration")
+VOCABULARY = (
+    "specs", "types", "errors", "config_schema", "config_reading", "screen", "configuration",
+)  # fmt: skip
 MARK = "<!-- written by docs/house.py -->"
 
 
