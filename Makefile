@@ -222,7 +222,7 @@ faults: setup
 DEMO_STORE := stores/demo
 DEMO_RUN := runs/demo
 DEMO_OPTIONS := --preset=plain --size=demo
-SIMULATOR := $(filter-out data/epic% data/meld.py data/npz.py,$(wildcard data/*.py))
+SIMULATOR := data/synthetic.py $(wildcard data/simulation/*.py)
 
 demo: $(DEMO_RUN)/.trained
 	@$(PY) -m emojax.evaluate --checkpoint=$(DEMO_RUN) --partition=test

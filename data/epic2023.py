@@ -16,9 +16,8 @@ Sharma et al. 2019, Sci Data 6:196 (the recordings); Coles et al. 2025, R. Soc. 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -35,8 +34,13 @@ from .epic_features import COLUMNS, SOURCE_WIDTHS, person_features
 from .npz import NpzArrays
 
 FILE = "epic_case_streams.npz"
-SCALE = (0.5, 9.5)  # of the joystick
+_SCALE = (0.5, 9.5)  # of the joystick
 _VALIDATION_SHARE = 6  # one of so many training people validates
+_DESCRIPTION = (
+    "EPiC-2023 / CASE: peripheral physiology with the person's own joystick ratings, 0.5 to 9.5 "
+    "(Sharma et al. 2019, Sci Data 6:196; Coles et al. 2025, R. Soc. Open Sci. 12(6):241778). "
+    "Features are relative to each person."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,64 +212,23 @@ def build(
         InputError: see ``read_export``; or the target exists.
     """
     export = read_export(source)
-    write_store(
-        out,
-        export,
-        name="epic2023",
-        description="EPiC-2023 / CASE: peripheral physiology with the person's own joystick "
-        "ratings, 0.5 to 9.5 (Sharma et al. 2019, Sci Data 6:196; Coles et al. 2025, R. Soc. "
-        "Open Sci. 12(6):241778). Features are relative to each person.",
-        builder={"command": "data.epic2023"},
-        sources={FILE: export.sha256},
-        seed=seed,
-        overwrite=overwrite,
-        say=say,
-    )
-
-
-def write_store(
-    out: str | Path,
-    export: Export,
-    *,
-    name: str,
-    description: str,
-    builder: Mapping[str, Any],
-    sources: Mapping[str, str],
-    seed: int,
-    overwrite: bool,
-    say: Callable[[str], None],
-) -> None:
-    """Writes recordings with their folds, wherever they were read.
-
-    Args:
-        out: folder to create.
-        export: the recordings.
-        name, description, sources: see ``StoreWriter``.
-        builder: what only this builder can tell; seed, columns and scenarios are added.
-        seed: see ``make_folds``.
-        overwrite: replace a store that is there already.
-        say: takes lines of progress.
-
-    Raises:
-        InputError: the target exists.
-    """
     folds = make_folds(export, seed)
     writer = StoreWriter(
         out,
-        name=name,
+        name="epic2023",
         streams=[
             dataclasses.replace(STREAMS[stream], width=len(columns))
             for stream, columns in COLUMNS.items()
         ],
         tasks=["va"],
-        description=description,
+        description=_DESCRIPTION,
         builder={
-            **builder,
+            "command": "data.epic2023",
             "seed": seed,
             "columns": {stream: list(columns) for stream, columns in COLUMNS.items()},
             "scenarios": SCENARIOS,
         },
-        sources=sources,
+        sources={FILE: export.sha256},
         overwrite=overwrite,
     )
     with writer:
@@ -290,9 +253,9 @@ def _checked_labels(arrays: NpzArrays, count: int, frames: int) -> np.ndarray:
             "NaN exactly where label_mask is False",
         )
     given = labels_VN2[known_VN2]
-    wrong = given[~((given >= SCALE[0]) & (given <= SCALE[1]))]
+    wrong = given[~((given >= _SCALE[0]) & (given <= _SCALE[1]))]
     if wrong.size:
-        raise arrays.error("va", wrong[0], f"ratings from {SCALE[0]} to {SCALE[1]}")
+        raise arrays.error("va", wrong[0], f"ratings from {_SCALE[0]} to {_SCALE[1]}")
     return labels_VN2
 
 

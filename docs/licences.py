@@ -143,9 +143,9 @@ def page() -> str:
         *restricted,
         "- NumPy's and SciPy's wheels bring GCC's runtime libraries (GPL-3.0 with the GCC runtime",
         "  library exception, which allows it).",
-        "- Not locked, and installed only if asked for: PyTorch (`[parity]`), NeuroKit2 and cvxopt",
-        "  (`[physiology]`). cvxopt is under GPL-3.0. `jax[cuda13]` and `jax[cuda12]` bring",
-        "  NVIDIA's libraries and `jax[tpu]` brings libtpu, under NVIDIA's and Google's own terms.",
+        "- Not locked, and installed only if asked for: PyTorch (`[parity]`). `jax[cuda13]` and",
+        "  `jax[cuda12]` bring NVIDIA's libraries and `jax[tpu]` brings libtpu, under NVIDIA's and",
+        "  Google's own terms.",
     ]
     return HEAD + "\n".join([*table, "", *notes]) + "\n"
 

@@ -1,15 +1,21 @@
-"""Numbers out of a pickle without unpickling: the file is read as data, and nothing in it runs.
+"""Reads numpy arrays, numbers, texts and plain containers from a pickle, and runs nothing in it.
 
-Python's own ``pickle`` looks names up and calls what it finds, so that a pickle can do anything.
-Here a small reader knows the instructions that numpy arrays, numbers, texts and plain containers
-are made of (protocols 2 to 5). A name in the file is compared with a short list and never looked
-up; anything else ends the reading. PEP 3154 and PEP 307 describe the format.
+A name in the file is looked up in ``_STAND_INS`` and nowhere else. What it finds there are objects
+of this module without attributes, which build arrays from bytes of the file; numpy's own functions
+would allocate any size that a file asks for.
+
+An allow-list of names is not enough. Python's reader allocates 4 GiB for nine bytes that number a
+memo entry, ends the process on a deeply nested tuple as a key of a dict, and hashes a key of 150
+bytes for minutes. ``_scan`` refuses such files first, so that memory and time are bounded by the
+size of the file.
 """
 
 from __future__ import annotations
 
+import io
 import math
-import struct
+import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,68 +26,157 @@ from emojax.errors import InputError
 
 from .arrays import numeric_dtype
 
-# Names that numpy arrays are made of -> what this reader makes of them.
-_NAMES = {
-    ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): "dtype",
-    ("_codecs", "encode"): "encode",  # bytes in protocol 2
-    ("collections", "OrderedDict"): "dict",
-}
-for _core in ("numpy.core", "numpy._core"):
-    _NAMES[_core + ".multiarray", "_reconstruct"] = "reconstruct"
-    _NAMES[_core + ".multiarray", "scalar"] = "scalar"
-    _NAMES[_core + ".numeric", "_frombuffer"] = "frombuffer"
+_PUT = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
+_GET = {"BINGET", "LONG_BINGET"}
+# They leave the value on the stack that they store, or change by those above it.
+_STAYS = _PUT | {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD"}
+_ALLOWED = _STAYS | _GET | {
+    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2",
+    "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES",
+    "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "TUPLE",
+    "TUPLE1", "TUPLE2", "TUPLE3", "GLOBAL", "STACK_GLOBAL", "REDUCE",
+}  # fmt: skip
 
 
 class PickledArray:
-    """An array that is being put together; ``array`` is None until the file gave its data."""
+    """An array that the file builds; ``array`` is None until the file has given its data."""
+
+    __slots__ = ("array",)
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, array: np.ndarray | None = None) -> None:
         self.array = array
 
-
-class _Kind:
-    """One of the values of ``_NAMES``, on the stack."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __setstate__(self, state: Any) -> None:
+        version, shape, dtype, fortran, data = state
+        if version != 1 or type(fortran) is not bool or type(data) is not bytes:
+            raise pickle.UnpicklingError("an array with an unknown state")
+        self.array = _array(data, dtype, shape, "F" if fortran else "C")
 
 
 class _Dtype:
-    """A dtype whose byte order a later instruction tells."""
+    """A dtype of plain numbers; its byte order arrives as its state."""
 
-    def __init__(self, descr: str) -> None:
+    __slots__ = ("descr",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, descr: Any) -> None:
         self.descr = descr
 
-    def numpy(self) -> np.dtype:
-        dtype = numeric_dtype(self.descr)
-        if dtype is None:
-            raise _RefusedError(f"dtype {self.descr[:20]!r}")
-        return dtype
+    def __setstate__(self, state: Any) -> None:
+        version, order, *others = state
+        if version not in (3, 4) or others[:3] != [None] * 3 or order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError("a dtype with an unknown state")
+        self.descr = order + self.descr.lstrip("<>|=")
 
 
-class _RefusedError(Exception):
-    """Something that no plain features hold."""
+class _StandIn:
+    """A function under a name that a file may use. It has no attributes that a file could set."""
+
+    __slots__ = ("_call",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a state for a function")
 
 
-_MARK = object()
+def _ndarray(*_arguments: Any) -> None:
+    raise pickle.UnpicklingError("a call of numpy.ndarray")
+
+
+def _reconstruct(kind: Any, _shape: Any, _code: Any) -> PickledArray:
+    if kind is not _STAND_INS["numpy", "ndarray"]:
+        raise pickle.UnpicklingError("an array of an unknown class")
+    return PickledArray()  # its shape and data follow as its state
+
+
+def _dtype(descr: Any, *_flags: Any) -> _Dtype:
+    # Names of plain dtypes are short, and numeric_dtype keeps what it is asked for.
+    return _Dtype(descr[:20] if type(descr) is str else "")
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    return _array(data, dtype, (), "C").item()
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
+    return PickledArray(_array(data, dtype, shape, "F" if order == "F" else "C"))
+
+
+def _ordered_dict() -> dict[Any, Any]:
+    return {}
+
+
+def _array(data: bytes | bytearray, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    """Returns an array over exactly these bytes, without copying them."""
+    kind = numeric_dtype(dtype.descr) if type(dtype) is _Dtype else None
+    lengths = shape if type(shape) is tuple else (shape,)
+    if kind is None or len(lengths) > 32 or not all(type(n) is int and n >= 0 for n in lengths):
+        raise pickle.UnpicklingError("an array that is not of plain numbers")
+    if math.prod(lengths) * kind.itemsize != len(data):
+        raise pickle.UnpicklingError(f"{len(data)} bytes for shape {str(lengths)[:60]} of {kind}")
+    return np.frombuffer(data, kind).reshape(lengths, order=order)
+
+
+_STAND_INS = {
+    ("numpy", "ndarray"): _StandIn(_ndarray),
+    ("numpy", "dtype"): _StandIn(_dtype),
+    ("collections", "OrderedDict"): _StandIn(_ordered_dict),
+}
+for _core in ("numpy.core", "numpy._core"):
+    _STAND_INS[_core + ".multiarray", "_reconstruct"] = _StandIn(_reconstruct)
+    _STAND_INS[_core + ".multiarray", "scalar"] = _StandIn(_scalar)
+    _STAND_INS[_core + ".numeric", "_frombuffer"] = _StandIn(_frombuffer)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Python's reader, which finds ``_STAND_INS`` and nothing else."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self._encode_most = len(content)
+
+    def find_class(self, module: str, name: str) -> _StandIn:
+        if (module, name) == ("_codecs", "encode"):  # bytes in protocol 2
+            return _StandIn(self._encode)
+        if (module, name) not in _STAND_INS:
+            raise pickle.UnpicklingError(f"the name {f'{module}.{name}'[:80]!r}")
+        return _STAND_INS[module, name]
+
+    def _encode(self, text: Any, encoding: Any) -> bytes:
+        if type(text) is not str or encoding != "latin1":
+            raise pickle.UnpicklingError("an unknown encoding")
+        # A file may name one text many times, and each call makes a copy.
+        self._encode_most -= len(text)
+        if self._encode_most < 0:
+            raise pickle.UnpicklingError("more encoded bytes than the file has")
+        return text.encode("latin-1")
 
 
 def read_pickle(path: Path) -> Any:
-    """What a pickle holds: dicts, lists, tuples, texts, numbers, bytes and ``PickledArray``.
+    """Reads a pickle of dicts, lists, tuples, texts, numbers, bytes and ``PickledArray``.
+
+    Args:
+        path: of the file.
 
     Raises:
         InputError: the file cannot be read, is damaged, or holds anything else. Nothing was run.
     """
     try:
         content = path.read_bytes()
+        _scan(content)
+        return _Unpickler(content).load()
     except OSError as error:
         raise _refused(path, error.strerror) from error
-    try:
-        return _Reader(content).run()
-    except _RefusedError as error:
+    except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
-    except (IndexError, KeyError, ValueError, TypeError, struct.error, OverflowError) as error:
+    except Exception as error:  # Python names no complete list for damaged pickles
         raise _refused(path, f"a damaged pickle ({type(error).__name__})") from error
 
 
@@ -96,203 +191,36 @@ def _refused(path: Path, found: object) -> InputError:
     )
 
 
-class _Reader:
-    """The stack machine. Every instruction takes at least a byte, which bounds all memory."""
+def _scan(content: bytes) -> None:
+    """Refuses unknown instructions, memo numbers beyond the file and tuples as keys.
 
-    def __init__(self, content: bytes) -> None:
-        self._content, self._at = content, 0
-        self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
-        self._table = _instructions(self)
-
-    def run(self) -> Any:
-        while True:
-            code = self._take(1)[0]
-            if code == 0x2E:  # STOP
-                break
-            step = self._table.get(code)
-            if step is None:
-                raise _RefusedError(f"instruction {bytes([code])!r} at byte {self._at - 1}")
-            step()
-        if len(self._stack) != 1 or self._stack[0] is _MARK:
-            raise _RefusedError("a damaged pickle")
-        return self._stack[0]
-
-    # -- reading ---------------------------------------------------------------------------
-
-    def _take(self, count: int) -> bytes:
-        end = self._at + count
-        if end > len(self._content):
-            raise _RefusedError(f"{len(self._content)} bytes, cut short")
-        part = self._content[self._at : end]
-        self._at = end
-        return part
-
-    def integer(self, size: int, *, signed: bool = False) -> int:
-        return int.from_bytes(self._take(size), "little", signed=signed)
-
-    def sized(self, size: int) -> bytes:
-        """Bytes whose number precedes them in so many bytes."""
-        return self._take(self.integer(size))
-
-    def text(self, size: int) -> str:
-        return self.sized(size).decode("utf-8", "surrogatepass")
-
-    def number(self) -> float:
-        return float(struct.unpack(">d", self._take(8))[0])
-
-    def line(self) -> str:
-        end = self._content.index(b"\n", self._at)
-        return self._take(end + 1 - self._at)[:-1].decode()
-
-    # -- the stack ---------------------------------------------------------------------------
-
-    def push(self, value: Any) -> None:
-        self._stack.append(value)
-
-    def pop(self) -> Any:
-        value = self._stack.pop()
-        if value is _MARK:
-            raise _RefusedError("a damaged pickle")
-        return value
-
-    def mark(self) -> None:
-        self._stack.append(_MARK)
-
-    def to_mark(self) -> list[Any]:
-        at = len(self._stack) - 1
-        while self._stack[at] is not _MARK:
-            at -= 1
-            if at < 0:
-                raise _RefusedError("a damaged pickle")
-        values = self._stack[at + 1 :]
-        del self._stack[at:]
-        return values
-
-    def pop_tuple(self, count: int) -> None:
-        values = tuple(self._stack[-count:])
-        if len(values) < count or _MARK in values:
-            raise _RefusedError("a damaged pickle")
-        self._stack[-count:] = [values]
-
-    def put(self, number: int | None = None) -> None:
-        self._memo[len(self._memo) if number is None else number] = self._stack[-1]
-
-    def get(self, number: int) -> None:
-        self.push(self._memo[number])
-
-    def append(self, values: list[Any]) -> None:
-        target = self._stack[-1]
-        if type(target) is not list:
-            raise _RefusedError("a damaged pickle")
-        target.extend(values)
-
-    def set_items(self, values: list[Any]) -> None:
-        target, keys = self._stack[-1], values[::2]
-        plain = all(type(key) in (str, int, float) for key in keys)
-        if type(target) is not dict or not plain or len(values) % 2:
-            raise _RefusedError("a dict whose keys are neither texts nor numbers")
-        target.update(zip(keys, values[1::2], strict=True))
-
-    # -- numpy -------------------------------------------------------------------------------
-
-    def name(self, module: Any, attribute: Any) -> None:
-        if type(module) is not str or type(attribute) is not str:
-            raise _RefusedError("a damaged pickle")
-        kind = _NAMES.get((module, attribute))
-        if kind is None:
-            raise _RefusedError(f"the name {f'{module}.{attribute}'[:80]!r}")
-        self.push(_Kind(kind))
-
-    def named(self) -> None:
-        attribute = self.pop()
-        self.name(self.pop(), attribute)
-
-    def reduce(self) -> None:
-        arguments, function = self.pop(), self.pop()
-        if type(function) is not _Kind or type(arguments) is not tuple:
-            raise _RefusedError("a call of something")
-        match function.kind, arguments:
-            case "reconstruct", (_Kind(kind="ndarray"), tuple(), bytes() | str()):
-                self.push(PickledArray())
-            case "dtype", (str(descr), *_):
-                self.push(_Dtype(descr))
-            case "scalar", (_Dtype() as dtype, bytes(data)):
-                self.push(_array(data, dtype, (), fortran=False)[()].item())
-            case "frombuffer", (bytes() | bytearray() as data, _Dtype() as dtype, shape, order):
-                self.push(PickledArray(_array(bytes(data), dtype, shape, fortran=order == "F")))
-            case "encode", (str(text), "latin1"):
-                self.push(text.encode("latin-1"))
-            case "dict", ():
-                self.push({})
-            case _:
-                raise _RefusedError(f"an unknown use of {function.kind}")
-
-    def build(self) -> None:
-        """Completes a dtype (its byte order) or an array (shape, dtype, order, data)."""
-        state, target = self.pop(), self._stack[-1]
-        match target, state:
-            case _Dtype(), (3 | 4, "<" | ">" | "|" | "=" as order, None, None, None, *_):
-                target.descr = order + target.descr.lstrip("<>|=")
-            case PickledArray(), (1, shape, _Dtype() as dtype, bool(fortran), bytes(data)):
-                target.array = _array(data, dtype, shape, fortran=fortran)
-            case _:
-                raise _RefusedError("an object with a state of its own")
-
-
-def _array(data: bytes, dtype: _Dtype, shape: Any, *, fortran: bool) -> np.ndarray:
-    """An array of exactly these bytes."""
-    kind = dtype.numpy()
-    lengths = shape if type(shape) is tuple else (shape,)
-    if len(lengths) > 32 or not all(type(n) is int and n >= 0 for n in lengths):
-        raise _RefusedError("an array without a shape")
-    if math.prod(lengths) * kind.itemsize != len(data):
-        raise _RefusedError(f"{len(data)} bytes for shape {str(lengths)[:60]} of {kind}")
-    return np.frombuffer(data, kind).reshape(lengths, order="F" if fortran else "C")
-
-
-def _instructions(r: _Reader) -> dict[int, Callable[[], None]]:
-    """Instruction byte -> what it does."""
-    table: dict[bytes, Callable[[], Any]] = {
-        b"\x80": lambda: r.integer(1),  # protocol
-        b"\x95": lambda: r.integer(8),  # frame: only a hint how much to read at once
-        b"(": r.mark,
-        b"0": r.pop,
-        b"1": r.to_mark,
-        b"N": lambda: r.push(None),
-        b"\x88": lambda: r.push(True),
-        b"\x89": lambda: r.push(False),
-        b"J": lambda: r.push(r.integer(4, signed=True)),
-        b"K": lambda: r.push(r.integer(1)),
-        b"M": lambda: r.push(r.integer(2)),
-        b"\x8a": lambda: r.push(int.from_bytes(r.sized(1), "little", signed=True)),
-        b"G": lambda: r.push(r.number()),
-        b"X": lambda: r.push(r.text(4)),
-        b"\x8c": lambda: r.push(r.text(1)),
-        b"\x8d": lambda: r.push(r.text(8)),
-        b"B": lambda: r.push(r.sized(4)),
-        b"C": lambda: r.push(r.sized(1)),
-        b"\x8e": lambda: r.push(r.sized(8)),
-        b"\x96": lambda: r.push(bytearray(r.sized(8))),
-        b"}": lambda: r.push({}),
-        b"]": lambda: r.push([]),
-        b")": lambda: r.push(()),
-        b"\x85": lambda: r.pop_tuple(1),
-        b"\x86": lambda: r.pop_tuple(2),
-        b"\x87": lambda: r.pop_tuple(3),
-        b"t": lambda: r.push(tuple(r.to_mark())),
-        b"a": lambda: r.append([r.pop()]),
-        b"e": lambda: r.append(r.to_mark()),
-        b"s": lambda: r.set_items(list(reversed([r.pop(), r.pop()]))),
-        b"u": lambda: r.set_items(r.to_mark()),
-        b"h": lambda: r.get(r.integer(1)),
-        b"j": lambda: r.get(r.integer(4)),
-        b"q": lambda: r.put(r.integer(1)),
-        b"r": lambda: r.put(r.integer(4)),
-        b"\x94": lambda: r.put(),
-        b"c": lambda: r.name(r.line(), r.line()),
-        b"\x93": r.named,
-        b"R": r.reduce,
-        b"b": r.build,
-    }
-    return {code[0]: step for code, step in table.items()}
+    Follows the kinds of the values on the reader's stack, as ``pickletools`` tells them.
+    """
+    stack: list[pickletools.StackObject] = []
+    marks: list[int] = []  # how long the stack was at each mark
+    memo: dict[int, pickletools.StackObject] = {}
+    for code, argument, at in pickletools.genops(content):
+        if code.name not in _ALLOWED:
+            raise pickle.UnpicklingError(f"instruction {code.name} at byte {at}")
+        stays = code.name in _STAYS
+        taken = 0 if code.name in _PUT else len(code.stack_before) - stays
+        if pickletools.markobject in code.stack_before:
+            taken = len(stack) - marks.pop()
+        if len(stack) - (marks[-1] if marks else 0) < taken + stays:
+            raise pickle.UnpicklingError(f"too few values at byte {at}")
+        if code.name == "MARK":
+            marks.append(len(stack))
+        elif code.name in _GET:
+            stack.append(memo[int(argument or 0)])
+        elif code.name in _PUT:
+            number = len(memo) if argument is None else int(argument)
+            if number >= len(content):
+                raise pickle.UnpicklingError(f"memo entry {number} in {len(content)} bytes")
+            memo[number] = stack[-1]
+        else:
+            values = stack[len(stack) - taken :]
+            if code.name in ("SETITEM", "SETITEMS") and pickletools.pytuple in values[::2]:
+                raise pickle.UnpicklingError(f"a tuple as a key at byte {at}")
+            del stack[len(stack) - taken :]
+            if not stays:
+                stack += code.stack_after
