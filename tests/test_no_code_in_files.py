@@ -11,8 +11,8 @@ from emojax.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("emojax", "data", "configs", "benchmarks")
-# The one module that may import pickle. It reads pickled features on request (--allow_pickle) and scans
-# the file first; its Unpickler finds stand-ins of its own in place of every name.
+# The one module that may import pickle. It reads pickled features on request (--allow_pickle),
+# scans the file first, and its Unpickler finds stand-ins of its own in place of every name.
 RESTRICTED = "data/features/restricted_pickle.py"
 PICKLING = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
