@@ -5,8 +5,8 @@ r"""Builds a store from Aff-Wild2: annotation folders, features of any tool, off
 
 ``--annotations`` is the folder with the organisers' challenges, in the forms of the 3rd to 7th
 edition (``data.annotations.challenge_files``). Each ``--features`` names a stream, a folder and
-the clock of its rows (``data.features.sources``). Frames have the times of ``--timestamps``, a
-folder with a file of seconds per video, or else of ``--fps``.
+the clock of its rows (``data.features.feature_sources``). Frames have the times of
+``--timestamps``, a folder with a file of seconds per video, or else of ``--fps``.
 
 A store is about one task by default, with that task's official partition. With several
 ``--tasks`` a video goes to its most held-out partition, see ``data.annotations.partitions``. Videos
@@ -54,7 +54,7 @@ from .annotations.mismatches import (
     read_stream,
 )
 from .annotations.partitions import LabelledVideo, merge_tasks, read_test_list
-from .features.sources import FeatureSource, parse_features
+from .features.feature_sources import FeatureSource, parse_features
 
 REPORT = "alignment"
 _MOST_OFFENDERS = 20  # after so many the rest of the features is not read
@@ -66,7 +66,7 @@ class Options:
 
     Attributes:
         annotations: root of the annotation folders.
-        features: one flag per stream, see ``data.features.sources.parse_features``.
+        features: one flag per stream, see ``data.features.feature_sources.parse_features``.
         tasks: "va", "expr", "au".
         folds: scheme, see ``emojax.datasets.folds.make_folds``.
         seed: of the folds.

@@ -31,7 +31,7 @@ from emojax.ops.epic import SCENARIOS
 from emojax.specs import STREAMS, TASKS
 
 from .epic_features import COLUMNS, SOURCE_WIDTHS, person_features
-from .npz import NpzArrays
+from .exported_arrays import NpzArrays
 
 FILE = "epic_case_streams.npz"
 _SCALE = (0.5, 9.5)  # of the joystick

@@ -5,8 +5,8 @@
     python -m emojax.predict --checkpoint=RUN --store=stores/mine --out=predictions
 
 The videos are those that the features are named after. They get no labels and are all in the
-partition "test". ``data.features.sources`` tells the forms and clocks that --features takes.
-``import.json`` in the store tells what was found for each video and how it was put on time.
+partition "test". ``data.features.feature_sources`` lists the forms and clocks that --features
+takes. ``import.json`` in the store says what was found for each video and how it was timed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
 
-from .features.arrays import read_npy
+from .features.feature_sources import FeatureRows, FeatureSource, VideoFrames, parse_features
+from .features.numpy_files import read_npy
 from .features.rows import count_of
-from .features.sources import FeatureRows, FeatureSource, VideoFrames, parse_features
 
 REPORT_FILE = "import.json"
 _PARTITION = "test"
@@ -302,7 +302,7 @@ def _show(report: Sequence[ImportedStream], say: Callable[[Table], None]) -> Non
 
 def _define_flags() -> None:
     """Not at import, so that builders can be imported side by side."""
-    about = "NAME=PATH[,form=...][,clock=...]..., one per stream; see data/features/sources.py."
+    about = "NAME=PATH[,form=...][,clock=...]..., once per stream; see docs/aff_wild2.md."
     flags.DEFINE_multi_string("features", [], about)
     flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
     flags.DEFINE_float("fps", None, "Frames per second of the videos.")

@@ -34,7 +34,7 @@ from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
 from emojax.specs import TASKS, StreamSpec
 
-from .npz import NpzArrays
+from .exported_arrays import NpzArrays
 
 FILE = "meld_dev_utterances.npz"
 TASK = "ekman"

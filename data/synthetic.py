@@ -28,7 +28,6 @@ import numpy as np
 from absl import flags
 
 from emojax.commands import cli
-from emojax.datasets.checks import check_known
 from emojax.datasets.folds import (
     Fold,
     class_counts,
@@ -38,6 +37,7 @@ from emojax.datasets.folds import (
 )
 from emojax.datasets.record import PARTITIONS, StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter, store_facts
+from emojax.datasets.store_checks import check_known
 from emojax.errors import InputError
 from emojax.ops.metrics import Moments, moments
 from emojax.ops.tasks import TASK_OPS

@@ -16,7 +16,7 @@ from emojax.commands import cli
 from emojax.commands.summary import path_text
 from emojax.datasets.source import Store
 from emojax.datasets.store import store_facts
-from emojax.datasets.tfds_builder import fold_splits, write_tfds
+from emojax.datasets.tfds_dataset import fold_splits, write_tfds
 
 _STORE = flags.DEFINE_string("store", None, "The store to be written.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Data directory of TFDS.", required=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.features.sources import FeatureRows, FeatureSource, VideoFrames, parse_features
+from data.features.feature_sources import FeatureRows, FeatureSource, VideoFrames, parse_features
 
 FRAMES, WIDTH, FPS = 9, 4, 25.0
 PTS_N = 0.4 + np.arange(FRAMES) / FPS  # not from 0, as in some videos

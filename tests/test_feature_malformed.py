@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.features.arrays import read_npy, read_npz
+from data.features.numpy_files import read_npy, read_npz
 from data.features.restricted_pickle import read_pickle
 from emojax.errors import InputError
 from tests.feature_samples import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.features.sources import parse_features
+from data.features.feature_sources import parse_features
 from emojax.errors import InputError
 from tests.feature_samples import (
     FPS,

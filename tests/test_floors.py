@@ -55,6 +55,14 @@ ALLOWED = {
 # train, evaluate, predict and what joins them: flags and wiring, which nothing else imports.
 ENTRY_POINTS = PAPERS | {"commands"}
 
+# The same name on purpose: a model and its configs, and the data set of which one command builds a
+# store and on which another trains.
+SAME_NAME = [{"data.epic2023", "emojax.epic2023"}] + [
+    {f"emojax.models.{path.stem}", f"configs.{path.stem}"}
+    for path in sorted((ROOT / "configs").glob("*.py"))
+    if path.stem != "__init__" and (ROOT / "emojax" / "models" / path.name).is_file()
+]
+
 PURE = ("ops", "layers", "models")
 IMPURE_MODULES = {
     "absl", "argparse", "datetime", "io", "logging", "os", "pathlib", "random", "shutil", "socket",
@@ -174,6 +182,18 @@ def test_files_stay_short_and_have_a_purpose() -> None:
         if length > MAX_LINES.get(path.relative_to(ROOT).parts[0], DEFAULT_MAX_LINES):
             long[module_of(path)] = length
     assert not long, f"too long, in lines: {long}"
+
+
+def test_no_file_can_be_taken_for_another() -> None:
+    files: dict[str, list[str]] = {}
+    for path in sources("emojax", "data", "configs"):
+        # record.py and records.py are one name to a reader.
+        files.setdefault(path.stem.replace("_", "").rstrip("s"), []).append(module_of(path))
+    files.pop("init")
+    twice = {name: found for name, found in files.items() if len(found) > 1}
+    unexpected = {name: found for name, found in twice.items() if set(found) not in SAME_NAME}
+    assert not unexpected
+    assert set(twice["epic2023"]) == SAME_NAME[0]  # a checker that finds nothing passes as well
 
 
 def test_the_page_about_the_house_names_every_package() -> None:

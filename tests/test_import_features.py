@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.features.sources import parse_features
+from data.features.feature_sources import parse_features
 from data.import_features import build
 from emojax.datasets.source import Store
 from emojax.errors import InputError

@@ -16,7 +16,7 @@ import pytest
 from emojax.config_schema import RunConfig
 from emojax.core.session import Session, build_session, fold_normalisation
 from emojax.core.step import forward
-from emojax.datasets import records
+from emojax.datasets import tfrecord
 from emojax.datasets.folds import official_and_blocks
 from emojax.datasets.pipeline import LoadWindow, stack
 from emojax.datasets.record import StreamRows, VideoRecord
@@ -311,7 +311,7 @@ needs_smaps = pytest.mark.skipif(
 
 @needs_smaps
 def test_what_was_read_is_given_back(long_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_PART_BYTES", 1 << 18)
+    monkeypatch.setattr(tfrecord, "_PART_BYTES", 1 << 18)
     store = Store(long_store.path)
     rows_ND = store.read(store.index_of("long")).streams["ir50"].rows_ND
     # The whole record was checked by now.
@@ -327,7 +327,7 @@ def test_what_was_read_is_given_back(long_store: Store, monkeypatch: pytest.Monk
 def test_memory_grows_by_less_than_the_predictions_take(
     long_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "_PART_BYTES", 1 << 18)
+    monkeypatch.setattr(tfrecord, "_PART_BYTES", 1 << 18)
     config = small_config(long_store.path)
     config["model"] = {"name": "lfan", "channels": {"ir50": [4]}, "kernel_size": 3}
     config["data"] |= {"streams": ["ir50"], "window": 100, "stride": 80, "random_offset": False}
@@ -383,10 +383,10 @@ def test_groups_predict_what_all_together_do(store: Store, monkeypatch: pytest.M
 
 def test_a_checksum_in_parts_is_the_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
     data = np.random.default_rng(0).bytes(100)
-    whole = records.masked_crc(data)
-    monkeypatch.setattr(records, "_PART_BYTES", 33)
+    whole = tfrecord.masked_crc(data)
+    monkeypatch.setattr(tfrecord, "_PART_BYTES", 33)
     calls: list[None] = []
-    assert records.masked_crc(data, lambda: calls.append(None)) == whole
+    assert tfrecord.masked_crc(data, lambda: calls.append(None)) == whole
     assert len(calls) == 4
     crc = crc32c.crc32c(data)
     assert whole == (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

@@ -33,7 +33,7 @@ from emojax.datasets.resident import (
 )
 from emojax.datasets.source import Store
 from emojax.datasets.transforms import RESAMPLERS, resample
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from tests.training_runs import assert_same_bits
 from tests.uneven_store import LENGTHS, NAMES, build_uneven_store, names_of
 

@@ -21,7 +21,7 @@ from emojax.datasets.pipeline import (
     window_list,
 )
 from emojax.datasets.source import Store
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
 from tests.small_store import build_small_store, small_config
 

@@ -17,9 +17,9 @@ from store_samples import SPECS, TASK_NAMES, contents, make_record, write
 from emojax.datasets.documents import MAX_BYTES, read_document, write_document
 from emojax.datasets.folds import Fold
 from emojax.datasets.record import to_features
-from emojax.datasets.records import encode_example, frame_record, locate_fields
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
+from emojax.datasets.tfrecord import encode_example, frame_record, locate_fields
 from emojax.errors import InputError
 
 HUGE = 10**12

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from emojax.datasets.source import Store
-from emojax.datasets.tfds_builder import fold_splits, tfds_name, write_tfds
+from emojax.datasets.tfds_dataset import fold_splits, tfds_name, write_tfds
 from emojax.errors import InputError
 from emojax.specs import TASKS
 from tests.store_samples import FOLDS, NAMES, RECORDS, write

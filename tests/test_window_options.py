@@ -11,7 +11,7 @@ import pytest
 
 from emojax.core.session import Session, build_session
 from emojax.datasets.source import Store
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
 from tests.clocked_model import NAME, clocked_config, register
 from tests.small_store import build_coded_store, small_config

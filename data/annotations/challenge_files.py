@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emojax.datasets.checks import check_known, check_name
+from emojax.datasets.store_checks import check_known, check_name
 from emojax.errors import InputError, closest
 from emojax.specs import TASKS
 

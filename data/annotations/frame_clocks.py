@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from emojax.datasets.checks import check_name
+from emojax.datasets.store_checks import check_name
 from emojax.errors import InputError
 
-from ..features.arrays import read_npy
+from ..features.numpy_files import read_npy
 from .lines import bad_line, parse_numbers, read_lines
 
 TIMESTAMP_SUFFIXES = (".csv", ".txt", ".npy")

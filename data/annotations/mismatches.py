@@ -23,7 +23,7 @@ from rich.table import Table
 from emojax.errors import InputError
 from emojax.specs import TASKS
 
-from ..features.sources import FeatureRows, FeatureSource, VideoFrames
+from ..features.feature_sources import FeatureRows, FeatureSource, VideoFrames
 from .frame_clocks import FrameClocks
 from .partitions import LabelledVideo
 

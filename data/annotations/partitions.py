@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from emojax.datasets.checks import check_name
 from emojax.datasets.record import PARTITIONS
+from emojax.datasets.store_checks import check_name
 from emojax.errors import InputError
 
 from .challenge_files import Annotation

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from emojax.datasets.checks import check_known
+from emojax.datasets.store_checks import check_known
 from emojax.errors import InputError
 
-from .array_files import (
+from .array_forms import (
     ArchiveFiles,
     ArrayFiles,
     Form,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from emojax.datasets.checks import check_known, check_name
+from emojax.datasets.store_checks import check_known, check_name
 from emojax.errors import InputError
 
 from .resampling import RESAMPLERS
@@ -23,7 +23,7 @@ class FeatureOptions:
         name: of the stream.
         path: folder or file with the features.
         form: of the files.
-        clock: "frame", "hop:10ms" and so on, see ``data.features.clocks``.
+        clock: "frame", "hop:10ms" and so on, see ``data.features.row_clocks``.
         offset: time added to the rows' times, "0.5s".
         columns: patterns of table columns.
         face: the face_id that counts.

@@ -24,7 +24,7 @@ import numpy as np
 
 from emojax.errors import InputError
 
-from .arrays import numeric_dtype
+from .numpy_files import numeric_dtype
 
 _PUT = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _GET = {"BINGET", "LONG_BINGET"}

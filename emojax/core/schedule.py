@@ -17,7 +17,7 @@ from emojax.config_reading import part
 from emojax.config_schema import ScheduleKeys, Stage, TrainConfig
 from emojax.datasets.pipeline import window_list
 from emojax.datasets.source import Store
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
 
 

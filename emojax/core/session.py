@@ -32,7 +32,7 @@ from emojax.core.stages import check_frozen
 from emojax.core.state import TrainState, abstract_state, branch_names, init_state
 from emojax.core.step import LossTable, Shared, loss_table
 from emojax.datasets.source import Store
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
 from emojax.models import build_model, declared_fields
 from emojax.specs import TASKS, StreamSpec

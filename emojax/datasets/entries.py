@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from emojax.datasets.checks import MAX_SECONDS, check_fold, check_known, check_name
 from emojax.datasets.folds import Fold
 from emojax.datasets.record import PARTITIONS
-from emojax.datasets.records import FRAME_BYTES
+from emojax.datasets.store_checks import MAX_SECONDS, check_fold, check_known, check_name
+from emojax.datasets.tfrecord import FRAME_BYTES
 from emojax.errors import InputError
 from emojax.specs import StreamSpec
 

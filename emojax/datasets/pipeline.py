@@ -12,10 +12,10 @@ import grain
 import jax
 import numpy as np
 
-from emojax.datasets.alignment import labels_at, row_grid, rows_at
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.ticks import labels_at, row_grid, rows_at
+from emojax.datasets.window_spec import WindowSpec
 from emojax.types import Batch
 
 # Windows of a fixed grid return in every epoch, fold and seed: so many bytes of them are kept.

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emojax.datasets.alignment import RowGrid, labels_at, row_grid, rows_at
 from emojax.datasets.pipeline import training_windows
 from emojax.datasets.source import Store
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.ticks import RowGrid, labels_at, row_grid, rows_at
+from emojax.datasets.window_spec import WindowSpec
 from emojax.specs import TASKS
 from emojax.types import Array, Batch
 

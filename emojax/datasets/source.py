@@ -12,7 +12,6 @@ from typing import Any, Literal, Self, cast
 
 import numpy as np
 
-from emojax.datasets.checks import check_known, check_name, check_stored
 from emojax.datasets.documents import read_document
 from emojax.datasets.entries import (
     VideoEntry,
@@ -24,8 +23,9 @@ from emojax.datasets.entries import (
 )
 from emojax.datasets.folds import Fold
 from emojax.datasets.record import VideoRecord, from_features
-from emojax.datasets.records import HEADER_BYTES, check_record, locate_fields
 from emojax.datasets.store import DATASET_FILE, DTYPES, INDEX_FILE
+from emojax.datasets.store_checks import check_known, check_name, check_stored
+from emojax.datasets.tfrecord import HEADER_BYTES, check_record, locate_fields
 from emojax.errors import InputError
 from emojax.specs import TASKS
 

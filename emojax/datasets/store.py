@@ -25,18 +25,18 @@ from typing import Any, BinaryIO, Self
 import crc32c
 import numpy as np
 
-from emojax.datasets.checks import (
+from emojax.datasets.documents import read_document, write_document
+from emojax.datasets.folds import Fold
+from emojax.datasets.moments import RowMoments, merge_moments, row_moments
+from emojax.datasets.record import PARTITIONS, VideoRecord, to_features
+from emojax.datasets.store_checks import (
     check_fold,
     check_known,
     check_name,
     conform,
     count_annotated,
 )
-from emojax.datasets.documents import read_document, write_document
-from emojax.datasets.folds import Fold
-from emojax.datasets.moments import RowMoments, merge_moments, row_moments
-from emojax.datasets.record import PARTITIONS, VideoRecord, to_features
-from emojax.datasets.records import FRAME_BYTES, encode_example, frame_record
+from emojax.datasets.tfrecord import FRAME_BYTES, encode_example, frame_record
 from emojax.errors import InputError, writing
 from emojax.specs import TASKS, StreamSpec
 
@@ -147,7 +147,7 @@ class StoreWriter:
                 as zeros whatever they hold.
 
         Raises:
-            InputError: the video does not fit the store, see ``checks.conform``; its name was
+            InputError: the video does not fit the store, see ``store_checks.conform``; its name was
                 added before; or it is too large for one record. Nothing was written then.
             MachineError: the disk is full, or cannot be written to for another reason.
         """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emojax.datasets.checks import check_name
+from emojax.datasets.store_checks import check_name
 from emojax.errors import InputError
 from emojax.specs import TASKS
 

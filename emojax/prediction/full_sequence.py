@@ -22,7 +22,7 @@ from emojax.core.devices import make_layout
 from emojax.core.session import Session
 from emojax.core.step import Shared, forward
 from emojax.datasets.source import Store
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
 from emojax.models import MODELS, model_class
 from emojax.models.extent import CARRY, Extent

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from emojax import screen
 from emojax.datasets.pipeline import window_list
 from emojax.datasets.source import Store
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from emojax.prediction.predictor import Fed, Predictions
 from emojax.prediction.trained_run import TrainedRun
 

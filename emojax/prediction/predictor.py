@@ -22,7 +22,7 @@ from emojax.datasets.pipeline import (
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.resident import ResidentData
 from emojax.datasets.source import Store
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from emojax.ops.ensembles import combine
 from emojax.ops.scores import without_parts
 from emojax.ops.tasks import TASK_OPS, TaskOps

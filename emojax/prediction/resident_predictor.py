@@ -20,7 +20,7 @@ from emojax.core.session import Session
 from emojax.datasets.pipeline import evaluation_entries
 from emojax.datasets.resident import ResidentData, gather
 from emojax.datasets.source import Store
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from emojax.specs import TASKS
 
 # What the device is told of a window, in this order. PLACE is where the window begins among the

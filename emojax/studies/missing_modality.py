@@ -25,7 +25,7 @@ from emojax.core.step import stacks
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
 from emojax.datasets.transforms import nearest_rows
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from emojax.prediction.predictor import Fed, Predictor
 from emojax.studies.study_data import AlteredStore, StudiedRun, VideoStates
 from emojax.types import Batch

@@ -33,7 +33,7 @@ from emojax.datasets.resident import (
     resident_bytes,
 )
 from emojax.datasets.source import Store
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from emojax.training.groups import Group
 from emojax.training.memory_plan import bytes_text
 

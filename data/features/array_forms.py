@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from emojax.datasets.checks import check_name
+from emojax.datasets.store_checks import check_name
 from emojax.errors import InputError
 
-from .arrays import npz_names, read_npy, read_npz
+from .numpy_files import npz_names, read_npy, read_npz
 from .openface_hog import read_hog
 from .options import FeatureOptions
 from .rows import RawRows, as_rows, count_of, frames_from_numbers

@@ -26,15 +26,15 @@ from pathlib import Path
 
 import numpy as np
 
-from emojax.datasets.checks import check_name
 from emojax.datasets.record import StreamRows
+from emojax.datasets.store_checks import check_name
 from emojax.errors import InputError
 from emojax.specs import STREAMS, StreamSpec
 
-from .clocks import CLOCKS, Clock, VideoFrames, check_times, parse_clock, place
 from .forms import finish_rows, open_form
 from .options import MODALITIES, FeatureOptions, parse_options
 from .resampling import RESAMPLERS
+from .row_clocks import CLOCKS, Clock, VideoFrames, check_times, parse_clock, place
 from .rows import RawRows, count_of
 
 __all__ = ["FeatureRows", "FeatureSource", "VideoFrames", "parse_features"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow_datasets.proto import tf_example_pb2
 
-from emojax.datasets import records
+from emojax.datasets import tfrecord
 from emojax.errors import InputError
 
 FEATURES = st.dictionaries(st.text(max_size=20), st.binary(max_size=300), max_size=6)
@@ -31,13 +31,13 @@ def masked(data: bytes) -> int:
 
 
 def framed(payload: bytes) -> bytes:
-    header, footer, _ = records.frame_record(payload)
+    header, footer, _ = tfrecord.frame_record(payload)
     return header + payload + footer
 
 
 def test_crc_of_the_standard_check_string() -> None:
     assert bitwise_crc32c(b"123456789") == 0xE3069283  # RFC 3720
-    assert records.masked_crc(b"123456789") == masked(b"123456789")
+    assert tfrecord.masked_crc(b"123456789") == masked(b"123456789")
 
 
 @given(st.binary(max_size=100))
@@ -50,15 +50,15 @@ def test_frame_layout(payload: bytes) -> None:
 
 @given(FEATURES)
 def test_example_is_what_protobuf_reads(features: dict[str, bytes]) -> None:
-    example = tf_example_pb2.Example.FromString(records.encode_example(features))
+    example = tf_example_pb2.Example.FromString(tfrecord.encode_example(features))
     read = {key: list(value.bytes_list.value) for key, value in example.features.feature.items()}
     assert read == {key: [value] for key, value in features.items()}
 
 
 @given(FEATURES)
 def test_located_bytes_are_the_features(features: dict[str, bytes]) -> None:
-    payload = records.encode_example(features)
-    located = records.locate_fields(memoryview(payload))
+    payload = tfrecord.encode_example(features)
+    located = tfrecord.locate_fields(memoryview(payload))
     assert {key: payload[start : start + n] for key, (start, n) in located.items()} == features
 
 
@@ -72,7 +72,7 @@ def test_numbers_and_unknown_protobuf_fields_are_skipped() -> None:
     unknown = b"\x48\xff\x01" + b"\x51" + bytes(8) + b"\x5d" + bytes(4) + b"\x62\x02hi"
     payload = unknown + example.SerializeToString()
     tf_example_pb2.Example.FromString(payload)
-    located = records.locate_fields(memoryview(payload))
+    located = tfrecord.locate_fields(memoryview(payload))
     assert list(located) == ["kept"]
     start, length = located["kept"]
     assert payload[start : start + length] == b"kept"
@@ -82,7 +82,7 @@ def test_several_byte_strings_in_one_feature_are_refused() -> None:
     example = tf_example_pb2.Example()
     example.features.feature["key"].bytes_list.value.extend([b"a", b"b"])
     with pytest.raises(ValueError, match="one byte string"):
-        records.locate_fields(memoryview(example.SerializeToString()))
+        tfrecord.locate_fields(memoryview(example.SerializeToString()))
 
 
 @settings(max_examples=300)
@@ -90,34 +90,34 @@ def test_several_byte_strings_in_one_feature_are_refused() -> None:
 def test_any_bytes_give_fields_inside_the_payload_or_a_value_error(
     noise: bytes, features: dict[str, bytes], data: st.DataObject
 ) -> None:
-    good = records.encode_example(features)
+    good = tfrecord.encode_example(features)
     cut = data.draw(st.integers(0, len(good)))
     for payload in (noise, good[:cut], good[:cut] + noise, noise + good):
         try:
-            located = records.locate_fields(memoryview(payload))
+            located = tfrecord.locate_fields(memoryview(payload))
         except ValueError:
             continue
         assert all(0 <= start <= start + n <= len(payload) for start, n in located.values())
 
 
 def test_oversized_examples_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MAX_PAYLOAD_BYTES", 10)
+    monkeypatch.setattr(tfrecord, "MAX_PAYLOAD_BYTES", 10)
     with pytest.raises(ValueError, match="2 GiB"):
-        records.encode_example({"key": bytes(8)})
+        tfrecord.encode_example({"key": bytes(8)})
 
 
 def test_every_flipped_bit_of_a_frame_is_found() -> None:
     payload = np.random.default_rng(0).bytes(40)
     good = bytes(5) + framed(payload) + bytes(7)
-    crc = records.masked_crc(payload)
+    crc = tfrecord.masked_crc(payload)
     path = Path("shard")
-    records.check_record(memoryview(good), 5, 40, crc, file=path)
+    tfrecord.check_record(memoryview(good), 5, 40, crc, file=path)
     for position in range(5, len(good) - 7):
         for bit in range(8):
             bad = bytearray(good)
             bad[position] ^= 1 << bit
             with pytest.raises(InputError, match="record"):
-                records.check_record(memoryview(bad), 5, 40, crc, file=path)
+                tfrecord.check_record(memoryview(bad), 5, 40, crc, file=path)
 
 
 @pytest.mark.parametrize(
@@ -126,15 +126,15 @@ def test_every_flipped_bit_of_a_frame_is_found() -> None:
 )
 def test_index_that_means_another_record(offset: int, length: int, crc_change: int) -> None:
     payload = bytes(range(40))
-    crc = records.masked_crc(payload) ^ crc_change
+    crc = tfrecord.masked_crc(payload) ^ crc_change
     buffer = memoryview(framed(payload) + framed(payload))
     with pytest.raises(InputError) as caught:
-        records.check_record(buffer, offset, length, crc, file=Path("shard"))
+        tfrecord.check_record(buffer, offset, length, crc, file=Path("shard"))
     assert {"file", "field", "found", "expected", "remedy"} <= set(caught.value.details)
 
 
 def test_grain_reads_the_same_payloads(tmp_path: Path) -> None:
-    payloads = [records.encode_example({"i": bytes([i]) * i}) for i in range(5)]
+    payloads = [tfrecord.encode_example({"i": bytes([i]) * i}) for i in range(5)]
     path = tmp_path / "file.tfrecord"
     path.write_bytes(b"".join(framed(payload) for payload in payloads))
     assert list(grain.experimental.TFRecordIterDataset(str(path))) == payloads

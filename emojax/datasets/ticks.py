@@ -14,7 +14,7 @@ import numpy as np
 
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.transforms import fill_nearest, nearest_rows, resample, row_spacing
-from emojax.datasets.windows import WindowSpec
+from emojax.datasets.window_spec import WindowSpec
 from emojax.specs import TASKS
 
 # Rows kept on either side when a stream is cut out before it is resampled.
