@@ -112,7 +112,7 @@ def test_every_objective_can_be_looked_at(store: Store) -> None:
 def test_what_is_planned_fits_and_more_memory_is_never_worse(store: Store, devices: int) -> None:
     session = seeds(store, 12, devices)
     of_one = footprint(session)
-    least = needed_bytes(of_one, session, 1, on_host=True)
+    least = needed_bytes(of_one, session, 1)
     most = needed_bytes(of_one, session, 12)
     sizes = []
     for limit in np.linspace(least, most, 6).astype(int).tolist():
@@ -120,14 +120,10 @@ def test_what_is_planned_fits_and_more_memory_is_never_worse(store: Store, devic
         plan = plan_memory(limited)
         assert plan.fits
         assert plan.limit == limit
-        assert needed_bytes(of_one, limited, plan.most, on_host=plan.on_host) <= limit
-        # The state of all lies on the host only where not even one replica fits beside it.
-        beside = [needed_bytes(of_one, limited, size) <= limit for size in range(1, 13)]
-        assert plan.on_host == (not any(beside))
-        sizes.append(plan.most if not plan.on_host else 0)
+        assert needed_bytes(of_one, limited, plan.most) <= limit
+        sizes.append(plan.most)
         (line, *_) = plan_lines(plan, 12) or [""]
         assert ("take turns" in line) == (plan.most < 12)
-        assert ("waits on the host" in line) == plan.on_host
     assert sizes == sorted(sizes)
     assert sizes[-1] == 12
     plan = plan_memory(seeds(store, 12, devices, memory_limit=1000))
@@ -140,7 +136,7 @@ def test_what_is_planned_fits_and_more_memory_is_never_worse(store: Store, devic
 def test_fewer_replicas_train_at_once_where_that_is_asked_for(store: Store) -> None:
     plan = plan_memory(seeds(store, 12, replicas_at_once=5), resident=100)
     # Three groups, none fuller than another.
-    assert (plan.most, plan.on_host, plan.resident, plan.fits) == (4, False, True, True)
+    assert (plan.most, plan.resident, plan.fits) == (4, True, True)
     (line,) = plan_lines(plan, 12)
     assert line.startswith("12 replicas take turns in each epoch, at most 4 at once")
     assert "replicas_at_once" in line

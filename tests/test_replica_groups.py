@@ -192,11 +192,10 @@ def test_groups_that_take_turns_equal_all_together(
     limit = needed_bytes(footprint(session), session, 2)
     config = config_of(store, train={"memory_limit": limit, "epochs": 2})
     found, recorder = train(store, tmp_path / "turns", config)
-    assert (recorder.plan.most, recorder.plan.on_host) == (2, False)
+    assert recorder.plan.most == 2
     line = capsys.readouterr().err.splitlines()[0]
     assert line.startswith("4 replicas at once would need about")
     assert "2 groups of at most 2 take turns" in line
-    assert "host" not in line
     # Both replicas of a sampler in one group, so that neither group reads the other's windows.
     assert [group.members.tolist() for group in recorder._groups] == [[0, 1], [2, 3]]
     whole, unlimited, _ = free
@@ -207,24 +206,19 @@ def test_groups_that_take_turns_equal_all_together(
         np.testing.assert_allclose(epoch["score"], expected["score"], rtol=0, atol=1e-4)
 
 
-def test_groups_read_the_same_windows_and_their_state_may_wait_on_the_host(
-    store: Store,
-    free: tuple[Any, Any, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_groups_read_the_same_windows(
+    store: Store, free: tuple[Any, Any, Path], tmp_path: Path
 ) -> None:
     """One at a time: the two replicas of a sampler are in two groups."""
     session = session_of(store, config_of(store))
-    limit = needed_bytes(footprint(session), session, 1, on_host=True)
+    limit = needed_bytes(footprint(session), session, 1)
     config = config_of(store, train={"memory_limit": limit, "epochs": 2})
     found, recorder = train(store, tmp_path, config)
-    assert (recorder.plan.most, recorder.plan.on_host) == (1, True)
-    assert "waits on the host" in capsys.readouterr().err
+    assert recorder.plan.most == 1
     assert furthest(host(found.state.params), free[1].saved[8].params) <= TOLERANCE
     states = [feed.get_state() for feed in free[1]._feed.iterators]
-    # Two epochs more, all together, and without a limit: the host's state goes to the devices.
+    # Two epochs more, all together, and without a limit.
     longer, recorder = train(store, tmp_path, config_of(store))
-    assert not recorder.plan.on_host
     assert [feed.get_state() for feed in recorder._feed.iterators] == states
     assert furthest(host(longer.state.params), host(free[0].state.params)) <= 2 * TOLERANCE
 
@@ -274,7 +268,7 @@ def test_a_finished_samplers_feed_stands_still_and_a_second_group_reads_from_the
     feeds[1].count = 10
     # All replicas are present; those of the second fold are finished.
     active = np.array([True, False, False, False])
-    whole = Group(np.arange(4), np.ones(4, bool), session, session, session.layout)
+    whole = Group(np.arange(4), np.ones(4, bool), session, session)
     reader = Reader(feeds, whole, whole.active(active), {})
     assert [next(reader), next(reader)] == [[1, 1], [2, 2]]
     assert [feed.count for feed in feeds] == [2, 10]
@@ -282,7 +276,7 @@ def test_a_finished_samplers_feed_stands_still_and_a_second_group_reads_from_the
     begun: dict[int, Any] = {}
     for members, expected in (([0], [[3], [4]]), ([1, 2, 3], [[3, 11], [4, 12]])):
         part = session.subset(members, session.layout)
-        group = Group(np.array(members), np.ones(len(members), bool), session, part, session.layout)
+        group = Group(np.array(members), np.ones(len(members), bool), session, part)
         reader = Reader(feeds, group, group.active(np.ones(4, bool)), begun)
         assert [next(reader), next(reader)] == expected
 
@@ -351,7 +345,7 @@ def test_sizes_halve_and_leave_nobody_out(store: Store, count: int, devices: int
         groups: list[Any] = []
         for live in range(count, 0, -1):
             active = np.arange(count) < live
-            groups = regroup(groups, session, active, most, session.layout)
+            groups = regroup(groups, session, active, most)
             sizes.append(group_size(live, most, session))
             trained = [group.members[group.active(active)] for group in groups]
             assert sorted(np.concatenate(trained).tolist()) == list(range(live))

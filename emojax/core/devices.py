@@ -186,32 +186,6 @@ def layout_lines(layout: Layout, num_replicas: int, batch_size: int) -> list[str
     ]
 
 
-def host_layout() -> Layout:
-    """The host's memory, for what does not fit on the devices.
-
-    Raises:
-        InputError: JAX was started without its CPU backend, or there are several processes.
-    """
-    if jax.process_count() > 1:
-        raise InputError(
-            "The replicas' state would have to wait in the host's memory, and there are several.",
-            field="config.replicas",
-            found=f"a state too large for the devices, {jax.process_count()} processes",
-            expected="a state that fits on all devices together",
-            remedy="train fewer replicas at once, or on one host",
-        )
-    try:
-        return make_layout(1, 1, jax.local_devices(backend="cpu")[:1])
-    except RuntimeError as error:
-        raise InputError(
-            "The replicas' state has to wait in the host's memory, which JAX may not use.",
-            field="JAX_PLATFORMS",
-            found=os.environ.get("JAX_PLATFORMS", "nothing"),
-            expected="also cpu, such as JAX_PLATFORMS=cuda,cpu",
-            remedy="add it, or train fewer replicas at once",
-        ) from error
-
-
 # -- processes -----------------------------------------------------------------------------------
 
 # What tells a process which of how many it is; the names are JAX's own.

@@ -109,15 +109,14 @@ class Session:
             layout=layout,
         )
 
-    def init_state(self, home: Layout | None = None) -> TrainState:
-        """Fresh train state, on the devices (or ``home``)."""
-        state = init_state(*self._state_arguments())
-        return (home or self.layout).replicas(state)
+    def init_state(self) -> TrainState:
+        """Makes a fresh train state, on the devices."""
+        return self.layout.replicas(init_state(*self._state_arguments()))
 
-    def abstract_state(self, home: Layout | None = None) -> TrainState:
-        """Shapes and shardings of the train state, to restore a checkpoint onto."""
+    def abstract_state(self) -> TrainState:
+        """Returns shapes and shardings of the train state, to restore a checkpoint onto."""
         shapes = abstract_state(*self._state_arguments())
-        sharding = (home or self.layout).replica_sharding
+        sharding = self.layout.replica_sharding
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
         )

@@ -31,14 +31,12 @@ class Group:
         real: (G,) bool, False in those places.
         run: the session of all replicas.
         session: that of the members, on the devices that so many of them use.
-        home: where the state of all replicas lies.
     """
 
     members: np.ndarray
     real: np.ndarray
     run: Session
     session: Session
-    home: Layout
 
     @property
     def whole(self) -> bool:
@@ -66,7 +64,8 @@ class Group:
             return part
         # A place beyond the last replica is none.
         places = np.where(self.real, self.members, len(self.run.replicas))
-        return put(tree, places, self.home.everywhere(part), self.home.replica_sharding)
+        layout = self.run.layout
+        return put(tree, places, layout.everywhere(part), layout.replica_sharding)
 
     def normalisation(self, of_run: Any) -> Any:
         """The members' folds of ``session.fold_normalisation``, on their devices."""
@@ -74,9 +73,7 @@ class Group:
         return self.session.layout.everywhere(rows)
 
 
-def regroup(
-    groups: Sequence[Group], run: Session, active_R: np.ndarray, most: int, home: Layout
-) -> list[Group]:
+def regroup(groups: Sequence[Group], run: Session, active_R: np.ndarray, most: int) -> list[Group]:
     """The groups that train the active replicas: the given ones where they still serve.
 
     Args:
@@ -84,7 +81,6 @@ def regroup(
         run: the session of all replicas.
         active_R: (R,) bool, who still trains; at least one does.
         most: replicas that fit at once.
-        home: where the state of all replicas lies.
     """
     live = np.flatnonzero(active_R)
     size = group_size(len(live), most, run)
@@ -92,14 +88,14 @@ def regroup(
     if len(groups) == count and all(len(group.members) == size for group in groups):
         return list(groups)
     if size == len(run.replicas):
-        return [Group(np.arange(size), np.ones(size, bool), run, run, home)]
+        return [Group(np.arange(size), np.ones(size, bool), run, run)]
     # Those that share their windows come together, so that these are read and held once.
     live = live[np.argsort(run.samplers.members_R[live], kind="stable")]
     found = []
     for part in np.array_split(live, count):
         members = np.concatenate([part, np.full(size - len(part), part[0])])
         session = run.subset(members, group_layout(run, size))
-        found.append(Group(members, np.arange(size) < len(part), run, session, home))
+        found.append(Group(members, np.arange(size) < len(part), run, session))
     return found
 
 

@@ -150,7 +150,7 @@ def initialise(
     # Each use needs arrays of its own, because a step gives the state's memory back.
 
     def place(tree: Any) -> Any:
-        """Where the fresh state lies, which may be the host's memory."""
+        """Puts arrays where those of the fresh state are."""
         return jax.device_put(tree, state.key.sharding)
 
     params, model_state = mixed.pop("params"), mixed

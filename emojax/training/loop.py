@@ -16,7 +16,7 @@ import numpy as np
 
 from emojax.config_reading import as_plain
 from emojax.core.class_weights import fold_class_weights
-from emojax.core.devices import host_layout, is_primary, layout_lines
+from emojax.core.devices import is_primary, layout_lines
 from emojax.core.schedule import (
     ScheduleState,
     final_objective,
@@ -108,7 +108,6 @@ class Trainer:
         wanted, obstacle = wanted_bytes(session, store)
         self.plan = plan_memory(session, resident=wanted)
         self._feed = open_feed(session, store, resident=self.plan.resident)
-        self._home = host_layout() if self.plan.on_host else session.layout
         self._lines = plan_lines(self.plan, len(session.replicas))
         self._lines += feed_lines(session, self._feed, wanted, obstacle)
         self._lines += layout_lines(session.layout, len(session.replicas), session.batch_size)
@@ -224,14 +223,14 @@ class Trainer:
         session = self.session
         count = len(session.replicas)
         if not checkpoints.steps():
-            state = session.init_state(self._home)
+            state = session.init_state()
             if self._source is not None:
                 state, self.initialisation = initialise(session, state, self._source)
             return _Run(0, state, initial_state(count), [])
         _, meta = checkpoints.meta()
         check_same_run(meta, session, self._identity, self.workdir)
         abstract = {
-            "train": session.abstract_state(self._home),
+            "train": session.abstract_state(),
             "normalisation": abstract_normalisation(session),
         }
         restored = checkpoints.restore(abstract)
@@ -260,7 +259,7 @@ class Trainer:
         config, active_R = self._schedule_config, run.schedule.active
         steps = range(run.step, self._end(run))
         rates_SR = np.stack([learning_rates(run.schedule, config, self._base_R, s) for s in steps])
-        self._groups = regroup(self._groups, self.session, active_R, self.plan.most, self._home)
+        self._groups = regroup(self._groups, self.session, active_R, self.plan.most)
         members = [group.members[group.real].tolist() for group in self._groups]
         run.position = run.position or Position(members)
         check_same_groups(run.position.groups, members, self.workdir)
@@ -373,7 +372,7 @@ class Trainer:
         weights = run.state.evaluated
         branches_R = on_branches(session.stages, run.schedule.stage)
         if branches_R is not None:
-            weights |= {"branches": self._home.replicas(branches_R)}
+            weights |= {"branches": session.layout.replicas(branches_R)}
         predictions = predict_groups(
             self._groups, active_R, weights, self._normalisation, self._validation, self._predictor
         )

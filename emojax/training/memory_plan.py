@@ -61,8 +61,6 @@ class MemoryPlan:
 
     Attributes:
         most: replicas that train at once, as many as fit and are fast.
-        on_host: whether the state of all replicas lies in the host's memory, and only that of
-            those that train on the devices.
         resident: whether the data may lie on the devices.
         needed: bytes of the fullest device if all replicas trained at once.
         limit: bytes of a device that may be used.
@@ -70,7 +68,6 @@ class MemoryPlan:
     """
 
     most: int
-    on_host: bool
     resident: bool
     needed: int
     limit: int
@@ -180,7 +177,6 @@ def needed_bytes(
     session: Session,
     size: int,
     *,
-    on_host: bool = False,
     resident: int = 0,
 ) -> int:
     """Bytes of the fullest device while ``size`` replicas train at once.
@@ -189,7 +185,6 @@ def needed_bytes(
         of_one: of one replica.
         session: all replicas and devices.
         size: how many train.
-        on_host: whether the state of all lies elsewhere.
         resident: bytes of data that every device holds.
     """
     layout = group_layout(session, size)
@@ -197,7 +192,7 @@ def needed_bytes(
     batches = min(size, len(session.samplers.keys)) * of_one.batch / across_data
     per_replica = of_one.state + 2 * of_one.params + of_one.kept / across_data
     total = size / across_replicas * per_replica + batches + resident
-    if size < len(session.replicas) and not on_host:
+    if size < len(session.replicas):
         total += len(session.replicas) / session.layout.mesh.devices.shape[0] * of_one.state
     return math.ceil(total)
 
@@ -206,8 +201,8 @@ def plan_memory(session: Session, *, resident: int = 0) -> MemoryPlan:
     """Decides how many replicas train at once and where their states and data lie.
 
     All at once if they fit, unless fewer are faster or asked for. Otherwise as many as fit beside
-    the state of all, on devices where the load is even; if not even one does, the state of all
-    stays on the host. The data lie on the devices only if that changes nothing of it.
+    the state of all, on devices where the load is even. The data lie on the devices only if that
+    does not change how many.
 
     Args:
         session: what is trained.
@@ -220,22 +215,20 @@ def plan_memory(session: Session, *, resident: int = 0) -> MemoryPlan:
         of_one = footprint(session, trace=trace)
         needed = needed_bytes(of_one, session, count)
         if quick == count and needed + resident <= limit:
-            return MemoryPlan(count, False, bool(resident), needed, limit, True)
+            return MemoryPlan(count, bool(resident), needed, limit, True)
 
-    def fits(size: int, on_host: bool, data: int = 0) -> bool:
-        return needed_bytes(of_one, session, size, on_host=on_host, resident=data) <= limit
+    def fits(size: int, data: int = 0) -> bool:
+        return needed_bytes(of_one, session, size, resident=data) <= limit
 
     if quick == count and needed <= limit:
-        return MemoryPlan(count, False, False, needed, limit, True)
-    for on_host in (False, True):
-        sizes = [size for size in range(1, min(quick + 1, count)) if fits(size, on_host)]
-        if sizes:
-            # As many rounds as the largest group needs, and each as light as it can be.
-            rounds = -(-count // sizes[-1])
-            most = lightest_size(-(-count // rounds), sizes[-1], session)
-            data = bool(resident) and fits(most, on_host, resident)
-            return MemoryPlan(most, on_host, data, needed, limit, True)
-    return MemoryPlan(1, count > 1, False, needed, limit, False)
+        return MemoryPlan(count, False, needed, limit, True)
+    sizes = [size for size in range(1, min(quick + 1, count)) if fits(size)]
+    if not sizes:
+        return MemoryPlan(1, False, needed, limit, False)
+    # As many rounds as the largest group needs, and each as light as possible.
+    rounds = -(-count // sizes[-1])
+    most = lightest_size(-(-count // rounds), sizes[-1], session)
+    return MemoryPlan(most, bool(resident) and fits(most, resident), needed, limit, True)
 
 
 def _quick_at_once(session: Session) -> int:
@@ -268,11 +261,10 @@ def plan_lines(plan: MemoryPlan, count: int) -> list[str]:
             "(config.train.replicas_at_once; on CPUs large ones are faster so)"
         ]
     rounds = -(-count // plan.most)
-    line = (
+    return [
         f"{count} replicas at once would need about {bytes_text(plan.needed)} {figures}: "
         f"{rounds} groups of at most {plan.most} take turns in each epoch"
-    )
-    return [line + ("; the others' state waits on the host" if plan.on_host else "")]
+    ]
 
 
 def bytes_text(count: int) -> str:
