@@ -57,39 +57,59 @@ _WEIGHTS = {
 }  # fmt: skip
 QUICK_SYSTEMS = ("rjcma", "emma_net")
 
-_QUICK = flags.DEFINE_bool("quick", False, "Narrow models, few windows: does everything run?")
-_SYSTEMS = flags.DEFINE_list(
-    "systems",
-    [],
-    "Some of " + ", ".join(NAMES) + "; replicas, B, R and streams are those of the first. All by "
-    "default, two with --quick.",
-)
-_PARTS = flags.DEFINE_list("parts", [], "Some of " + ", ".join(PARTS) + "; all by default.")
-_OUT = flags.DEFINE_string("out", "build/bench", "Folder for results.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
-_MINUTES = flags.DEFINE_float(
-    "minutes", None, "Begin nothing new after so long; 0: no limit, 9 on an accelerator."
-)
-_AXES = flags.DEFINE_list("axes", [], f"Of scaling: some of {', '.join(AXES)}; all by default.")
-_COMPILE = flags.DEFINE_string(
-    "torch_compile", None, "Mode of torch.compile; empty leaves it out, as --quick does."
-)
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_bool(
+        "quick", False, "Narrow models, few windows: does everything run?", flag_values=values
+    )
+    flags.DEFINE_list(
+        "systems",
+        [],
+        "Some of "
+        + ", ".join(NAMES)
+        + "; replicas, B, R and streams are those of the first. All by "
+        "default, two with --quick.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "parts", [], "Some of " + ", ".join(PARTS) + "; all by default.", flag_values=values
+    )
+    flags.DEFINE_string("out", "build/bench", "Folder for results.", flag_values=values)
+    flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "bfloat16"], "Of the computation.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "minutes",
+        None,
+        "Begin nothing new after so long; 0: no limit, 9 on an accelerator.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "axes", [], f"Of scaling: some of {', '.join(AXES)}; all by default.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "torch_compile",
+        None,
+        "Mode of torch.compile; empty leaves it out, as --quick does.",
+        flag_values=values,
+    )
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Runs the parts and writes what they found."""
     # PyTorch and processes that measure memory use the same card.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     use_compilation_cache()
     keep_freed_memory()
-    quick = _QUICK.value
-    systems = tuple(_SYSTEMS.value) or (QUICK_SYSTEMS if quick else NAMES)
-    parts = tuple(_PARTS.value) or tuple(PARTS)
+    quick = given.quick
+    systems = tuple(given.systems) or (QUICK_SYSTEMS if quick else NAMES)
+    parts = tuple(given.parts) or tuple(PARTS)
     _check("systems", systems, NAMES)
     _check("parts", parts, tuple(PARTS))
-    axes = tuple(_AXES.value) or AXES
+    axes = tuple(given.axes) or AXES
     _check("axes", axes, AXES)
-    out = cli.folder("out", _OUT.value)
+    out = cli.folder("out", given.out)
     out.mkdir(parents=True, exist_ok=True)
     console = cli.console()
     default_mode = "" if quick else "default"
@@ -98,9 +118,9 @@ def main() -> None:
         systems,
         out,
         quick=quick,
-        dtype=_DTYPE.value,
-        compile_mode=default_mode if _COMPILE.value is None else _COMPILE.value,
-        minutes=minutes if _MINUTES.value is None else _MINUTES.value,
+        dtype=given.dtype,
+        compile_mode=default_mode if given.torch_compile is None else given.torch_compile,
+        minutes=minutes if given.minutes is None else given.minutes,
         axes=axes,
         say=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
     )
@@ -151,5 +171,7 @@ def _check(flag: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
             )
 
 
+COMMAND = cli.Command(main, define_flags)
+
 if __name__ == "__main__":
-    cli.run(main)
+    COMMAND.run()

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from emojax.commands import cli
 from emojax.core.devices import use_compilation_cache
@@ -24,15 +23,18 @@ from emojax.core.step import Hyper, make_train_step
 from emojax.datasets.pipeline import stack, training_feeds
 from emojax.datasets.source import Store
 
-config_flags.DEFINE_config_file("config", None, "Configuration with data.store set.")
-_STEPS = flags.DEFINE_integer("steps", 10, "Steps in a block.")
-_PAIRS = flags.DEFINE_integer("pairs", 10, "Pairs of blocks.")
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    cli.define_config(values, "Configuration with data.store set.", required=True)
+    flags.DEFINE_integer("steps", 10, "Steps in a block.", flag_values=values)
+    flags.DEFINE_integer("pairs", 10, "Pairs of blocks.", flag_values=values)
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Measures and prints the table."""
     use_compilation_cache()
-    config = cli.read_config("config")
+    config = cli.read_config(given)
     store = Store(config.data.store)
     session = build_session(config, store.streams)
     feeds = training_feeds(
@@ -63,16 +65,16 @@ def main() -> None:
     def block(source: Callable[[], Any]) -> float:
         nonlocal state
         started = time.perf_counter()
-        for _ in range(_STEPS.value):
+        for _ in range(given.steps):
             batch = session.layout.batch(source(), grouped=grouped)
             state, metrics = step(state, batch, normalisation, hyper)
         jax.block_until_ready(metrics)
-        return (time.perf_counter() - started) / _STEPS.value
+        return (time.perf_counter() - started) / given.steps
 
     block(fresh)
     fed: list[float] = []
     fixed: list[float] = []
-    for pair in range(_PAIRS.value):
+    for pair in range(given.pairs):
         # The order alternates, so that a drift of the machine's speed cancels.
         for source, times in sorted(
             ((fresh, fed), (lambda: kept, fixed)), key=lambda x: (x[1] is fed) == bool(pair % 2)
@@ -83,13 +85,14 @@ def main() -> None:
     print(
         f"{store.name}: batch {session.batch_size} x window {session.window_spec.window}, "
         f"{count} replicas, {jax.devices()[0].platform}, "
-        f"{_PAIRS.value} pairs of {_STEPS.value} steps\n"
+        f"{given.pairs} pairs of {given.steps} steps\n"
         f"step, batch kept in memory   {np.median(fixed) * 1e3:8.1f} ms\n"
         f"step, stream feed            {np.median(fed) * 1e3:8.1f} ms\n"
         f"ratio                        {median:8.3f}   (quartiles {low:.3f} .. {high:.3f})"
     )
 
 
+COMMAND = cli.Command(main, define_flags)
+
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    cli.run(main)
+    COMMAND.run()

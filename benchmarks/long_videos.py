@@ -41,16 +41,16 @@ _FPS = 30
 _TRAINING_FRAMES = 700
 
 
-def define_flags() -> None:
-    """The command's flags."""
-    flags.DEFINE_string("out", "build/long_videos", "Folder for the results.")
-    flags.DEFINE_list("minutes", ["6", "120"], "Lengths of the videos.")
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string("out", "build/long_videos", "Folder for the results.", flag_values=values)
+    flags.DEFINE_list("minutes", ["6", "120"], "Lengths of the videos.", flag_values=values)
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Measures, prints and writes the table."""
-    lengths = [frames_of(text) for text in flags.FLAGS.minutes]
-    out = cli.folder("out", flags.FLAGS.out)
+    lengths = [frames_of(text) for text in given.minutes]
+    out = cli.folder("out", given.out)
     out.mkdir(parents=True, exist_ok=True)
     table = measure(out, lengths)
     table.show(cli.console())
@@ -170,6 +170,7 @@ def _size(store: Path) -> float:
     return sum(file.stat().st_size for file in store.rglob("*") if file.is_file()) / 2 / 2**20
 
 
+COMMAND = cli.Command(main, define_flags)
+
 if __name__ == "__main__":
-    define_flags()
-    cli.run(main)
+    COMMAND.run()

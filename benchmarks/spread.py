@@ -95,9 +95,9 @@ ARRANGEMENTS = (
 )  # fmt: skip
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Trains, compares, prints and writes the table."""
-    chosen = tuple(flags.FLAGS.systems) or tuple(SYSTEMS)
+    chosen = tuple(given.systems) or tuple(SYSTEMS)
     for system in chosen:
         if system not in SYSTEMS:
             raise InputError(
@@ -107,9 +107,9 @@ def main() -> None:
                 expected="some of " + ", ".join(SYSTEMS),
                 remedy=closest(system, SYSTEMS),
             )
-    out = cli.folder("out", flags.FLAGS.out).resolve()
+    out = cli.folder("out", given.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()) and not flags.FLAGS.keep:
+    if any(out.iterdir()) and not given.keep:
         raise InputError(
             "Runs are compared that were all made now.",
             file=out,
@@ -118,10 +118,10 @@ def main() -> None:
             expected="an empty folder, or none",
             remedy="delete it or name another; --keep takes the runs that are there as they are",
         )
-    table = _table(optimised=flags.FLAGS.optimised)
+    table = _table(optimised=given.optimised)
     same, started = True, time.monotonic()
     for system in chosen:
-        for row in _rows(out, system, started):
+        for row in _rows(given, out, system, started):
             same &= row.pop("same")
             table.add(**row)
             (out / MARKDOWN_FILE).write_text(table.markdown())
@@ -130,9 +130,11 @@ def main() -> None:
         sys.exit(1)
 
 
-def _rows(out: Path, system: str, started: float) -> Iterator[dict[str, Any]]:
+def _rows(
+    given: flags.FlagValues, out: Path, system: str, started: float
+) -> Iterator[dict[str, Any]]:
     """Cells of each arrangement of a system, and whether it is the ``same``."""
-    problem = _trained(out, system, REFERENCE, started)
+    problem = _trained(given, out, system, REFERENCE, started)
     for arrangement in ARRANGEMENTS:
         if system not in arrangement.systems:
             continue
@@ -141,7 +143,7 @@ def _rows(out: Path, system: str, started: float) -> Iterator[dict[str, Any]]:
             "arrangement": arrangement.title,
             "mesh": " x ".join(str(size) for size in arrangement.mesh),
         }
-        missing = problem or _trained(out, system, arrangement, started)
+        missing = problem or _trained(given, out, system, arrangement, started)
         if missing:
             numbers = ("first", "loss", "gradient", "score", "prediction")
             yield row | dict.fromkeys(numbers, missing) | {"same": False}
@@ -150,12 +152,14 @@ def _rows(out: Path, system: str, started: float) -> Iterator[dict[str, Any]]:
         yield row | dataclasses.asdict(found) | {"same": found.same}
 
 
-def _trained(out: Path, system: str, arrangement: Arrangement, started: float) -> Missing | None:
+def _trained(
+    given: flags.FlagValues, out: Path, system: str, arrangement: Arrangement, started: float
+) -> Missing | None:
     """Trains, unless it has been; what went wrong, if something did."""
     workdir = out / system / arrangement.folder
     if _devices(workdir) == arrangement.total:
         return None
-    if flags.FLAGS.minutes and time.monotonic() - started > 60 * flags.FLAGS.minutes:
+    if given.minutes and time.monotonic() - started > 60 * given.minutes:
         return Missing("not run: out of time, see --minutes")
     workdir.parent.mkdir(exist_ok=True)
     log = workdir.with_name(f"{workdir.name}.log")
@@ -163,7 +167,7 @@ def _trained(out: Path, system: str, arrangement: Arrangement, started: float) -
         cli.say(f"{system}, {arrangement.title}")
         shutil.rmtree(workdir, ignore_errors=True)
         status = _run(
-            _command(out, system, arrangement, workdir), _environment(out, arrangement), log
+            _command(out, system, arrangement, workdir), _environment(given, out, arrangement), log
         )
         if status == 0 or _NOT_MET not in log.read_text():
             break
@@ -211,7 +215,7 @@ def _command(out: Path, system: str, arrangement: Arrangement, workdir: Path) ->
     return [*launch, f"--devices_per_process={arrangement.devices}", "--", *command]
 
 
-def _environment(out: Path, arrangement: Arrangement) -> dict[str, str]:
+def _environment(given: flags.FlagValues, out: Path, arrangement: Arrangement) -> dict[str, str]:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(arrangement.devices),
@@ -219,7 +223,7 @@ def _environment(out: Path, arrangement: Arrangement) -> dict[str, str]:
         "MPLBACKEND": "Agg",
         "OMP_NUM_THREADS": "1",
     }
-    if flags.FLAGS.optimised == arrangement.other_compilation:
+    if given.optimised == arrangement.other_compilation:
         # As tests/conftest.py has it: a program compiles in an eighth of the time.
         quick = "--xla_cpu_parallel_codegen_split_count=1"
         if jax.__version_info__ < (0, 11):
@@ -263,10 +267,17 @@ def _table(*, optimised: bool) -> Table:
     )
 
 
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    about: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_string("out", "runs/spread", "Empty folder for the runs and the table.", **about)
+    flags.DEFINE_list("systems", [], "Some of " + ", ".join(SYSTEMS) + "; all by default.", **about)
+    flags.DEFINE_bool("keep", False, "Train only what is not in OUT already.", **about)
+    flags.DEFINE_float("minutes", 0.0, "Begin no training after so long; 0: no limit.", **about)
+    flags.DEFINE_bool("optimised", False, "Compile as users do, which takes much longer.", **about)
+
+
+COMMAND = cli.Command(main, define_flags)
+
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "runs/spread", "Empty folder for the runs and the table.")
-    flags.DEFINE_list("systems", [], "Some of " + ", ".join(SYSTEMS) + "; all by default.")
-    flags.DEFINE_bool("keep", False, "Train only what is not in OUT already.")
-    flags.DEFINE_float("minutes", 0.0, "Begin no training after so long; 0: no limit.")
-    flags.DEFINE_bool("optimised", False, "Compile as users do, which takes much longer.")
-    cli.run(main)
+    COMMAND.run()

@@ -27,33 +27,44 @@ from emojax.commands import cli
 from emojax.core.devices import use_compilation_cache
 from emojax.rundir.metric_log import METRICS_FILE
 
-_STUDY = flags.DEFINE_enum("study", "systems", list(STUDIES), "Which study.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of runs and results.", required=True)
-_STORES = flags.DEFINE_string("stores", "stores/study", "Folder of the simulated stores.")
-_ONLY = flags.DEFINE_list("only", [], "Labels of cases to run; all by default.")
-_SIZE = flags.DEFINE_string("size", "", "Size of the stores, instead of the study's.")
-_SEEDS = flags.DEFINE_integer("seeds", 0, "Number of seeds, instead of the study's.")
-_PARTITIONS = flags.DEFINE_list("partitions", ["validation", "test"], "What to score.")
-_SETTINGS = flags.DEFINE_multi_string("set", [], "A flag for every training, config.x=y.")
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_enum("study", "systems", list(STUDIES), "Which study.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "Folder of runs and results.", required=True, flag_values=values
+    )
+    flags.DEFINE_string(
+        "stores", "stores/study", "Folder of the simulated stores.", flag_values=values
+    )
+    flags.DEFINE_list("only", [], "Labels of cases to run; all by default.", flag_values=values)
+    flags.DEFINE_string(
+        "size", "", "Size of the stores, instead of the study's.", flag_values=values
+    )
+    flags.DEFINE_integer("seeds", 0, "Number of seeds, instead of the study's.", flag_values=values)
+    flags.DEFINE_list("partitions", ["validation", "test"], "What to score.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "set", [], "A flag for every training, config.x=y.", flag_values=values
+    )
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Runs a study and prints its table."""
     use_compilation_cache()
-    study = STUDIES[_STUDY.value]
-    workdir = cli.folder("workdir", _WORKDIR.value)
+    study = STUDIES[given.study]
+    workdir = cli.folder("workdir", given.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     console = cli.console()
     rows: list[Row] = []
-    seeds = _SEEDS.value or study.seeds
+    seeds = given.seeds or study.seeds
     for case in study.cases:
-        if _ONLY.value and case.label not in _ONLY.value:
+        if given.only and case.label not in given.only:
             continue
-        store = _store(study, case, console)
+        store = _store(given, study, case, console)
         run = workdir / case.label.replace(" ", "_").replace("/", "_")
-        _train(case, store, run, seeds, console)
+        _train(given, case, store, run, seeds, console)
         seconds = _seconds(run)
-        for partition in _PARTITIONS.value:
+        for partition in given.partitions:
             rows += score(case, run, partition, seconds)
         table = markdown(rows, study.question)
         (workdir / "table.md").write_text(table)
@@ -63,11 +74,11 @@ def main() -> None:
     console.print(f"picture: {workdir / 'table.png'}", highlight=False)
 
 
-def _store(study: Study, case: Case, console: Console) -> Path:
+def _store(given: flags.FlagValues, study: Study, case: Case, console: Console) -> Path:
     """The case's store, simulated unless it is there."""
-    size = _SIZE.value or study.size
+    size = given.size or study.size
     number = f"-{case.train_videos}" if case.train_videos else ""
-    out = Path(_STORES.value) / f"{study.preset}-{size}{number}-{case.store}"
+    out = Path(given.stores) / f"{study.preset}-{size}{number}-{case.store}"
     if not (out / "dataset.json").is_file():
         console.print(f"simulating {out}", highlight=False)
         wanted = STORES[case.store]
@@ -83,13 +94,15 @@ def _store(study: Study, case: Case, console: Console) -> Path:
     return out
 
 
-def _train(case: Case, store: Path, run: Path, seeds: int, console: Console) -> None:
+def _train(
+    given: flags.FlagValues, case: Case, store: Path, run: Path, seeds: int, console: Console
+) -> None:
     """Trains in a process of its own, or goes on; its output stays visible."""
     command = [
         *(sys.executable, "-m", "emojax.train", f"--config={case.config}", f"--workdir={run}"),
         f"--config.data.store={store}",
         f"--config.replicas.seeds=({''.join(f'{seed},' for seed in range(seeds))})",
-        *(f"--{setting}" for setting in (*case.overrides, *_SETTINGS.value)),
+        *(f"--{setting}" for setting in (*case.overrides, *given.set)),
     ]
     console.print(" ".join(["python", *command[1:]]), markup=False, highlight=False)
     subprocess.run(command, check=True)
@@ -101,5 +114,7 @@ def _seconds(run: Path) -> float:
         return sum(float(row["seconds_training"]) for row in csv.DictReader(file))
 
 
+COMMAND = cli.Command(main, define_flags)
+
 if __name__ == "__main__":
-    cli.run(main)
+    COMMAND.run()

@@ -335,32 +335,61 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     yield line
 
 
-def _define_flags() -> None:
-    """Not at import, so that builders can be imported side by side."""
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
     flags.DEFINE_string(
-        "annotations", None, "Folder of the organisers' annotations.", required=True
+        "annotations",
+        None,
+        "Folder of the organisers' annotations.",
+        required=True,
+        flag_values=values,
     )
     flags.DEFINE_multi_string(
-        "features", None, "STREAM=FOLDER[,clock=...][,...], once per stream.", required=True
+        "features",
+        None,
+        "STREAM=FOLDER[,clock=...][,...], once per stream.",
+        required=True,
+        flag_values=values,
     )
-    flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
-    flags.DEFINE_list("tasks", ["va"], "Of va, expr and au; one has its official partition.")
-    flags.DEFINE_string("folds", "blocks:6", "official, blocks:K, emma or tcn_transformer.")
-    flags.DEFINE_integer("seed", 0, "Of the folds.")
-    flags.DEFINE_string("fps", "30", "Frames per second, or a CSV file: video,fps.")
-    flags.DEFINE_string("timestamps", None, "Folder with the seconds of every frame, per video.")
-    flags.DEFINE_string("frame_counts", None, "CSV file: video,frames.")
-    flags.DEFINE_multi_string("test_list", [], "File with names of test videos; repeatable.")
-    flags.DEFINE_string("max_mismatch", "10", "Frames, or N%, by which lengths may differ.")
-    flags.DEFINE_integer("max_missing", 0, "How often a video may lack a stream's features.")
-    flags.DEFINE_boolean("allow_pickle", False, "Read pickled features, restrictedly.")
-    flags.DEFINE_string("dtype", "float16", "Of the features: float16 or float32.")
-    flags.DEFINE_boolean("overwrite", False, "Replace a store that is there already.")
+    flags.DEFINE_string(
+        "out", None, "Folder of the store to build.", required=True, flag_values=values
+    )
+    flags.DEFINE_list(
+        "tasks", ["va"], "Of va, expr and au; one has its official partition.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "folds", "blocks:6", "official, blocks:K, emma or tcn_transformer.", flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "Of the folds.", flag_values=values)
+    flags.DEFINE_string(
+        "fps", "30", "Frames per second, or a CSV file: video,fps.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "timestamps", None, "Folder with the seconds of every frame, per video.", flag_values=values
+    )
+    flags.DEFINE_string("frame_counts", None, "CSV file: video,frames.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "test_list", [], "File with names of test videos; repeatable.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "max_mismatch", "10", "Frames, or N%, by which lengths may differ.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "max_missing", 0, "How often a video may lack a stream's features.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "allow_pickle", False, "Read pickled features, restrictedly.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "dtype", "float16", "Of the features: float16 or float32.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "overwrite", False, "Replace a store that is there already.", flag_values=values
+    )
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Builds the store that the flags describe."""
-    given = flags.FLAGS
     console = cli.console()
     options = Options(
         annotations=Path(given.annotations),
@@ -389,6 +418,7 @@ def main() -> None:
     cli.say(f"store: {given.out}")
 
 
+COMMAND = cli.Command(main, define_flags, summary="data.aff_wild2")
+
 if __name__ == "__main__":
-    _define_flags()
-    cli.run(main, summary="data.aff_wild2")
+    COMMAND.run()

@@ -300,23 +300,35 @@ def _show(report: Sequence[ImportedStream], say: Callable[[Table], None]) -> Non
     say(table)
 
 
-def _define_flags() -> None:
-    """Not at import, so that builders can be imported side by side."""
-    about = "NAME=PATH[,form=...][,clock=...]..., once per stream; see docs/aff_wild2.md."
-    flags.DEFINE_multi_string("features", [], about)
-    flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
-    flags.DEFINE_float("fps", None, "Frames per second of the videos.")
-    flags.DEFINE_string("pts", None, "Folder with VIDEO.npy or VIDEO.txt, seconds of each frame.")
-    flags.DEFINE_string("name", "features", "Name of the data set.")
-    flags.DEFINE_string("dtype", "float16", "Of the features: float16 or float32.")
-    flags.DEFINE_boolean("allow_missing", False, "Videos may lack streams.")
-    flags.DEFINE_boolean("allow_pickle", False, "Pickles may be read; nothing in them is run.")
-    flags.DEFINE_boolean("overwrite", False, "Replace a store that is there already.")
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    about = "NAME=PATH[,form=...][,clock=...]..., one per stream; see docs/aff_wild2.md."
+    flags.DEFINE_multi_string("features", [], about, flag_values=values)
+    flags.DEFINE_string(
+        "out", None, "Folder of the store to build.", required=True, flag_values=values
+    )
+    flags.DEFINE_float("fps", None, "Frames per second of the videos.", flag_values=values)
+    flags.DEFINE_string(
+        "pts",
+        None,
+        "Folder with VIDEO.npy or VIDEO.txt, seconds of each frame.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("name", "features", "Name of the data set.", flag_values=values)
+    flags.DEFINE_string(
+        "dtype", "float16", "Of the features: float16 or float32.", flag_values=values
+    )
+    flags.DEFINE_boolean("allow_missing", False, "Videos may lack streams.", flag_values=values)
+    flags.DEFINE_boolean(
+        "allow_pickle", False, "Pickles may be read; nothing in them is run.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "overwrite", False, "Replace a store that is there already.", flag_values=values
+    )
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Builds the store that the flags describe."""
-    given = flags.FLAGS
     report = build(
         given.out,
         parse_features(given.features, allow_pickle=given.allow_pickle),
@@ -333,6 +345,7 @@ def main() -> None:
     cli.say(f"store: {given.out}")
 
 
+COMMAND = cli.Command(main, define_flags, summary="data.import_features")
+
 if __name__ == "__main__":
-    _define_flags()
-    cli.run(main, summary="data.import_features")
+    COMMAND.run()

@@ -246,22 +246,30 @@ def build(
     say(_DESCRIPTION)
 
 
-def _define_flags() -> None:
-    """Not at import, so that builders can be imported side by side."""
-    flags.DEFINE_string("source", None, f"Folder that holds {FILE}.", required=True)
-    flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
-    flags.DEFINE_integer("seed", 0, "Decides which dialogues are held out together.")
-    flags.DEFINE_boolean("overwrite", False, "Replace a store that is there already.")
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string(
+        "source", None, f"Folder that holds {FILE}.", required=True, flag_values=values
+    )
+    flags.DEFINE_string(
+        "out", None, "Folder of the store to build.", required=True, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "Decides which dialogues are held out together.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "overwrite", False, "Replace a store that is there already.", flag_values=values
+    )
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Builds the store that the flags describe."""
-    given = flags.FLAGS
     build(given.source, given.out, seed=given.seed, overwrite=given.overwrite, say=cli.say)
     cli.tell(**store_facts(given.out))
     cli.say(f"store: {given.out}")
 
 
+COMMAND = cli.Command(main, define_flags, summary="data.meld")
+
 if __name__ == "__main__":
-    _define_flags()
-    cli.run(main, summary="data.meld")
+    COMMAND.run()

@@ -355,34 +355,50 @@ def _table(options: Options, scores: dict[str, dict[str, dict[str, float]]]) -> 
     return lines
 
 
-def _define_flags() -> None:
-    """Not at import, so that two builders can be imported side by side."""
-    flags.DEFINE_string("out", None, "Folder of the store to build.", required=True)
-    flags.DEFINE_string("preset", "plain", f"One of {', '.join(PRESETS)}.")
-    flags.DEFINE_string("size", "demo", f"One of {', '.join(SIZES)}.")
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string(
+        "out", None, "Folder of the store to build.", required=True, flag_values=values
+    )
+    flags.DEFINE_string("preset", "plain", f"One of {', '.join(PRESETS)}.", flag_values=values)
+    flags.DEFINE_string("size", "demo", f"One of {', '.join(SIZES)}.", flag_values=values)
     for part in PARTITIONS:
         about = f"Videos in {part}, instead of --size's."
-        flags.DEFINE_integer(f"{part}_videos", None, about)
-    flags.DEFINE_float("min_seconds", None, "Shortest video, instead of --size's.")
-    flags.DEFINE_float("max_seconds", None, "Longest video, instead of --size's.")
-    flags.DEFINE_list("streams", ["ir50", "vggish", "bert"], "Streams to simulate.")
-    flags.DEFINE_list("tasks", list(SIMULATED), "Tasks to label.")
-    flags.DEFINE_multi_string("width", [], "STREAM=D, a width other than the papers'")
-    flags.DEFINE_integer("seed", 0, "Every number in the store follows from it.")
+        flags.DEFINE_integer(f"{part}_videos", None, about, flag_values=values)
+    flags.DEFINE_float(
+        "min_seconds", None, "Shortest video, instead of --size's.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "max_seconds", None, "Longest video, instead of --size's.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "streams", ["ir50", "vggish", "bert"], "Streams to simulate.", flag_values=values
+    )
+    flags.DEFINE_list("tasks", list(SIMULATED), "Tasks to label.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "width", [], "STREAM=D, a width other than the papers'", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "Every number in the store follows from it.", flag_values=values
+    )
     flags.DEFINE_string(
         "folds",
         None,
         "A number, official, blocks:K (stratified by expression), emma or tcn_transformer; by "
         "default 6, or 1 if sources are too few.",
+        flag_values=values,
     )
-    flags.DEFINE_string("dtype", "float16", "Of the features: float16 or float32.")
-    flags.DEFINE_boolean("overwrite", False, "Replace a store that is there already.")
+    flags.DEFINE_string(
+        "dtype", "float16", "Of the features: float16 or float32.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "overwrite", False, "Replace a store that is there already.", flag_values=values
+    )
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Builds the store that the flags describe."""
     jax.config.update("jax_platforms", "cpu")  # small sequential scans; an accelerator only waits
-    given = flags.FLAGS
     options = make_options(
         preset=given.preset,
         size=given.size,
@@ -402,6 +418,7 @@ def main() -> None:
     cli.say(f"store: {given.out}")
 
 
+COMMAND = cli.Command(main, define_flags, summary="data.synthetic")
+
 if __name__ == "__main__":
-    _define_flags()
-    cli.run(main, summary="data.synthetic")
+    COMMAND.run()

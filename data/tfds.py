@@ -18,31 +18,38 @@ from emojax.datasets.source import Store
 from emojax.datasets.store import store_facts
 from emojax.datasets.tfds_dataset import fold_splits, write_tfds
 
-_STORE = flags.DEFINE_string("store", None, "The store to be written.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Data directory of TFDS.", required=True)
-_VERSION = flags.DEFINE_string("version", "1.0.0", "Of the data set.")
-_CITATION = flags.DEFINE_string("citation", "", "BibTeX of whoever made the data.")
-_LICENSE = flags.DEFINE_string("license", "", "Under which the data may be used.")
-_HOMEPAGE = flags.DEFINE_string("homepage", "", "Of the data.")
-_VIDEOS_PER_SHARD = flags.DEFINE_integer("videos_per_shard", 16, "Examples in one file.")
-_OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace this version of the data set.")
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string(
+        "store", None, "The store to be written.", required=True, flag_values=values
+    )
+    flags.DEFINE_string("out", None, "Data directory of TFDS.", required=True, flag_values=values)
+    flags.DEFINE_string("version", "1.0.0", "Of the data set.", flag_values=values)
+    flags.DEFINE_string("citation", "", "BibTeX of whoever made the data.", flag_values=values)
+    flags.DEFINE_string("license", "", "Under which the data may be used.", flag_values=values)
+    flags.DEFINE_string("homepage", "", "Of the data.", flag_values=values)
+    flags.DEFINE_integer("videos_per_shard", 16, "Examples in one file.", flag_values=values)
+    flags.DEFINE_boolean(
+        "overwrite", False, "Replace this version of the data set.", flag_values=values
+    )
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Writes the data set and says how to open it."""
-    cli.folder("out", _OUT.value)
-    with Store(_STORE.value) as store:
+    cli.folder("out", given.out)
+    with Store(given.store) as store:
         path = write_tfds(
             store,
-            _OUT.value,
-            version=_VERSION.value,
-            citation=_CITATION.value,
-            license_text=_LICENSE.value,
-            homepage=_HOMEPAGE.value,
-            videos_per_shard=_VIDEOS_PER_SHARD.value,
-            overwrite=_OVERWRITE.value,
+            given.out,
+            version=given.version,
+            citation=given.citation,
+            license_text=given.license,
+            homepage=given.homepage,
+            videos_per_shard=given.videos_per_shard,
+            overwrite=given.overwrite,
         )
-        cli.tell(**store_facts(_STORE.value) | {"out": path_text(path)})
+        cli.tell(**store_facts(given.store) | {"out": path_text(path)})
         counts = ", ".join(f"{part} {len(names)}" for part, names in store.partitions.items())
         cli.console(wide=False).print(
             f"{len(store)} videos ({counts}), {len(fold_splits(store))} folds\n"
@@ -52,5 +59,7 @@ def main() -> None:
         )
 
 
+COMMAND = cli.Command(main, define_flags, summary="data.tfds")
+
 if __name__ == "__main__":
-    cli.run(main, summary="data.tfds")
+    COMMAND.run()

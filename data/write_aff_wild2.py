@@ -296,17 +296,20 @@ def _write_everything(stem: Path, rows: StreamRows) -> None:
     np.savez(f"{stem}.npz", rows=rows.rows_ND, pts=rows.pts_N, valid=rows.valid_N)
 
 
-def _define_flags() -> None:
-    """Not at import, so that builders can be imported side by side."""
-    flags.DEFINE_string("store", None, "Folder of the store to write out.", required=True)
-    flags.DEFINE_string("out", None, "Folder to create.", required=True)
-    flags.DEFINE_list("per_frame", [], "Streams to write as a file per frame.")
-    flags.DEFINE_boolean("test_labels", False, "Write a Test_Set with the test videos' labels.")
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string(
+        "store", None, "Folder of the store to write out.", required=True, flag_values=values
+    )
+    flags.DEFINE_string("out", None, "Folder to create.", required=True, flag_values=values)
+    flags.DEFINE_list("per_frame", [], "Streams to write as a file per frame.", flag_values=values)
+    flags.DEFINE_boolean(
+        "test_labels", False, "Write a Test_Set with the test videos' labels.", flag_values=values
+    )
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Writes the store that the flags name and prints how to read it back."""
-    given = flags.FLAGS
     with Store(given.store) as store:
         arguments = write(
             store, given.out, per_frame=given.per_frame, test_labels=given.test_labels
@@ -317,6 +320,7 @@ def main() -> None:
     cli.say("read it back with:\n\n" + " \\\n  ".join(lines))
 
 
+COMMAND = cli.Command(main, define_flags, summary="data.write_aff_wild2")
+
 if __name__ == "__main__":
-    _define_flags()
-    cli.run(main, summary="data.write_aff_wild2")
+    COMMAND.run()

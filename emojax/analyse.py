@@ -41,62 +41,111 @@ from emojax.studies.study_pictures import (
     shown_scores,
 )
 
-_CHECKPOINT = flags.DEFINE_multi_string(
-    "checkpoint", None, "The --workdir of a training run; several to compare.", required=True
-)
-_STEP = flags.DEFINE_integer("step", None, "Which saved step; the latest by default.")
-_STORE = flags.DEFINE_string(
-    "store", "", "Store to study on; the (first) training store by default."
-)
-_PARTITION = flags.DEFINE_enum(
-    "partition", "validation", ["train", "validation", "test"], "Which videos of the fold(s)."
-)
-_OUT = flags.DEFINE_string("out", "", "Folder; RUN/analysis/STUDY/PARTITION[-on-NAME] by default.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", lower_bound=0)
-_DRAWS = flags.DEFINE_integer(
-    "draws", 1000, "streams, compare: draws of the bootstrap over videos.", lower_bound=1
-)
-_BY = flags.DEFINE_enum(
-    "by", None, ["modality", "stream"],
-    "What goes at once; by modality in the study missing, by stream in streams.",
-)  # fmt: skip
-_PERCENT = flags.DEFINE_list(
-    "percent", [str(10 * i) for i in range(11)], "missing: percentages of frames that go missing."
-)
-_TRIALS = flags.DEFINE_integer("trials", 10, "missing: draws for each percentage.", lower_bound=1)
-_PATTERN = flags.DEFINE_list(
-    "pattern", list(PATTERNS), "missing: single frames, contiguous spans, or both."
-)
-_VALIDITY = flags.DEFINE_list(
-    "validity", [KEPT],
-    "missing: kept (zeros at the model's input, masks left on, the paper's study), cleared "
-    "(missing in the store, so that config.data.fill acts), or both.",
-)  # fmt: skip
-_SPAN = flags.DEFINE_float(
-    "span", 2.0, "missing: mean length of a span in seconds.", lower_bound=0.0
-)
-_SHUFFLES = flags.DEFINE_integer(
-    "shuffles", 5, "streams: how many other videos each video gets a stream of; 0 for none.",
-    lower_bound=0,
-)  # fmt: skip
-_BINS = flags.DEFINE_integer("bins", 10, "calibration: bins of probability.", lower_bound=1)
-_EPSILON = flags.DEFINE_list(
-    "epsilon", ["0.05", "0.1", "0.2"], "stability: changes (L1) below which a step is stable."
-)
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_multi_string(
+        "checkpoint",
+        None,
+        "The --workdir of a training run; several to compare.",
+        required=True,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "step", None, "Which saved step; the latest by default.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "store", "", "Store to study on; the (first) training store by default.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "partition",
+        "validation",
+        ["train", "validation", "test"],
+        "Which videos of the fold(s).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "out", "", "Folder; RUN/analysis/STUDY/PARTITION[-on-NAME] by default.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "Of everything that is drawn.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "draws",
+        1000,
+        "streams, compare: draws of the bootstrap over videos.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "by",
+        None,
+        ["modality", "stream"],
+        "What goes at once; by modality in the study missing, by stream in streams.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "percent",
+        [str(10 * i) for i in range(11)],
+        "missing: percentages of frames that go missing.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "trials", 10, "missing: draws for each percentage.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_list(
+        "pattern",
+        list(PATTERNS),
+        "missing: single frames, contiguous spans, or both.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "validity",
+        [KEPT],
+        "missing: kept (zeros at the model's input, masks left on, the paper's study), cleared "
+        "(missing in the store, so that config.data.fill acts), or both.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "span",
+        2.0,
+        "missing: mean length of a span in seconds.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "shuffles",
+        5,
+        "streams: how many other videos each video gets a stream of; 0 for none.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "bins", 10, "calibration: bins of probability.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_list(
+        "epsilon",
+        ["0.05", "0.1", "0.2"],
+        "stability: changes (L1) below which a step is stable.",
+        flag_values=values,
+    )
+
 
 _FEW_VIDEOS = 20
 Progress = Callable[[int, int], None]
 
 
-def _missing(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> list[StudyTable]:
+def _missing(
+    given: flags.FlagValues, runs: Sequence[StudiedRun], folder: Path, progress: Progress
+) -> list[StudyTable]:
     plan = MissingPlan(
-        shares=tuple(x / 100 for x in _numbers("percent", _PERCENT.value, 0.0, 100.0)),
-        trials=_TRIALS.value,
-        patterns=_choices("pattern", _PATTERN.value, tuple(PATTERNS)),
-        validity=_choices("validity", _VALIDITY.value, VALIDITY),
-        stream_by=_BY.value or "modality",
-        span_seconds=_SPAN.value,
-        seed=_SEED.value,
+        shares=tuple(x / 100 for x in _numbers("percent", given.percent, 0.0, 100.0)),
+        trials=given.trials,
+        patterns=_choices("pattern", given.pattern, tuple(PATTERNS)),
+        validity=_choices("validity", given.validity, VALIDITY),
+        stream_by=given.by or "modality",
+        span_seconds=given.span,
+        seed=given.seed,
     )
     points = missing_modality(runs[0], plan, progress)
     plot_missing(folder / "missing.png", heading=_heading(runs, "missing input"), points=points)
@@ -135,26 +184,30 @@ def _missing(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> li
     ]
 
 
-def _streams(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> list[StudyTable]:
+def _streams(
+    given: flags.FlagValues, runs: Sequence[StudiedRun], folder: Path, progress: Progress
+) -> list[StudyTable]:
     found = stream_importance(
         runs[0],
         progress,
-        stream_by=_BY.value or "stream",
-        shuffles=_SHUFFLES.value,
-        draws=_DRAWS.value,
-        seed=_SEED.value,
+        stream_by=given.by or "stream",
+        shuffles=given.shuffles,
+        draws=given.draws,
+        seed=given.seed,
     )
     heading = _heading(runs, "without each stream")
     plot_importance(folder / "streams.png", heading=heading, found=found)
     rows = [dataclasses.asdict(row) for row in found]
     order = list(dict.fromkeys((row["task"], row["score"]) for row in rows))
     rows.sort(key=lambda row: order.index((row["task"], row["score"])))
-    caption = f"low, high: 95 % interval of the drop; {_bootstrap(runs)}"
+    caption = f"low, high: 95 % interval of the drop; {_bootstrap(given, runs)}"
     return [StudyTable("streams", heading, rows, _brief(rows), caption)]
 
 
-def _compare(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> list[StudyTable]:
-    found = compare_runs(runs, progress, draws=_DRAWS.value, seed=_SEED.value)
+def _compare(
+    given: flags.FlagValues, runs: Sequence[StudiedRun], folder: Path, progress: Progress
+) -> list[StudyTable]:
+    found = compare_runs(runs, progress, draws=given.draws, seed=given.seed)
     rows = []
     for one in found:
         row = dataclasses.asdict(one)
@@ -178,16 +231,18 @@ def _compare(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> li
         for row in rows
     ]
     caption = (
-        f"† p < {LEVEL:g}. low, high, p: {_bootstrap(runs)}. "
+        f"† p < {LEVEL:g}. low, high, p: {_bootstrap(given, runs)}. "
         "z: Fisher's, approximate: it is meant for Pearson's r of independent frames, and "
         "neighbouring frames are nearly the same."
     )
     return [StudyTable("compare", _heading(runs[:1], "comparison"), rows, shown, caption)]
 
 
-def _calibration(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> list[StudyTable]:
+def _calibration(
+    given: flags.FlagValues, runs: Sequence[StudiedRun], folder: Path, progress: Progress
+) -> list[StudyTable]:
     summary, bins = [], []
-    for task, (names, state) in calibrate(runs[0], _BINS.value).items():
+    for task, (names, state) in calibrate(runs[0], given.bins).items():
         path = folder / f"reliability_{task}.png"
         plot_reliability(path, heading=_heading(runs, task), names=names, state=state)
         columns = (state.frames(), state.prevalence(), state.expected_error(), state.brier())
@@ -208,26 +263,28 @@ def _calibration(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -
                 {
                     "task": task,
                     "name": name,
-                    "from": m / _BINS.value,
-                    "to": (m + 1) / _BINS.value,
+                    "from": m / given.bins,
+                    "to": (m + 1) / given.bins,
                     "frames": int(state.frames_CM[c, m]),
                     "mean probability": float(confidence[c, m]),
                     "share of positives": float(reliability[c, m]),
                 }
-                for m in range(_BINS.value)
+                for m in range(given.bins)
             ]
     progress(1, 1)
     caption = "decided: probability of the class decided upon, against how often it is right"
-    heading = _heading(runs, f"calibration, {_BINS.value} bins")
+    heading = _heading(runs, f"calibration, {given.bins} bins")
     return [
         StudyTable("calibration", heading, summary, None, caption),
         StudyTable("bins", "", bins, []),
     ]
 
 
-def _stability(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> list[StudyTable]:
+def _stability(
+    given: flags.FlagValues, runs: Sequence[StudiedRun], folder: Path, progress: Progress
+) -> list[StudyTable]:
     del folder
-    epsilons = _numbers("epsilon", _EPSILON.value, 1e-9, 1e9)
+    epsilons = _numbers("epsilon", given.epsilon, 1e-9, 1e9)
     rows = [
         {"task": one.task, "system": one.system, "pairs": one.pairs, "smoothness": one.smoothness}
         | {f"ECU({epsilon:g})": utility for epsilon, utility in one.utility.items()}
@@ -244,7 +301,7 @@ def _stability(runs: Sequence[StudiedRun], folder: Path, progress: Progress) -> 
 class _Study:
     """A study, the flags that only some studies have, and whether it takes several runs."""
 
-    function: Callable[[Sequence[StudiedRun], Path, Progress], list[StudyTable]]
+    function: Callable[[flags.FlagValues, Sequence[StudiedRun], Path, Progress], list[StudyTable]]
     options: tuple[str, ...] = ()
     several: bool = False
 
@@ -258,19 +315,19 @@ STUDIES: dict[str, _Study] = {
 }
 
 
-def main(*words: str) -> None:
+def main(given: flags.FlagValues, *words: str) -> None:
     """Does one study, prints its tables and writes its files."""
-    name, study = _chosen(words)
+    name, study = _chosen(given, words)
     use_compilation_cache()
-    runs = open_studied(_CHECKPOINT.value, _STEP.value, _STORE.value, _PARTITION.value)
+    runs = open_studied(given.checkpoint, given.step, given.store, given.partition)
     first, store = runs[0], runs[0].store
     place = first.partition
     if not first.run.trained_on(store):
         place += f"-on-{Path(store.path).name}"
     default = first.run.workdir / "analysis" / name / place
-    folder = cli.folder("out", _OUT.value or str(default))
+    folder = cli.folder("out", given.out or str(default))
     with progress_bar(name) as progress:
-        tables = study.function(runs, folder, progress)
+        tables = study.function(given, runs, folder, progress)
     facts = {
         "study": name,
         "checkpoints": {
@@ -278,7 +335,7 @@ def main(*words: str) -> None:
         },
         "store": {"name": store.name, "checksum": store.metadata["checksum"]},
         "partition": first.partition,
-        "options": {option: flags.FLAGS[option].value for option in study.options},
+        "options": {option: given[option].value for option in study.options},
     }
     write_tables(folder, facts, tables)
     console = cli.console()
@@ -286,7 +343,7 @@ def main(*words: str) -> None:
     console.print(f"files: {folder}", highlight=False)
 
 
-def _chosen(words: Sequence[str]) -> tuple[str, _Study]:
+def _chosen(given: flags.FlagValues, words: Sequence[str]) -> tuple[str, _Study]:
     """The study that is named, checked against flags that it has no use for."""
     if len(words) != 1 or words[0] not in STUDIES:
         raise InputError(
@@ -300,19 +357,19 @@ def _chosen(words: Sequence[str]) -> tuple[str, _Study]:
     study = STUDIES[name]
     optional = {option for each in STUDIES.values() for option in each.options}
     for option in sorted(optional - set(study.options)):
-        if flags.FLAGS[option].present:
+        if given[option].present:
             users = [other for other, each in STUDIES.items() if option in each.options]
             raise InputError(
                 f"The study {name!r} has no use for this flag.",
                 field=f"--{option}",
-                found=flags.FLAGS[option].value,
+                found=given[option].value,
                 expected="nothing; it belongs to " + ", ".join(users),
             )
-    if len(_CHECKPOINT.value) > 1 and not study.several:
+    if len(given.checkpoint) > 1 and not study.several:
         raise InputError(
             f"The study {name!r} takes one run.",
             field="--checkpoint",
-            found=", ".join(_CHECKPOINT.value),
+            found=", ".join(given.checkpoint),
             expected="one run; several serve "
             + ", ".join(k for k, s in STUDIES.items() if s.several),
         )
@@ -324,12 +381,12 @@ def _heading(runs: Sequence[StudiedRun], what: str) -> str:
     return f"{names} on {runs[0].store.name}, {runs[0].partition}: {what}"
 
 
-def _bootstrap(runs: Sequence[StudiedRun]) -> str:
+def _bootstrap(given: flags.FlagValues, runs: Sequence[StudiedRun]) -> str:
     count = (
         min(map(len, runs[0].videos)) if not runs[0].together() else sum(map(len, runs[0].videos))
     )
     few = ", few enough for intervals to be too narrow" if count < _FEW_VIDEOS else ""
-    return f"paired bootstrap over {count} videos{few}, {_DRAWS.value} draws"
+    return f"paired bootstrap over {count} videos{few}, {given.draws} draws"
 
 
 def _brief(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -376,5 +433,7 @@ def _choices(flag: str, words: Sequence[str], known: Sequence[str]) -> tuple[str
     return tuple(word for word in known if word in words) or tuple(known[:1])
 
 
+COMMAND = cli.Command(main, define_flags, arguments=True)
+
 if __name__ == "__main__":
-    cli.run(main, arguments=True)
+    COMMAND.run()

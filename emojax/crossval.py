@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
@@ -47,38 +46,56 @@ from emojax.training.host_memory import keep_freed_memory
 from emojax.training.loop import Trainer
 from emojax.training.progress import pace
 
-config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; made if it is not there.", required=True
-)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Discard a run that lies in the workdir.")
-_FOLDS = flags.DEFINE_list(
-    "folds", ["all"], "Folds to train, instead of config.replicas.folds: names, or all."
-)
-_PARTITION = flags.DEFINE_enum(
-    "partition", "validation", ["train", "validation", "test"], "What each fold is scored on."
-)
-_POSTPROCESS = flags.DEFINE_list(
-    "postprocess",
-    [],
-    "Also score predictions after these: smooth (a fold's width is tuned on the out-of-fold "
-    "predictions of the others), clip.",
-)
-_SMOOTHER = flags.DEFINE_enum(
-    "smoother",
-    "moving_average",
-    list(SMOOTHERS),
-    "How predictions are smoothed; the exponential one is causal.",
-)
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    cli.define_config(values, "Configuration file, see configs/.", required=True)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of the run; made if it is not there.",
+        required=True,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "overwrite", False, "Discard a run that lies in the workdir.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "folds",
+        ["all"],
+        "Folds to train, instead of config.replicas.folds: names, or all.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "partition",
+        "validation",
+        ["train", "validation", "test"],
+        "What each fold is scored on.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "postprocess",
+        [],
+        "Also score predictions after these: smooth (a fold's width is tuned on the out-of-fold "
+        "predictions of the others), clip.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "smoother",
+        "moving_average",
+        list(SMOOTHERS),
+        "How predictions are smoothed; the exponential one is causal.",
+        flag_values=values,
+    )
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Trains what is not trained yet, scores all folds, prints and saves."""
     start()
     keep_freed_memory()
-    config = cli.read_config("config")
-    workdir = cli.folder("workdir", _WORKDIR.value)
-    steps = check_steps(_POSTPROCESS.value)
+    config = cli.read_config(given)
+    workdir = cli.folder("workdir", given.workdir)
+    steps = check_steps(given.postprocess)
     if not config.get("data", {}).get("store"):
         raise InputError(
             "There is nothing to train on.",
@@ -88,21 +105,26 @@ def main() -> None:
             remedy="build one: python -m data.synthetic --out=stores/mine",
         )
     store = Store(config.data.store)
-    config.replicas.folds = choose_folds(store, _FOLDS.value)
+    config.replicas.folds = choose_folds(store, given.folds)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
     cli.use_devices(session.layout.mesh.devices.flat)
-    cli.tell(workdir=path_text(workdir), partition=_PARTITION.value)
+    cli.tell(workdir=path_text(workdir), partition=given.partition)
     existed = is_primary() and workdir.exists()
     with held(workdir):
-        _run(session, store, workdir, existed, steps)
+        _run(given, session, store, workdir, existed, steps)
 
 
 def _run(
-    session: Session, store: Store, workdir: Path, existed: bool, steps: tuple[str, ...]
+    given: flags.FlagValues,
+    session: Session,
+    store: Store,
+    workdir: Path,
+    existed: bool,
+    steps: tuple[str, ...],
 ) -> None:
-    trainer = Trainer(session, store, workdir, fresh=_OVERWRITE.value)
-    if _OVERWRITE.value and existed:
+    trainer = Trainer(session, store, workdir, fresh=given.overwrite)
+    if given.overwrite and existed:
         discard_run(workdir)
     console = cli.console()
     console.print(
@@ -119,18 +141,20 @@ def _run(
     done = f"trained to step {step} in {seconds:.0f} s"
     console.print(f"was trained already, to step {step}" if step == before else done)
     run = open_run(workdir)
-    found = cross_validate(run, store, _PARTITION.value, steps=steps, smoother=_SMOOTHER.value)
+    found = cross_validate(run, store, given.partition, steps=steps, smoother=given.smoother)
     if is_primary():
-        _report(found, run, store, workdir)
+        _report(given, found, run, store, workdir)
     wait_for_all("the report")
 
 
-def _report(found: CrossValidation, run: TrainedRun, store: Store, workdir: Path) -> None:
+def _report(
+    given: flags.FlagValues, found: CrossValidation, run: TrainedRun, store: Store, workdir: Path
+) -> None:
     """Prints and writes what was found."""
     console = cli.console()
     cli.tell(checkpoint_step=run.step, folds=len(found.results), scores=headline(found.results))
     _show(found, store, run.session, console)
-    partition = _PARTITION.value
+    partition = given.partition
     folder = workdir / ("crossval" if partition == "validation" else f"crossval-{partition}")
     with writing(folder, "The results"):
         _save(folder, found, store, run.session, run.step)
@@ -238,6 +262,7 @@ def _save(folder: Path, found: CrossValidation, store: Store, session: Session, 
     replace_text(folder / "scores.json", text, "The scores")
 
 
+COMMAND = cli.Command(main, define_flags, summary="emojax.crossval")
+
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    cli.run(main, summary="emojax.crossval")
+    COMMAND.run()

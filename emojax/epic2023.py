@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
@@ -37,25 +36,33 @@ from emojax.training.host_memory import keep_freed_memory
 from emojax.training.loop import Trainer
 from emojax.training.progress import pace
 
-config_flags.DEFINE_config_file(
-    "config", "configs/segment_mlp.py", "Configuration; folds are named s2_0, s3_0, s4_0 ..."
-)
-_STORE = flags.DEFINE_string("store", "", "Store of data.epic2023; the configuration's by default.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    cli.define_config(
+        values,
+        "Configuration; folds are named s2_0, s3_0, s4_0 ...",
+        default="configs/segment_mlp.py",
+    )
+    flags.DEFINE_string(
+        "store", "", "Store of data.epic2023; the configuration's by default.", flag_values=values
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True, flag_values=values)
+
 
 # scenario -> (valence, arousal)
 Row = dict[str, tuple[float, float]]
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Trains, predicts, and prints and saves the table."""
     use_compilation_cache()
     keep_freed_memory()
-    config = cli.read_config("config")
-    if _STORE.value:
-        config.data.store = _STORE.value
+    config = cli.read_config(given)
+    if given.store:
+        config.data.store = given.store
     store = Store(config.data.store)
-    workdir = cli.folder("workdir", _WORKDIR.value)
+    workdir = cli.folder("workdir", given.workdir)
     session = build_session(config, store.streams)
     session.window_spec.check(store)
     console = cli.console()
@@ -181,5 +188,7 @@ def _print(rows: Mapping[str, Row], console: Console) -> None:
         )
 
 
+COMMAND = cli.Command(main, define_flags, summary="emojax.epic2023")
+
 if __name__ == "__main__":
-    cli.run(main, summary="emojax.epic2023")
+    COMMAND.run()

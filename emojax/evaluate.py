@@ -31,67 +31,87 @@ from emojax.scoring.fitted_postprocessing import Postprocessing, check_steps, pr
 from emojax.scoring.fold_scores import FoldResult, headline
 from emojax.specs import TASKS
 
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The --workdir of a training run.", required=True
-)
-_STEP = flags.DEFINE_integer("step", None, "Which saved step; the latest by default.")
-_STORE = flags.DEFINE_string("store", "", "Store to evaluate on; the training store by default.")
-_PARTITION = flags.DEFINE_enum(
-    "partition", "validation", ["train", "validation", "test"], "Which videos of the fold(s)."
-)
-_DECISION = flags.DEFINE_enum(
-    "decision",
-    "paper",
-    ["paper", "tuned"],
-    "How classes and units are decided: by argmax and at 0.5, or also with offsets and "
-    "thresholds tuned for F1 on the training videos.",
-)
-_POSTPROCESS = flags.DEFINE_list(
-    "postprocess", [], "Also score predictions after these: smooth, clip."
-)
-_SMOOTHER = flags.DEFINE_enum(
-    "smoother",
-    "moving_average",
-    list(SMOOTHERS),
-    "How predictions are smoothed; the exponential one is causal. --widths brings its own.",
-)
-_WIDTHS = flags.DEFINE_string(
-    "widths", "", "A postprocessing.json to take the widths from, instead of tuning them."
-)
-_FULL_SEQUENCE = flags.DEFINE_bool(
-    "full_sequence", False, "Apply the model to whole videos instead of windows, if it allows it."
-)
-_OUT = flags.DEFINE_string(
-    "out",
-    "",
-    "Folder for the report; RUN/PARTITION, or RUN/PARTITION-on-NAME for another store, and with "
-    "-full-sequence after it for that.",
-)
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string(
+        "checkpoint", None, "The --workdir of a training run.", required=True, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "step", None, "Which saved step; the latest by default.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "store", "", "Store to evaluate on; the training store by default.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "partition",
+        "validation",
+        ["train", "validation", "test"],
+        "Which videos of the fold(s).",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "decision",
+        "paper",
+        ["paper", "tuned"],
+        "How classes and units are decided: by argmax and at 0.5, or also with offsets and "
+        "thresholds tuned for F1 on the training videos.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "postprocess", [], "Also score predictions after these: smooth, clip.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "smoother",
+        "moving_average",
+        list(SMOOTHERS),
+        "How predictions are smoothed; the exponential one is causal. --widths brings its own.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "widths",
+        "",
+        "A postprocessing.json to take the widths from, instead of tuning them.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "full_sequence",
+        False,
+        "Apply the model to whole videos instead of windows, if it allows it.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "out",
+        "",
+        "Folder for the report; by default RUN/PARTITION, for another store "
+        "RUN/PARTITION-on-NAME, and with -full-sequence added for that.",
+        flag_values=values,
+    )
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Predicts a partition with the best weights, prints scores and writes the report."""
     start()
-    run = open_run(_CHECKPOINT.value, _STEP.value)
+    run = open_run(given.checkpoint, given.step)
     cli.use_devices(run.session.layout.mesh.devices.flat)
-    store = run.open_store(_STORE.value)
-    if _FULL_SEQUENCE.value:
+    store = run.open_store(given.store)
+    if given.full_sequence:
         run = run.full_sequence(store)
-    partition = _PARTITION.value
+    partition = given.partition
     # What training wrote about its own store is not overwritten by another store's results.
     name = partition if run.trained_on(store) else f"{partition}-on-{Path(store.path).name}"
-    name += "-full-sequence" if _FULL_SEQUENCE.value else ""
-    folder = cli.folder("out", _OUT.value or str(run.workdir / name))
+    name += "-full-sequence" if given.full_sequence else ""
+    folder = cli.folder("out", given.out or str(run.workdir / name))
     folds = run.folds(store)
     videos = [partition_videos(store, fold, partition) for fold in folds]
-    steps = check_steps(_POSTPROCESS.value)
-    tuned = _DECISION.value == "tuned"
+    steps = check_steps(given.postprocess)
+    tuned = given.decision == "tuned"
     if tuned:
         _check_decisions(run)
-    to_smooth = "smooth" in steps and not _WIDTHS.value
+    to_smooth = "smooth" in steps and not given.widths
     tuning = Tuning.on_training(run) if tuned or to_smooth else None
     postprocessing = prepare_postprocessing(
-        steps, _SMOOTHER.value, _WIDTHS.value, run.session, run.open_store, tuning
+        steps, given.smoother, given.widths, run.session, run.open_store, tuning
     )
     results = evaluate_folds(
         run.session,
@@ -104,11 +124,12 @@ def main() -> None:
         postprocessing=postprocessing,
     )
     if is_primary():
-        _report(run, store, results, videos, folder, postprocessing)
+        _report(given, run, store, results, videos, folder, postprocessing)
     wait_for_all("the report")
 
 
 def _report(
+    given: flags.FlagValues,
     run: TrainedRun,
     store: Store,
     results: list[FoldResult],
@@ -117,7 +138,7 @@ def _report(
     postprocessing: Postprocessing | None,
 ) -> None:
     """Prints and writes what was found."""
-    partition = _PARTITION.value
+    partition = given.partition
     cli.tell(
         workdir=path_text(run.workdir),
         checkpoint_step=run.step,
@@ -150,5 +171,7 @@ def _check_decisions(run: TrainedRun) -> None:
         )
 
 
+COMMAND = cli.Command(main, define_flags, summary="emojax.evaluate")
+
 if __name__ == "__main__":
-    cli.run(main, summary="emojax.evaluate")
+    COMMAND.run()

@@ -34,73 +34,99 @@ from emojax.reporting.results_folder import write_predictions
 from emojax.scoring.evaluation import Tuning
 from emojax.scoring.fitted_postprocessing import Postprocessing, check_steps, prepare_postprocessing
 
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The --workdir of a training run.", required=True
-)
-_STEP = flags.DEFINE_integer("step", None, "Which saved step; the latest by default.")
-_STORE = flags.DEFINE_string("store", "", "Store with the videos; the training store by default.")
-_PARTITION = flags.DEFINE_enum(
-    "partition", "test", ["train", "validation", "test", "all"], "Which of the store's videos."
-)
-_VIDEOS = flags.DEFINE_list("videos", [], "Names of single videos, instead of a partition.")
-_FOLD = flags.DEFINE_string("fold", "", "Use only the replicas of this fold.")
-_ENSEMBLE = flags.DEFINE_enum(
-    "ensemble", "mean", list(ENSEMBLES), "How replicas are combined; classes and units by mean."
-)
-_POSTPROCESS = flags.DEFINE_list("postprocess", [], "What is done afterwards: smooth, clip.")
-_SMOOTHER = flags.DEFINE_enum(
-    "smoother",
-    "moving_average",
-    list(SMOOTHERS),
-    "How predictions are smoothed; the exponential one is causal. --widths brings its own.",
-)
-_WIDTHS = flags.DEFINE_string(
-    "widths", "", "A postprocessing.json to take the widths from, instead of tuning them."
-)
-_FULL_SEQUENCE = flags.DEFINE_bool(
-    "full_sequence", False, "Apply the model to whole videos instead of windows, if it allows it."
-)
-_OUT = flags.DEFINE_string("out", None, "Folder for the CSV files.", required=True)
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string(
+        "checkpoint", None, "The --workdir of a training run.", required=True, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "step", None, "Which saved step; the latest by default.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "store", "", "Store with the videos; the training store by default.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "partition",
+        "test",
+        ["train", "validation", "test", "all"],
+        "Which of the store's videos.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "videos", [], "Names of single videos, instead of a partition.", flag_values=values
+    )
+    flags.DEFINE_string("fold", "", "Use only the replicas of this fold.", flag_values=values)
+    flags.DEFINE_enum(
+        "ensemble",
+        "mean",
+        list(ENSEMBLES),
+        "How replicas are combined; classes and units by mean.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "postprocess", [], "What is done afterwards: smooth, clip.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "smoother",
+        "moving_average",
+        list(SMOOTHERS),
+        "How predictions are smoothed; the exponential one is causal. --widths brings its own.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "widths",
+        "",
+        "A postprocessing.json to take the widths from, instead of tuning them.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "full_sequence",
+        False,
+        "Apply the model to whole videos instead of windows, if it allows it.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("out", None, "Folder for the CSV files.", required=True, flag_values=values)
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Predicts with the best weights of each replica and writes the CSV files."""
     start()
-    out = cli.folder("out", _OUT.value)
-    run = open_run(_CHECKPOINT.value, _STEP.value)
+    out = cli.folder("out", given.out)
+    run = open_run(given.checkpoint, given.step)
     cli.use_devices(run.session.layout.mesh.devices.flat)
-    store = run.open_store(_STORE.value, labelled=False)
-    if _FULL_SEQUENCE.value:
+    store = run.open_store(given.store, labelled=False)
+    if given.full_sequence:
         run = run.full_sequence(store)
     session = run.session
-    if _VIDEOS.value:
-        names = [store.videos[store.index_of(name)].name for name in _VIDEOS.value]
-    elif _PARTITION.value == "all":
+    if given.videos:
+        names = [store.videos[store.index_of(name)].name for name in given.videos]
+    elif given.partition == "all":
         names = [video.name for video in store.videos]
     else:
-        names = list(store.partitions.get(_PARTITION.value, ()))
+        names = list(store.partitions.get(given.partition, ()))
     if not names:
         raise InputError(
-            f"The store has no {_PARTITION.value!r} videos.",
+            f"The store has no {given.partition!r} videos.",
             file=store.path,
             field="--partition",
-            found=_PARTITION.value,
+            found=given.partition,
             expected="one of " + ", ".join(k for k, v in store.partitions.items() if v) + ", all",
         )
-    members = [r for r, replica in enumerate(session.replicas) if _FOLD.value in ("", replica.fold)]
+    members = [r for r, replica in enumerate(session.replicas) if given.fold in ("", replica.fold)]
     if not members:
         raise InputError(
             "The checkpoint has no replica of this fold.",
             field="--fold",
-            found=_FOLD.value,
+            found=given.fold,
             expected="one of " + ", ".join(map(str, session.folds.keys)),
         )
-    steps = check_steps(_POSTPROCESS.value)
-    to_tune = "smooth" in steps and not _WIDTHS.value
+    steps = check_steps(given.postprocess)
+    to_tune = "smooth" in steps and not given.widths
     postprocessing = prepare_postprocessing(
         steps,
-        _SMOOTHER.value,
-        _WIDTHS.value,
+        given.smoother,
+        given.widths,
         session,
         run.open_store,
         Tuning.on_training(run) if to_tune else None,
@@ -112,17 +138,18 @@ def main() -> None:
                 postprocessing.smooth(store, predictions, int(fold))
                 for predictions, fold in zip(per_replica, session.folds.members_R, strict=True)
             ]
-        combined = ensemble(session, per_replica, members, _ENSEMBLE.value)
+        combined = ensemble(session, per_replica, members, given.ensemble)
         if postprocessing:
             combined = postprocessing.clip(combined)
         if is_primary():
             count += write_predictions(out, store, combined)
     if is_primary():
-        _report(run, store, names, len(members), count, postprocessing, out)
+        _report(given, run, store, names, len(members), count, postprocessing, out)
     wait_for_all("the report")
 
 
 def _report(
+    given: flags.FlagValues,
     run: TrainedRun,
     store: Store,
     names: list[str],
@@ -147,11 +174,13 @@ def _report(
         with writing(out, "The widths"):
             postprocessing.write(out, run.session)
     console.print(
-        f"{count} files for {len(names)} videos, {_ENSEMBLE.value} of {members} replica(s): {out}",
+        f"{count} files for {len(names)} videos, {given.ensemble} of {members} replica(s): {out}",
         highlight=False,
         soft_wrap=True,
     )
 
 
+COMMAND = cli.Command(main, define_flags, summary="emojax.predict")
+
 if __name__ == "__main__":
-    cli.run(main, summary="emojax.predict")
+    COMMAND.run()

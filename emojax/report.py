@@ -20,25 +20,36 @@ from emojax.errors import InputError
 from emojax.reporting.page import write_page
 from emojax.reporting.page_runs import read_runs
 
-_OUT = flags.DEFINE_string(
-    "out",
-    "",
-    "File to write; RUN/report-PARTITION.html, or of several runs ./report-PARTITION.html.",
-)
-_PARTITION = flags.DEFINE_string(
-    "partition", "validation", "What was evaluated: validation, test, or validation-on-STORE."
-)
-_DRAWS = flags.DEFINE_integer(
-    "draws", 1000, "Bootstrap draws behind each confidence interval.", lower_bound=100
-)
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string(
+        "out",
+        "",
+        "File to write; RUN/report-PARTITION.html, or of several runs ./report-PARTITION.html.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "partition",
+        "validation",
+        "What was evaluated: validation, test, or validation-on-STORE.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "draws",
+        1000,
+        "Bootstrap draws behind each confidence interval.",
+        lower_bound=100,
+        flag_values=values,
+    )
 
 
-def main(*workdirs: str) -> None:
+def main(given: flags.FlagValues, *workdirs: str) -> None:
     """Reads the runs and writes the page."""
-    partition = _PARTITION.value
+    partition = given.partition
     runs = read_runs(workdirs, partition)
     folder = runs[0].workdir if len(runs) == 1 else Path()
-    out = Path(_OUT.value) if _OUT.value else folder / f"report-{partition}.html"
+    out = Path(given.out) if given.out else folder / f"report-{partition}.html"
     if out.is_dir():
         raise InputError(
             "The page cannot be written there.",
@@ -48,10 +59,12 @@ def main(*workdirs: str) -> None:
             expected="a file that is to be written",
             remedy=f"name the file: --out={out / 'report.html'}",
         )
-    write_page(out, runs, partition, draws=_DRAWS.value)
+    write_page(out, runs, partition, draws=given.draws)
     size = out.stat().st_size / 1e6
     cli.console(wide=False).print(f"report: {out} ({size:.1f} MB)", highlight=False, soft_wrap=True)
 
 
+COMMAND = cli.Command(main, define_flags, arguments=True)
+
 if __name__ == "__main__":
-    cli.run(main, arguments=True)
+    COMMAND.run()

@@ -48,31 +48,60 @@ from emojax.exchange.submission_writing import (
 from emojax.prediction.predictor import Predictions, ensemble
 from emojax.prediction.trained_run import open_run
 
-_TASK = flags.DEFINE_enum("task", None, list(SUBMISSION_TASKS), "Which challenge.", required=True)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The --workdir of a training run.")
-_STEP = flags.DEFINE_integer("step", None, "Which saved step; the latest by default.")
-_FOLD = flags.DEFINE_string("fold", "", "Use only the replicas and decisions of this fold.")
-_PREDICTIONS = flags.DEFINE_string(
-    "predictions", "", "Folder that emojax.predict wrote, instead of --checkpoint."
-)
-_STORE = flags.DEFINE_string("store", "", "Store with the videos; the training store by default.")
-_PARTITION = flags.DEFINE_enum(
-    "partition",
-    "test",
-    ["train", "validation", "test"],
-    "Which videos of the store, where neither template nor test list says it.",
-)
-_TEMPLATE = flags.DEFINE_string("template", "", "The organisers' file of all rows, in order.")
-_TEST_LIST = flags.DEFINE_string("test_list", "", "File with a name of a video in each line.")
-_EDITION = flags.DEFINE_enum("edition", "8", ["3", "5", "6", "7", "8"], "Of the competition.")
-_DECISIONS = flags.DEFINE_string(
-    "decisions", "", "The scores.json of evaluate --decision=tuned: thresholds or offsets."
-)
-_ALLOW_MISSING = flags.DEFINE_boolean(
-    "allow_missing", False, "Answer videos without any prediction with neutral values."
-)
-_VALIDATE = flags.DEFINE_string("validate", "", "Only check this file (3rd edition: folder).")
-_OUT = flags.DEFINE_string("out", "", "File (3rd edition: folder) to write.")
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_enum(
+        "task", None, list(SUBMISSION_TASKS), "Which challenge.", required=True, flag_values=values
+    )
+    flags.DEFINE_string("checkpoint", "", "The --workdir of a training run.", flag_values=values)
+    flags.DEFINE_integer(
+        "step", None, "Which saved step; the latest by default.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "fold", "", "Use only the replicas and decisions of this fold.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "predictions",
+        "",
+        "Folder that emojax.predict wrote, instead of --checkpoint.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "store", "", "Store with the videos; the training store by default.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "partition",
+        "test",
+        ["train", "validation", "test"],
+        "Which videos of the store, where neither template nor test list says it.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "template", "", "The organisers' file of all rows, in order.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "test_list", "", "File with a name of a video in each line.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "edition", "8", ["3", "5", "6", "7", "8"], "Of the competition.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "decisions",
+        "",
+        "The scores.json of evaluate --decision=tuned: thresholds or offsets.",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "allow_missing",
+        False,
+        "Answer videos without any prediction with neutral values.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "validate", "", "Only check this file (3rd edition: folder).", flag_values=values
+    )
+    flags.DEFINE_string("out", "", "File (3rd edition: folder) to write.", flag_values=values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,26 +121,26 @@ class _Source:
     predict: Callable[[str], np.ndarray | None]
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Predicts, fits the predictions to the frames asked for, writes, and checks the file."""
     console = cli.console()
-    _check_flags()
-    template, names = _asked()
-    if _VALIDATE.value:
-        _validate(Path(_VALIDATE.value), template, names, console)
+    _check_flags(given)
+    template, names = _asked(given)
+    if given.validate:
+        _validate(given, Path(given.validate), template, names, console)
         return
-    task, out = _TASK.value, Path(_OUT.value)
+    task, out = given.task, Path(given.out)
     decision = None
-    if _DECISIONS.value:
-        decision = read_decision(_DECISIONS.value, task, _FOLD.value)
-    source = (_from_files if _PREDICTIONS.value else _from_run)(
-        list(template.videos) if template else names
+    if given.decisions:
+        decision = read_decision(given.decisions, task, given.fold)
+    source = (_from_files if given.predictions else _from_run)(
+        given, list(template.videos) if template else names
     )
     absent = [name for name in source.wanted if name not in source.predicted]
-    _check_absent(absent, [] if template else [n for n in absent if n not in source.lengths])
+    _check_absent(given, absent, [] if template else [n for n in absent if n not in source.lengths])
     frames = template or every_frame({name: source.lengths[name] for name in source.wanted})
     values_NK, answers = answer(frames, source.predict, task, decision)
-    if _EDITION.value == "3":
+    if given.edition == "3":
         write_annotations(out, frames, task, values_NK)
         found = check_annotations(out, task, {name: one.asked for name, one in answers.items()})
         again_NK = np.concatenate([found[name] for name in frames.videos])
@@ -120,57 +149,57 @@ def main() -> None:
         again_NK = check_submission(out, task, frames)[1]
     if not np.allclose(again_NK, values_NK, rtol=0, atol=1e-6):
         raise RuntimeError(f"{out} does not hold what was to be written")
-    _report(answers, absent, decision, console)
+    _report(given, answers, absent, decision, console)
 
 
-def _check_flags() -> None:
+def _check_flags(given: flags.FlagValues) -> None:
     """Refuses flags that contradict one another.
 
     Raises:
         InputError: none or several of the sources are given, or a flag that has no effect.
     """
-    sources = {"--checkpoint": _CHECKPOINT, "--predictions": _PREDICTIONS, "--validate": _VALIDATE}
-    given = [name for name, flag in sources.items() if flag.value]
-    if len(given) != 1:
+    sources = ("checkpoint", "predictions", "validate")
+    named = [f"--{name}" for name in sources if given[name].value]
+    if len(named) != 1:
         raise InputError(
             "It is not clear what to submit.",
-            field=", ".join(sources),
-            found=" and ".join(given) or "none of them",
+            field=", ".join(f"--{name}" for name in sources),
+            found=" and ".join(named) or "none of them",
             expected="one of them",
         )
-    if not _VALIDATE.value and not _OUT.value:
+    if not given.validate and not given.out:
         raise InputError(
             "Nothing says where to write.",
             field="--out",
             found="nothing",
             expected="a file, or a folder for --edition=3",
         )
-    only_writing = {"--out": _OUT, "--decisions": _DECISIONS, "--allow_missing": _ALLOW_MISSING}
-    idle = [name for name, flag in only_writing.items() if _VALIDATE.value and flag.value]
-    idle += ["--template"] if _EDITION.value == "3" and _TEMPLATE.value else []
-    fold_is_used = _CHECKPOINT.value or _DECISIONS.value
-    idle += ["--fold"] if _FOLD.value and not fold_is_used else []
-    idle += ["--step"] if _STEP.value is not None and not _CHECKPOINT.value else []
+    only_writing = ("out", "decisions", "allow_missing")
+    idle = [f"--{name}" for name in only_writing if given.validate and given[name].value]
+    idle += ["--template"] if given.edition == "3" and given.template else []
+    fold_is_used = given.checkpoint or given.decisions
+    idle += ["--fold"] if given.fold and not fold_is_used else []
+    idle += ["--step"] if given.step is not None and not given.checkpoint else []
     if idle:
         raise InputError(
             "A flag has no effect here.",
             field=", ".join(idle),
-            found=f"with --edition=3 or {given[0]}",
+            found=f"with --edition=3 or {named[0]}",
             expected="no such flag",
             remedy="leave it out; the 3rd edition has a file for each video of --test_list"
             if idle == ["--template"]
             else "leave it out",
         )
-    out = Path(_OUT.value)
-    if _OUT.value and (out.is_file() if _EDITION.value == "3" else out.is_dir()):
+    out = Path(given.out)
+    if given.out and (out.is_file() if given.edition == "3" else out.is_dir()):
         raise InputError(
             "Something else is where the submission should go.",
             file=out,
             field="--out",
             found="a file" if out.is_file() else "a folder",
-            expected="a folder" if _EDITION.value == "3" else "a file, or nothing yet",
+            expected="a folder" if given.edition == "3" else "a file, or nothing yet",
         )
-    if _EDITION.value == "3" and any(out.glob("*.txt")) and _OUT.value:
+    if given.edition == "3" and any(out.glob("*.txt")) and given.out:
         raise InputError(
             "There are files in the folder, which would be taken for a part of the submission.",
             file=out,
@@ -181,60 +210,60 @@ def _check_flags() -> None:
         )
 
 
-def _asked() -> tuple[FrameList | None, list[str] | None]:
+def _asked(given: flags.FlagValues) -> tuple[FrameList | None, list[str] | None]:
     """The template and the names of the test list, as far as they are given."""
-    template = read_template(_TEMPLATE.value, _TASK.value) if _TEMPLATE.value else None
-    names = read_test_list(_TEST_LIST.value) if _TEST_LIST.value else None
+    template = read_template(given.template, given.task) if given.template else None
+    names = read_test_list(given.test_list) if given.test_list else None
     if template is not None and names is not None:
-        check_same_videos(template, names, _TEMPLATE.value)
+        check_same_videos(template, names, given.template)
     return template, names
 
 
-def _partition(store: Store) -> list[str]:
+def _partition(given: flags.FlagValues, store: Store) -> list[str]:
     """Names of the partition that is asked for.
 
     Raises:
         InputError: it is empty.
     """
-    names = list(store.partitions[_PARTITION.value])
+    names = list(store.partitions[given.partition])
     if not names:
         raise InputError(
-            f"The store has no {_PARTITION.value!r} videos.",
+            f"The store has no {given.partition!r} videos.",
             file=store.path,
             field="--partition",
-            found=_PARTITION.value,
+            found=given.partition,
             expected="one of " + ", ".join(k for k, v in store.partitions.items() if v),
         )
     return names
 
 
-def _from_run(asked: list[str] | None) -> _Source:
+def _from_run(given: flags.FlagValues, asked: list[str] | None) -> _Source:
     """Predictions of a checkpoint, for those of the videos that the store has.
 
     Raises:
         InputError: the run does not predict the task, or the store has none of the videos.
     """
     use_compilation_cache()
-    run = open_run(_CHECKPOINT.value, _STEP.value)
-    if _TASK.value not in run.session.tasks:
+    run = open_run(given.checkpoint, given.step)
+    if given.task not in run.session.tasks:
         raise InputError(
             "The run was not trained for this task.",
-            file=_CHECKPOINT.value,
+            file=given.checkpoint,
             field="--task",
-            found=_TASK.value,
+            found=given.task,
             expected=" or ".join(run.session.tasks),
         )
-    members = [r for r, one in enumerate(run.session.replicas) if _FOLD.value in ("", one.fold)]
+    members = [r for r, one in enumerate(run.session.replicas) if given.fold in ("", one.fold)]
     if not members:
         raise InputError(
             "The checkpoint has no replica of this fold.",
             field="--fold",
-            found=_FOLD.value,
+            found=given.fold,
             expected="one of " + ", ".join(map(str, run.session.folds.keys)),
         )
-    store = run.open_store(_STORE.value, labelled=False)
+    store = run.open_store(given.store, labelled=False)
     lengths = {video.name: video.num_frames for video in store.videos}
-    wanted = asked or _partition(store)
+    wanted = asked or _partition(given, store)
     known = [name for name in wanted if name in lengths]
     if not known:
         raise InputError(
@@ -252,36 +281,34 @@ def _from_run(asked: list[str] | None) -> _Source:
         per_replica = run.predict(store, [known] * len(run.session.folds.keys))
         return ensemble(run.session, per_replica, members)
 
-    return _Source(
-        wanted, lengths, known, lambda name: predictions().get(name, {}).get(_TASK.value)
-    )
+    return _Source(wanted, lengths, known, lambda name: predictions().get(name, {}).get(given.task))
 
 
-def _from_files(asked: list[str] | None) -> _Source:
+def _from_files(given: flags.FlagValues, asked: list[str] | None) -> _Source:
     """Predictions in CSV files; a store says which videos there are, and how long."""
-    task = _TASK.value
-    files = read_predictions(_PREDICTIONS.value, task)
+    task = given.task
+    files = read_predictions(given.predictions, task)
     lengths: dict[str, int] = {}
     wanted = asked or list(files)
-    if _STORE.value:
-        store = Store(_STORE.value)
+    if given.store:
+        store = Store(given.store)
         lengths = {video.name: video.num_frames for video in store.videos}
-        wanted = asked or _partition(store)
+        wanted = asked or _partition(given, store)
     read = {name: read_prediction(files[name], task) for name in wanted if name in files}
     lengths = {name: len(values_NC) for name, values_NC in read.items()} | lengths
     return _Source(wanted, lengths, read, read.get)
 
 
-def _check_absent(absent: list[str], unknown: list[str]) -> None:
+def _check_absent(given: flags.FlagValues, absent: list[str], unknown: list[str]) -> None:
     """Refuses videos without predictions, unless they may be answered by neutral values.
 
     Raises:
         InputError: there are such videos, or nothing says how many frames they have.
     """
-    if absent and not _ALLOW_MISSING.value:
+    if absent and not given.allow_missing:
         raise InputError(
             "Videos of the test set have no prediction at all.",
-            field="--store" if _CHECKPOINT.value else "--predictions",
+            field="--store" if given.checkpoint else "--predictions",
             found=f"{len(absent)} without: {shortened(absent)}",
             expected="predictions of every video",
             remedy="predict them too, or answer them with neutral values by --allow_missing",
@@ -297,16 +324,20 @@ def _check_absent(absent: list[str], unknown: list[str]) -> None:
 
 
 def _validate(
-    path: Path, template: FrameList | None, names: list[str] | None, console: Console
+    given: flags.FlagValues,
+    path: Path,
+    template: FrameList | None,
+    names: list[str] | None,
+    console: Console,
 ) -> None:
     """Checks a submission that was written before, against whatever is known of it."""
-    task = _TASK.value
+    task = given.task
     lengths: dict[str, int] = {}
-    if _STORE.value:
-        store = Store(_STORE.value)
+    if given.store:
+        store = Store(given.store)
         lengths = {video.name: video.num_frames for video in store.videos}
-        names = names or (None if template else _partition(store))
-    if _EDITION.value == "3":
+        names = names or (None if template else _partition(given, store))
+    if given.edition == "3":
         found = check_annotations(path, task, {name: lengths.get(name) for name in names or ()})
         rows = sum(map(len, found.values()))
         console.print(f"sound: {len(found)} files, {rows} rows: {path}", highlight=False)
@@ -323,7 +354,7 @@ def _validate(
             found=shortened(other) if other else "the same videos in another order",
             expected=f"the {len(names)} videos of the list, in its order",
         )
-    against = "with the template" if _TEMPLATE.value else "without a template"
+    against = "with the template" if given.template else "without a template"
     console.print(
         f"sound, {against}: {len(frames.videos)} videos, {len(frames)} rows: {path}",
         highlight=False,
@@ -331,6 +362,7 @@ def _validate(
 
 
 def _report(
+    given: flags.FlagValues,
     answers: Mapping[str, VideoAnswer],
     absent: list[str],
     decision: Decision | None,
@@ -350,20 +382,22 @@ def _report(
     if absent:
         console.print(
             f"WARNING: {len(absent)} videos have no prediction. Their "
-            f"{sum(answers[name].asked for name in absent)} rows hold {neutral(_TASK.value)}, "
+            f"{sum(answers[name].asked for name in absent)} rows hold {neutral(given.task)}, "
             f"which nobody predicted: {shortened(absent)}",
             style="bold red",
             highlight=False,
         )
-    rule = "as predicted, within [-1, 1]" if _TASK.value == "va" else "argmax"
-    rule = "at 0.5" if _TASK.value == "au" else rule
+    rule = "as predicted, within [-1, 1]" if given.task == "va" else "argmax"
+    rule = "at 0.5" if given.task == "au" else rule
     console.print(
-        f"{_TASK.value}, edition {_EDITION.value}: {len(answers)} videos, {total.asked} rows, "
-        f"{total.repeated} repeated, {total.cut} predictions cut: {_OUT.value}\n"
+        f"{given.task}, edition {given.edition}: {len(answers)} videos, {total.asked} rows, "
+        f"{total.repeated} repeated, {total.cut} predictions cut: {given.out}\n"
         f"values: {decision.about if decision else rule}; read again and sound",
         highlight=False,
     )
 
 
+COMMAND = cli.Command(main, define_flags)
+
 if __name__ == "__main__":
-    cli.run(main)
+    COMMAND.run()

@@ -49,8 +49,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """The command's flags; where ``values`` keeps them."""
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
     about: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string("configs", "configs", "Folder with configuration files.", **about)
     flags.DEFINE_enum("format", "table", list(_PRINTERS), "How to print.", **about)
@@ -225,7 +225,7 @@ def show(variant: Variant, streams: Mapping[str, StreamSpec], *, fast: bool = Fa
         console.print(table, markup=False, highlight=False)
 
 
-def main(*arguments: str, given: flags.FlagValues = flags.FLAGS) -> None:
+def main(given: flags.FlagValues, *arguments: str) -> None:
     """Lists all systems, or those that are named."""
     use_compilation_cache()
     streams = STREAMS | (Store(given.store).streams if given.store else {})
@@ -313,6 +313,7 @@ _PRINTERS: dict[str, Callable[[Sequence[Row]], None]] = {
     "markdown": _print_markdown,
 }
 
+COMMAND = cli.Command(main, define_flags, arguments=True)
+
 if __name__ == "__main__":
-    define_flags()
-    cli.run(main, arguments=True)
+    COMMAND.run()

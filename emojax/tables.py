@@ -43,8 +43,8 @@ from emojax.published.schema import PaperTable, Row
 from emojax.training.host_memory import keep_freed_memory
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """The command's flags; where ``values`` keeps them."""
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
     about: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_bool("list", False, "Say which tables there are, and stop.", **about)
     flags.DEFINE_bool("all", False, "Every table.", **about)
@@ -69,7 +69,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string("configs", "configs", "Folder of the configurations.", **about)
 
 
-def main(*names: str, given: flags.FlagValues = flags.FLAGS) -> None:
+def main(given: flags.FlagValues, *names: str) -> None:
     """Trains what the named tables lack, and prints and writes them.
 
     Raises:
@@ -272,6 +272,7 @@ def _print_commands(
             console.print(line, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
+COMMAND = cli.Command(main, define_flags, arguments=True, summary="emojax.tables")
+
 if __name__ == "__main__":
-    define_flags()
-    cli.run(main, arguments=True, summary="emojax.tables")
+    COMMAND.run()

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from emojax.commands import cli
 from emojax.commands.start import start
@@ -33,22 +32,34 @@ from emojax.training.host_memory import keep_freed_memory
 from emojax.training.loop import Trainer
 from emojax.training.progress import pace
 
-config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; made if it is not there.", required=True
-)
-_PROFILE = flags.DEFINE_string(
-    "profile", None, "Folder for a profile of a few training steps, made with jax.profiler."
-)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Discard a run that lies in the workdir.")
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    cli.define_config(values, "Configuration file, see configs/.", required=True)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of the run; made if it is not there.",
+        required=True,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "profile",
+        None,
+        "Folder for a profile of a few training steps, made with jax.profiler.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "overwrite", False, "Discard a run that lies in the workdir.", flag_values=values
+    )
 
 
-def main() -> None:
+def main(given: flags.FlagValues) -> None:
     """Trains, then evaluates the best weights on the validation videos."""
     start()
     keep_freed_memory()
-    config = cli.read_config("config")
-    workdir = cli.folder("workdir", _WORKDIR.value)
+    config = cli.read_config(given)
+    workdir = cli.folder("workdir", given.workdir)
     if not config.get("data", {}).get("store"):
         raise InputError(
             "There is nothing to train on.",
@@ -64,14 +75,16 @@ def main() -> None:
     # Held before anything is written or discarded; what cannot be written to is refused here.
     existed = is_primary() and workdir.exists()
     with held(workdir):
-        _train(session, store, workdir, existed)
+        _train(given, session, store, workdir, existed)
 
 
-def _train(session: Session, store: Store, workdir: Path, existed: bool) -> None:
-    profile = cli.folder("profile", _PROFILE.value) if _PROFILE.value else None
-    trainer = Trainer(session, store, workdir, fresh=_OVERWRITE.value, profile=profile)
+def _train(
+    given: flags.FlagValues, session: Session, store: Store, workdir: Path, existed: bool
+) -> None:
+    profile = cli.folder("profile", given.profile) if given.profile else None
+    trainer = Trainer(session, store, workdir, fresh=given.overwrite, profile=profile)
     # An old run is discarded only when nothing is wrong with the new one.
-    if _OVERWRITE.value and existed:
+    if given.overwrite and existed:
         discard_run(workdir)
     console = cli.console()
     console.print(
@@ -126,6 +139,7 @@ def _changed(workdir: Path) -> int | None:
     return path.stat().st_mtime_ns if path.is_file() else None
 
 
+COMMAND = cli.Command(main, define_flags, summary="emojax.train")
+
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    cli.run(main, summary="emojax.train")
+    COMMAND.run()

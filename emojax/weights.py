@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 from rich.table import Table
 
 from emojax.commands import cli
@@ -35,8 +34,8 @@ from emojax.prediction.trained_run import TrainedRun, open_run
 from emojax.specs import STREAMS
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """The command's flags; where ``values`` keeps them."""
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
     text, listed = flags.DEFINE_string, flags.DEFINE_list
     about: dict[str, Any] = {"flag_values": values}
     text("checkpoint", "", "export: the --workdir of a training run.", **about)
@@ -66,9 +65,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "import_torch: the streams' names there, in config.data.streams' order.",
         **about,
     )
-    config_flags.DEFINE_config_file(
-        "config", None, "import_torch: configuration of the model.", **about
-    )
+    cli.define_config(values, "import_torch: configuration of the model.")
 
 
 def export(given: flags.FlagValues) -> None:
@@ -113,7 +110,7 @@ def import_state_dicts(given: flags.FlagValues) -> None:
     files = _named_files(_parts(given.weights))
     if given["config"].value is None:
         raise _needs("config", f"a configuration of configs/{LAYOUTS[layout].model}.py")
-    config = cli.read_config("config")
+    config = cli.read_config(given)
     store = Store(config.data.store) if config.data.store else None
     session = build_session(config, store.streams if store else STREAMS)
     run, replicas = import_torch(
@@ -152,7 +149,7 @@ COMMANDS = {
 }
 
 
-def main(*arguments: str, given: flags.FlagValues = flags.FLAGS) -> None:
+def main(given: flags.FlagValues, *arguments: str) -> None:
     """Runs the command that was named, with the flags that were given."""
     if len(arguments) != 1 or arguments[0] not in COMMANDS:
         raise InputError(
@@ -250,6 +247,7 @@ def _table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
+COMMAND = cli.Command(main, define_flags, arguments=True)
+
 if __name__ == "__main__":
-    define_flags()
-    cli.run(main, arguments=True)
+    COMMAND.run()

@@ -34,7 +34,7 @@ import numpy as np
 from emojax.commands import cli
 from emojax.errors import InputError, LostProcess, MachineError, Stopped
 
-def main(how):
+def main(given, how):
     cli.tell(score=float("nan"), rates=np.float32([0.5, np.inf]), names=("a", "b"))
     if how == "input":
         raise InputError("That is wrong.", field="it")
@@ -53,7 +53,7 @@ def main(how):
     print("some words")
 
 if __name__ == "__main__":
-    cli.run(main, arguments=True, summary="tests.ending")
+    cli.Command(main, lambda values: None, arguments=True, summary="tests.ending").run()
 """
 # how -> status of the process, what the summary calls it, its sentence, words on standard error.
 _ENDS: dict[str, tuple[int, str, str | None, str]] = {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 
 from emojax.datasets.source import Store
 
@@ -28,8 +29,8 @@ def test_every_command_and_flag_exists() -> None:
     commands = re.findall(r"python -m ([\w.]+)((?:\s+\\?\n?\s*--\S+)*)", README)
     assert len(commands) >= 6
     for module, arguments in commands:
-        source = (ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
-        defined = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
+        defined = flags.FlagValues()
+        importlib.import_module(module).COMMAND.define_flags(defined)
         for name in re.findall(r"--([\w.]+)", arguments):
             assert name.split(".")[0] in defined, f"{module} --{name}"
 

@@ -207,7 +207,7 @@ def folder(tmp_path: Path) -> Path:
 def command(*arguments: str) -> None:
     values = flags.FlagValues()
     emojax.systems.define_flags(values)
-    emojax.systems.main(*values(["systems", *arguments])[1:], given=values)
+    emojax.systems.main(values, *values(["systems", *arguments])[1:])
 
 
 def test_all_variants_are_listed(

@@ -255,7 +255,7 @@ def command(*arguments: str) -> None:
     values = flags.FlagValues()
     emojax.tables.define_flags(values)
     words = values(["tables", *arguments, f"--configs={CONFIGS}"])[1:]
-    emojax.tables.main(*words, given=values)
+    emojax.tables.main(values, *words)
 
 
 @pytest.fixture(autouse=True)

@@ -102,7 +102,7 @@ def command(*arguments: str, store: Path, workdir: Path, seeds: int = 1) -> None
         ["tables", *arguments, f"--store={store}", f"--workdir={workdir}", "--budget=tiny",
          f"--seeds={seeds}", f"--configs={CONFIGS}"]
     )  # fmt: skip
-    emojax.tables.main(*words[1:], given=values)
+    emojax.tables.main(values, *words[1:])
 
 
 def document(workdir: Path, name: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def command(*arguments: str) -> None:
     """Calls ``python -m emojax.weights`` without its process."""
     values = flags.FlagValues()
     emojax.weights.define_flags(values)
-    emojax.weights.main(*values(["weights", *arguments])[1:], given=values)
+    emojax.weights.main(values, *values(["weights", *arguments])[1:])
 
 
 # -- what a file holds ---------------------------------------------------------------------------

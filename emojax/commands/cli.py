@@ -1,11 +1,10 @@
-"""How every command starts and ends: flags, levels, exit codes, the summary line."""
+"""Starts and ends every command: levels of output, exit codes, the summary line."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -13,20 +12,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from emojax import screen
+from emojax.commands.command_flags import define_config, parse_flags, read_config
 from emojax.commands.summary import Summary, path_text
 from emojax.errors import INTERRUPTED, InputError, Stopped, machine_error, writing
 
-flags.DEFINE_enum(
-    "log_level",
-    "info",
-    list(screen.LEVELS),
-    "What is printed: errors alone, also warnings, also progress and results, or also what the "
-    "libraries log. The summary line of a long command always is.",
-)
+__all__ = [
+    "Command", "console", "define_config", "folder", "keep_summary", "read_config",
+    "run_in_processes", "say", "tell", "use_devices",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,25 +38,57 @@ _SUMMARY: Summary | None = None
 _PROCESS: _Process | None = None
 
 
-def run(main: Callable[..., None], *, arguments: bool = False, summary: str | None = None) -> None:
-    """Parses absl flags and calls ``main``.
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command: what it does and the flags that it takes.
 
-    With ``arguments`` the words that are no flags are passed to ``main``; without, they are
-    refused. With ``summary``, the name of the command, its last line on standard output tells
-    in JSON how it ended, see ``emojax.commands.summary``.
+    Each run gets flags of its own, so that any number of commands can be imported into a process
+    and called there, one after another.
 
-    How a command ends, and with which status, is told in ``emojax.errors``. ``InputError`` and
-    its kin are printed on stderr without a traceback, and so are flags that the command, and a
-    ``--config.key`` that the configuration, does not have. Any other exception keeps its
-    traceback, because it is a bug.
+    Attributes:
+        main: is called with the parsed flags, as ``main(given)``.
+        define_flags: defines the flags in the ``FlagValues`` that it gets.
+        arguments: pass words that are no flags to ``main``, as ``main(given, *words)``; without
+            it they are refused.
+        summary: the command's name in the last line on standard output, which tells in JSON how
+            it ended (see ``emojax.commands.summary``); None for commands without that line.
     """
-    global _SUMMARY
-    _SUMMARY = Summary(summary) if summary else None
 
-    def checked(argv: Sequence[str]) -> None:
-        _set_level()
+    main: Callable[..., None]
+    define_flags: Callable[[flags.FlagValues], None]
+    arguments: bool = False
+    summary: str | None = None
+
+    def run(self, argv: Sequence[str] | None = None) -> NoReturn:
+        """Parses the flags, calls ``main`` and ends the process.
+
+        The statuses are listed in ``emojax.errors``. ``InputError`` and its kin are printed on
+        stderr without a traceback, and so are flags that the command, and a ``--config.key`` that
+        the configuration, does not have. Any other exception keeps its traceback, because it is a
+        bug.
+
+        Args:
+            argv: the program's name and its arguments; those of the process by default.
+        """
+        global _SUMMARY
+        _SUMMARY = Summary(self.summary) if self.summary else None
+        # Configurations read their overrides there, and some libraries their flags.
+        sys.argv = list(sys.argv if argv is None else argv)
+        given = flags.FlagValues()
+
+        def parse(argv: list[str]) -> list[str]:
+            try:
+                return parse_flags(given, self.define_flags, argv, self.main.__module__)
+            except InputError as error:
+                _stop(error)
+
+        app.run(lambda words: self._checked(given, words), flags_parser=parse)
+
+    def _checked(self, given: flags.FlagValues, argv: Sequence[str]) -> None:
+        """Calls ``main`` and turns what it raises into messages and statuses."""
+        _set_level(given)
         try:
-            if len(argv) > 1 and not arguments:
+            if len(argv) > 1 and not self.arguments:
                 raise InputError(
                     "This command takes only --flags.",
                     field="arguments",
@@ -68,7 +96,7 @@ def run(main: Callable[..., None], *, arguments: bool = False, summary: str | No
                     expected="--name=value",
                     remedy="run it with --help for the list of flags",
                 )
-            main(*argv[1:] if arguments else ())
+            self.main(given, *argv[1:])
             sys.stdout.flush()
         except InputError as error:
             _stop(error)
@@ -101,8 +129,6 @@ def run(main: Callable[..., None], *, arguments: bool = False, summary: str | No
         except InputError as error:
             _complain(error)
             sys.exit(error.status)
-
-    app.run(checked, flags_parser=_parse_flags)
 
 
 def run_in_processes(*, primary: bool, lost: Callable[[BaseException], InputError | None]) -> None:
@@ -167,117 +193,9 @@ def folder(flag: str, value: str) -> Path:
     return path
 
 
-def read_config(flag: str) -> ConfigDict:
-    """The configuration that a flag names, with its overrides.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    config: Any = flags.FLAGS[flag].value
-    try:
-        config.keys()
-    except OSError as error:
-        # config_flags keeps a file that cannot be read for the first use of its value.
-        raise InputError(
-            "The configuration cannot be read.",
-            file=config_flags.get_config_filename(flags.FLAGS[flag]),
-            field=f"--{flag}",
-            found=str(error.__cause__ or error).splitlines()[-1].strip(),
-            expected="a Python file that defines get_config(), as in configs/",
-        ) from error
-    return config
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; a configuration file is executed and overridden meanwhile."""
-    try:
-        return flags.FLAGS(argv)
-    except InputError as error:
-        _stop(error)
-    except flags.Error as error:
-        _stop(_wrong_flag(argv, error))
-    except (AttributeError, KeyError) as error:
-        wrong = _unknown_key(argv, str(error))
-        if wrong is None:
-            raise
-        _stop(wrong)
-
-
-def _wrong_flag(argv: Sequence[str], error: flags.Error) -> InputError:
-    """What absl found wrong with a flag, in the form of our errors."""
-    help_ = "run it with --help for the list of flags"
-    if isinstance(error, flags.UnrecognizedFlagError):
-        name = error.flagname
-        given = [word for word in argv[1:] if word.lstrip("-").partition("=")[0] == name]
-        close = re.search(r"Did you mean: ([^, ?]+)", str(error))
-        return InputError(
-            "This command has no such flag.",
-            field=f"--{name}",
-            found=given[0] if given else name,
-            expected="a flag of this command",
-            remedy=f"did you mean --{close[1]}?" if close else help_,
-        )
-    text = str(error)
-    absent = re.findall(r"Flag --(\S+) must have a value|^Missing value for flag --(\S+)$", text)
-    if absent:
-        return InputError(
-            "The command needs a value.",
-            field=", ".join(f"--{validated or parsed}" for validated, parsed in absent),
-            found="none",
-            expected="--name=value",
-            remedy=help_,
-        )
-    value = re.fullmatch(r"flag --([^=]+)=(.*?): (.*)", text, re.DOTALL)
-    return InputError(
-        "A flag has a value that it cannot have.",
-        field=f"--{value[1]}" if value else "flags",
-        found=value[2] if value else text,
-        expected=_expected(value[3]) if value else "values as --help tells",
-        remedy=help_,
-    )
-
-
-# How absl and Python say what a flag's value should have been, and how we do.
-_EXPECTED = {
-    r"invalid literal for int\(\).*": "a whole number",
-    r"could not convert string to float.*": "a number",
-    r".*boolean.*": "true or false",
-    r"value should be one of <(.*)>": r"one of \1",
-}
-
-
-def _expected(complaint: str) -> str:
-    for pattern, text in _EXPECTED.items():
-        if found := re.fullmatch(pattern, complaint, re.DOTALL):
-            return found.expand(text).replace("|", ", ")
-    return complaint
-
-
-def _unknown_key(argv: Sequence[str], message: str) -> InputError | None:
-    """What ml_collections means by its AttributeError, if an override caused it."""
-    # The suggestion may name another key that was given, and given rightly.
-    suggestion = re.search(r'Did you mean "([^"]+)" instead of "([^"]+)"', message)
-    complaint = f'"{suggestion[2]}"' if suggestion else message
-    for argument in argv[1:]:
-        flag, _, value = argument.partition("=")
-        keys = flag.lstrip("-").split(".")[1:]
-        named = [key for key in keys if re.search(rf"""["']{re.escape(key)}["']""", complaint)]
-        if named or (keys and complaint.rstrip("\"'").endswith(".".join(keys))):
-            return InputError(
-                "The configuration has no such key.",
-                field=flag,
-                found=value,
-                expected="a key that the file given as --config defines",
-                remedy=f"did you mean {suggestion[1]!r}?"
-                if suggestion
-                else "look the key up in that file",
-            )
-    return None
-
-
-def _set_level() -> None:
+def _set_level(given: flags.FlagValues) -> None:
     """Obeys ``--log_level``; absl's ``--verbosity`` decides about libraries where it is given."""
-    level = str(flags.FLAGS["log_level"].value)
+    level = str(given["log_level"].value)
     screen.set_level(level)
     if level == "error":
         warnings.simplefilter("ignore")
@@ -286,7 +204,7 @@ def _set_level() -> None:
         os.environ.setdefault("JAX_LOG_COMPILES", "1")
         if "jax" in sys.modules:
             sys.modules["jax"].config.update("jax_log_compiles", True)
-    if not flags.FLAGS["verbosity"].present:
+    if not given["verbosity"].present:
         # Libraries log every file they touch.
         logging.set_verbosity(logging.DEBUG if level == "debug" else logging.ERROR)
 

@@ -1,0 +1,192 @@
+"""Parses the flags of a command, explains them, and refuses wrong ones."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from emojax import screen
+from emojax.errors import InputError
+
+_CONFIG = "config"
+
+
+def define_config(
+    values: flags.FlagValues, about: str, *, default: str | None = None, required: bool = False
+) -> None:
+    """Defines ``--config``, whose keys ``--config.key=value`` overrides.
+
+    Args:
+        values: gets the flag.
+        about: shown by ``--help``.
+        default: what is read without the flag; None for nothing.
+        required: refuse a call without the flag.
+    """
+    config_flags.DEFINE_config_file(_CONFIG, default, about, flag_values=values)
+    if required:
+        flags.mark_flag_as_required(_CONFIG, flag_values=values)
+
+
+def read_config(given: flags.FlagValues) -> ConfigDict:
+    """Returns the configuration that ``--config`` names, with its overrides.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    config: Any = given[_CONFIG].value
+    try:
+        config.keys()
+    except OSError as error:
+        # config_flags keeps a file that cannot be read for the first use of its value.
+        raise InputError(
+            "The configuration cannot be read.",
+            file=config_flags.get_config_filename(given[_CONFIG]),
+            field=f"--{_CONFIG}",
+            found=str(error.__cause__ or error).splitlines()[-1].strip(),
+            expected="a Python file that defines get_config(), as in configs/",
+        ) from error
+    return config
+
+
+def parse_flags(
+    given: flags.FlagValues,
+    define_flags: Callable[[flags.FlagValues], None],
+    argv: list[str],
+    module: str,
+) -> list[str]:
+    """Defines and parses a command's flags; a configuration is executed and overridden meanwhile.
+
+    The flags of libraries, such as ``--verbosity``, are taken as well.
+
+    Args:
+        given: is filled.
+        define_flags: defines the command's flags.
+        argv: the program's name and its arguments.
+        module: the command's module, whose docstring ``--help`` shows.
+
+    Returns:
+        The program's name and the words that are no flags.
+
+    Raises:
+        InputError: a flag, its value, or an overridden key is wrong.
+        SystemExit: ``--help`` was asked for.
+    """
+    define_flags(given)
+    flags.DEFINE_enum(
+        "log_level",
+        "info",
+        list(screen.LEVELS),
+        "Print errors only; also warnings; also progress and results; also the libraries' logs. "
+        "The summary line of a long command is always printed.",
+        flag_values=given,
+    )
+    own = list(given)
+    if any(word.lstrip("-") in ("help", "helpshort") for word in argv[1:]):
+        print(_help(given, own, inspect.getdoc(sys.modules[module]) or ""))
+        sys.exit(0)
+    for name in flags.FLAGS:
+        if name not in given:
+            given[name] = flags.FLAGS[name]
+    try:
+        rest = given(argv)
+    except flags.Error as error:
+        raise _wrong_flag(argv, error) from error
+    except (AttributeError, KeyError) as error:
+        wrong = _unknown_key(argv, str(error))
+        if wrong is None:
+            raise
+        raise wrong from error
+    flags.FLAGS.mark_as_parsed()
+    return rest
+
+
+def _help(given: flags.FlagValues, names: Sequence[str], about: str) -> str:
+    """Returns the description of a command and of its flags."""
+    lines = [about, "", "flags:"]
+    for name in names:
+        flag = given[name]
+        text = " ".join(str(flag.help).split())
+        if flag.default not in (None, "", []):
+            text += f" (default: {flag.default_as_str})"
+        lines.append(f"  --{name}")
+        lines += textwrap.wrap(text, 92, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def _wrong_flag(argv: Sequence[str], error: flags.Error) -> InputError:
+    """Returns absl's complaint about a flag as our error."""
+    help_ = "run it with --help for the list of flags"
+    if isinstance(error, flags.UnrecognizedFlagError):
+        name = error.flagname
+        given = [word for word in argv[1:] if word.lstrip("-").partition("=")[0] == name]
+        close = re.search(r"Did you mean: ([^, ?]+)", str(error))
+        return InputError(
+            "This command has no such flag.",
+            field=f"--{name}",
+            found=given[0] if given else name,
+            expected="a flag of this command",
+            remedy=f"did you mean --{close[1]}?" if close else help_,
+        )
+    text = str(error)
+    absent = re.findall(r"Flag --(\S+) must have a value|^Missing value for flag --(\S+)$", text)
+    if absent:
+        return InputError(
+            "The command needs a value.",
+            field=", ".join(f"--{validated or parsed}" for validated, parsed in absent),
+            found="none",
+            expected="--name=value",
+            remedy=help_,
+        )
+    value = re.fullmatch(r"flag --([^=]+)=(.*?): (.*)", text, re.DOTALL)
+    return InputError(
+        "A flag has a wrong value.",
+        field=f"--{value[1]}" if value else "flags",
+        found=value[2] if value else text,
+        expected=_expected(value[3]) if value else "values as --help tells",
+        remedy=help_,
+    )
+
+
+# Absl's and Python's words for the value that a flag should have had -> ours.
+_EXPECTED = {
+    r"invalid literal for int\(\).*": "a whole number",
+    r"could not convert string to float.*": "a number",
+    r".*boolean.*": "true or false",
+    r"value should be one of <(.*)>": r"one of \1",
+}
+
+
+def _expected(complaint: str) -> str:
+    for pattern, text in _EXPECTED.items():
+        if found := re.fullmatch(pattern, complaint, re.DOTALL):
+            return found.expand(text).replace("|", ", ")
+    return complaint
+
+
+def _unknown_key(argv: Sequence[str], message: str) -> InputError | None:
+    """Returns an error about the override that ml_collections stumbled over, or None."""
+    # The suggestion may name another key that was given, and given rightly.
+    suggestion = re.search(r'Did you mean "([^"]+)" instead of "([^"]+)"', message)
+    complaint = f'"{suggestion[2]}"' if suggestion else message
+    for argument in argv[1:]:
+        flag, _, value = argument.partition("=")
+        keys = flag.lstrip("-").split(".")[1:]
+        named = [key for key in keys if re.search(rf"""["']{re.escape(key)}["']""", complaint)]
+        if named or (keys and complaint.rstrip("\"'").endswith(".".join(keys))):
+            return InputError(
+                "The configuration has no such key.",
+                field=flag,
+                found=value,
+                expected="a key that the file given as --config defines",
+                remedy=f"did you mean {suggestion[1]!r}?"
+                if suggestion
+                else "look the key up in that file",
+            )
+    return None
