@@ -12,7 +12,7 @@ from tests.training_runs import subprocess_environment
 
 ROOT = Path(__file__).parents[1]
 
-# Imports what the commands import, but not their modules, whose flags exist once a process. A
+# Imports what the commands import, but not their modules, which run as __main__. A
 # command that ends in an orderly way leaves at once: taking an interpreter apart costs more than
 # most of these commands do.
 _FORKING = """

@@ -87,7 +87,7 @@ FAILURES: dict[str, tuple[str, ...]] = {
     "misspelt_beside_right": ("--config.train.epoch\n", "did you mean 'epochs'?"),
     "task_without_target": ("expr", "config.replicas.targets"),
     "misspelt_flag": ("--workdr=", "did you mean --workdir?"),
-    "missing_flags": ("--workdir, --config", "none"),
+    "missing_flags": ("--config, --workdir", "none"),
     "wrong_type": ("--config.data.batch_size", "many", "a whole number"),
     "wrong_choice": ("--log_level", "loud", "one of error, warning, info, debug"),
     "wrong_switch": ("--overwrite", "perhaps", "true or false"),

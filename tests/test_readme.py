@@ -24,6 +24,8 @@ def test_the_store_example_writes_a_store(tmp_path: Path, monkeypatch: pytest.Mo
     assert np.isfinite(store.statistics("0")["ir50"][0]).all()
 
 
+# A default configuration is read when its flag is defined.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_every_command_and_flag_exists() -> None:
     """Modules in README are in the tree and define the flags they are shown with."""
     commands = re.findall(r"python -m ([\w.]+)((?:\s+\\?\n?\s*--\S+)*)", README)

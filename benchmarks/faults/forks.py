@@ -275,7 +275,7 @@ def _watch(phases: _Phases) -> None:
 
 
 def _import() -> None:
-    """What the commands import, but not their modules, whose flags exist once a process."""
+    """Imports what the commands import, but not their modules, which run as __main__."""
     import emojax.commands.start
     import emojax.prediction.trained_run
     import emojax.reporting.fold_picture

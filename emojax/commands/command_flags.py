@@ -91,9 +91,9 @@ def parse_flags(
     if any(word.lstrip("-") in ("help", "helpshort") for word in argv[1:]):
         print(_help(given, own, inspect.getdoc(sys.modules[module]) or ""))
         sys.exit(0)
-    for name in flags.FLAGS:
-        if name not in given:
-            given[name] = flags.FLAGS[name]
+    for flag in map(flags.FLAGS.__getitem__, list(flags.FLAGS)):
+        if flag.name not in given:
+            given[flag.name] = flag
     try:
         rest = given(argv)
     except flags.Error as error:
