@@ -58,41 +58,26 @@ _WEIGHTS = {
 QUICK_SYSTEMS = ("rjcma", "emma_net")
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_bool(
-        "quick", False, "Narrow models, few windows: does everything run?", flag_values=values
-    )
-    flags.DEFINE_list(
+    define.bool("quick", False, "Narrow models, few windows: does everything run?")
+    define.list(
         "systems",
         [],
         "Some of "
         + ", ".join(NAMES)
         + "; replicas, B, R and streams are those of the first. All by "
         "default, two with --quick.",
-        flag_values=values,
     )
-    flags.DEFINE_list(
-        "parts", [], "Some of " + ", ".join(PARTS) + "; all by default.", flag_values=values
+    define.list("parts", [], "Some of " + ", ".join(PARTS) + "; all by default.")
+    define.string("out", "build/bench", "Folder for results.")
+    define.enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
+    define.float(
+        "minutes", None, "Begin nothing new after so long; 0: no limit, 9 on an accelerator."
     )
-    flags.DEFINE_string("out", "build/bench", "Folder for results.", flag_values=values)
-    flags.DEFINE_enum(
-        "dtype", "float32", ["float32", "bfloat16"], "Of the computation.", flag_values=values
-    )
-    flags.DEFINE_float(
-        "minutes",
-        None,
-        "Begin nothing new after so long; 0: no limit, 9 on an accelerator.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "axes", [], f"Of scaling: some of {', '.join(AXES)}; all by default.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "torch_compile",
-        None,
-        "Mode of torch.compile; empty leaves it out, as --quick does.",
-        flag_values=values,
+    define.list("axes", [], f"Of scaling: some of {', '.join(AXES)}; all by default.")
+    define.string(
+        "torch_compile", None, "Mode of torch.compile; empty leaves it out, as --quick does."
     )
 
 

@@ -24,11 +24,11 @@ from emojax.datasets.pipeline import stack, training_feeds
 from emojax.datasets.source import Store
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    cli.define_config(values, "Configuration with data.store set.", required=True)
-    flags.DEFINE_integer("steps", 10, "Steps in a block.", flag_values=values)
-    flags.DEFINE_integer("pairs", 10, "Pairs of blocks.", flag_values=values)
+    define.config("Configuration with data.store set.", required=True)
+    define.integer("steps", 10, "Steps in a block.")
+    define.integer("pairs", 10, "Pairs of blocks.")
 
 
 def main(given: flags.FlagValues) -> None:

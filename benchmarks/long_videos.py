@@ -41,10 +41,10 @@ _FPS = 30
 _TRAINING_FRAMES = 700
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string("out", "build/long_videos", "Folder for the results.", flag_values=values)
-    flags.DEFINE_list("minutes", ["6", "120"], "Lengths of the videos.", flag_values=values)
+    define.string("out", "build/long_videos", "Folder for the results.")
+    define.list("minutes", ["6", "120"], "Lengths of the videos.")
 
 
 def main(given: flags.FlagValues) -> None:

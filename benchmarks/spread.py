@@ -267,14 +267,13 @@ def _table(*, optimised: bool) -> Table:
     )
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    about: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("out", "runs/spread", "Empty folder for the runs and the table.", **about)
-    flags.DEFINE_list("systems", [], "Some of " + ", ".join(SYSTEMS) + "; all by default.", **about)
-    flags.DEFINE_bool("keep", False, "Train only what is not in OUT already.", **about)
-    flags.DEFINE_float("minutes", 0.0, "Begin no training after so long; 0: no limit.", **about)
-    flags.DEFINE_bool("optimised", False, "Compile as users do, which takes much longer.", **about)
+    define.string("out", "runs/spread", "Empty folder for the runs and the table.")
+    define.list("systems", [], "Some of " + ", ".join(SYSTEMS) + "; all by default.")
+    define.bool("keep", False, "Train only what is not in OUT already.")
+    define.float("minutes", 0.0, "Begin no training after so long; 0: no limit.")
+    define.bool("optimised", False, "Compile as users do, which takes much longer.")
 
 
 COMMAND = cli.Command(main, define_flags)

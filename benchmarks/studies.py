@@ -28,24 +28,16 @@ from emojax.core.devices import use_compilation_cache
 from emojax.rundir.metric_log import METRICS_FILE
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_enum("study", "systems", list(STUDIES), "Which study.", flag_values=values)
-    flags.DEFINE_string(
-        "workdir", None, "Folder of runs and results.", required=True, flag_values=values
-    )
-    flags.DEFINE_string(
-        "stores", "stores/study", "Folder of the simulated stores.", flag_values=values
-    )
-    flags.DEFINE_list("only", [], "Labels of cases to run; all by default.", flag_values=values)
-    flags.DEFINE_string(
-        "size", "", "Size of the stores, instead of the study's.", flag_values=values
-    )
-    flags.DEFINE_integer("seeds", 0, "Number of seeds, instead of the study's.", flag_values=values)
-    flags.DEFINE_list("partitions", ["validation", "test"], "What to score.", flag_values=values)
-    flags.DEFINE_multi_string(
-        "set", [], "A flag for every training, config.x=y.", flag_values=values
-    )
+    define.enum("study", "systems", list(STUDIES), "Which study.")
+    define.string("workdir", None, "Folder of runs and results.", required=True)
+    define.string("stores", "stores/study", "Folder of the simulated stores.")
+    define.list("only", [], "Labels of cases to run; all by default.")
+    define.string("size", "", "Size of the stores, instead of the study's.")
+    define.integer("seeds", 0, "Number of seeds, instead of the study's.")
+    define.list("partitions", ["validation", "test"], "What to score.")
+    define.multi_string("set", [], "A flag for every training, config.x=y.")
 
 
 def main(given: flags.FlagValues) -> None:

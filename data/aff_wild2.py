@@ -335,57 +335,25 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     yield line
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "annotations",
-        None,
-        "Folder of the organisers' annotations.",
-        required=True,
-        flag_values=values,
+    define.string("annotations", None, "Folder of the organisers' annotations.", required=True)
+    define.multi_string(
+        "features", None, "STREAM=FOLDER[,clock=...][,...], once per stream.", required=True
     )
-    flags.DEFINE_multi_string(
-        "features",
-        None,
-        "STREAM=FOLDER[,clock=...][,...], once per stream.",
-        required=True,
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "out", None, "Folder of the store to build.", required=True, flag_values=values
-    )
-    flags.DEFINE_list(
-        "tasks", ["va"], "Of va, expr and au; one has its official partition.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "folds", "blocks:6", "official, blocks:K, emma or tcn_transformer.", flag_values=values
-    )
-    flags.DEFINE_integer("seed", 0, "Of the folds.", flag_values=values)
-    flags.DEFINE_string(
-        "fps", "30", "Frames per second, or a CSV file: video,fps.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "timestamps", None, "Folder with the seconds of every frame, per video.", flag_values=values
-    )
-    flags.DEFINE_string("frame_counts", None, "CSV file: video,frames.", flag_values=values)
-    flags.DEFINE_multi_string(
-        "test_list", [], "File with names of test videos; repeatable.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "max_mismatch", "10", "Frames, or N%, by which lengths may differ.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "max_missing", 0, "How often a video may lack a stream's features.", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "allow_pickle", False, "Read pickled features, restrictedly.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "dtype", "float16", "Of the features: float16 or float32.", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "overwrite", False, "Replace a store that is there already.", flag_values=values
-    )
+    define.string("out", None, "Folder of the store to build.", required=True)
+    define.list("tasks", ["va"], "Of va, expr and au; one has its official partition.")
+    define.string("folds", "blocks:6", "official, blocks:K, emma or tcn_transformer.")
+    define.integer("seed", 0, "Of the folds.")
+    define.string("fps", "30", "Frames per second, or a CSV file: video,fps.")
+    define.string("timestamps", None, "Folder with the seconds of every frame, per video.")
+    define.string("frame_counts", None, "CSV file: video,frames.")
+    define.multi_string("test_list", [], "File with names of test videos; repeatable.")
+    define.string("max_mismatch", "10", "Frames, or N%, by which lengths may differ.")
+    define.integer("max_missing", 0, "How often a video may lack a stream's features.")
+    define.bool("allow_pickle", False, "Read pickled features, restrictedly.")
+    define.string("dtype", "float16", "Of the features: float16 or float32.")
+    define.bool("overwrite", False, "Replace a store that is there already.")
 
 
 def main(given: flags.FlagValues) -> None:

@@ -286,18 +286,12 @@ def _checked_window(arrays: NpzArrays, name: str, labels_VN2: np.ndarray) -> tup
     return start, stop
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "source", None, f"Folder that holds {FILE}.", required=True, flag_values=values
-    )
-    flags.DEFINE_string(
-        "out", None, "Folder of the store to build.", required=True, flag_values=values
-    )
-    flags.DEFINE_integer("seed", 0, "Decides which training people validate.", flag_values=values)
-    flags.DEFINE_boolean(
-        "overwrite", False, "Replace a store that is there already.", flag_values=values
-    )
+    define.string("source", None, f"Folder that holds {FILE}.", required=True)
+    define.string("out", None, "Folder of the store to build.", required=True)
+    define.integer("seed", 0, "Decides which training people validate.")
+    define.bool("overwrite", False, "Replace a store that is there already.")
 
 
 def main(given: flags.FlagValues) -> None:

@@ -300,31 +300,18 @@ def _show(report: Sequence[ImportedStream], say: Callable[[Table], None]) -> Non
     say(table)
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     about = "NAME=PATH[,form=...][,clock=...]..., one per stream; see docs/aff_wild2.md."
-    flags.DEFINE_multi_string("features", [], about, flag_values=values)
-    flags.DEFINE_string(
-        "out", None, "Folder of the store to build.", required=True, flag_values=values
-    )
-    flags.DEFINE_float("fps", None, "Frames per second of the videos.", flag_values=values)
-    flags.DEFINE_string(
-        "pts",
-        None,
-        "Folder with VIDEO.npy or VIDEO.txt, seconds of each frame.",
-        flag_values=values,
-    )
-    flags.DEFINE_string("name", "features", "Name of the data set.", flag_values=values)
-    flags.DEFINE_string(
-        "dtype", "float16", "Of the features: float16 or float32.", flag_values=values
-    )
-    flags.DEFINE_boolean("allow_missing", False, "Videos may lack streams.", flag_values=values)
-    flags.DEFINE_boolean(
-        "allow_pickle", False, "Pickles may be read; nothing in them is run.", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "overwrite", False, "Replace a store that is there already.", flag_values=values
-    )
+    define.multi_string("features", [], about)
+    define.string("out", None, "Folder of the store to build.", required=True)
+    define.float("fps", None, "Frames per second of the videos.")
+    define.string("pts", None, "Folder with VIDEO.npy or VIDEO.txt, seconds of each frame.")
+    define.string("name", "features", "Name of the data set.")
+    define.string("dtype", "float16", "Of the features: float16 or float32.")
+    define.bool("allow_missing", False, "Videos may lack streams.")
+    define.bool("allow_pickle", False, "Pickles may be read; nothing in them is run.")
+    define.bool("overwrite", False, "Replace a store that is there already.")
 
 
 def main(given: flags.FlagValues) -> None:

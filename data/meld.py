@@ -246,20 +246,12 @@ def build(
     say(_DESCRIPTION)
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "source", None, f"Folder that holds {FILE}.", required=True, flag_values=values
-    )
-    flags.DEFINE_string(
-        "out", None, "Folder of the store to build.", required=True, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "seed", 0, "Decides which dialogues are held out together.", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "overwrite", False, "Replace a store that is there already.", flag_values=values
-    )
+    define.string("source", None, f"Folder that holds {FILE}.", required=True)
+    define.string("out", None, "Folder of the store to build.", required=True)
+    define.integer("seed", 0, "Decides which dialogues are held out together.")
+    define.bool("overwrite", False, "Replace a store that is there already.")
 
 
 def main(given: flags.FlagValues) -> None:

@@ -355,45 +355,28 @@ def _table(options: Options, scores: dict[str, dict[str, dict[str, float]]]) -> 
     return lines
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "out", None, "Folder of the store to build.", required=True, flag_values=values
-    )
-    flags.DEFINE_string("preset", "plain", f"One of {', '.join(PRESETS)}.", flag_values=values)
-    flags.DEFINE_string("size", "demo", f"One of {', '.join(SIZES)}.", flag_values=values)
+    define.string("out", None, "Folder of the store to build.", required=True)
+    define.string("preset", "plain", f"One of {', '.join(PRESETS)}.")
+    define.string("size", "demo", f"One of {', '.join(SIZES)}.")
     for part in PARTITIONS:
         about = f"Videos in {part}, instead of --size's."
-        flags.DEFINE_integer(f"{part}_videos", None, about, flag_values=values)
-    flags.DEFINE_float(
-        "min_seconds", None, "Shortest video, instead of --size's.", flag_values=values
-    )
-    flags.DEFINE_float(
-        "max_seconds", None, "Longest video, instead of --size's.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "streams", ["ir50", "vggish", "bert"], "Streams to simulate.", flag_values=values
-    )
-    flags.DEFINE_list("tasks", list(SIMULATED), "Tasks to label.", flag_values=values)
-    flags.DEFINE_multi_string(
-        "width", [], "STREAM=D, a width other than the papers'", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "seed", 0, "Every number in the store follows from it.", flag_values=values
-    )
-    flags.DEFINE_string(
+        define.integer(f"{part}_videos", None, about)
+    define.float("min_seconds", None, "Shortest video, instead of --size's.")
+    define.float("max_seconds", None, "Longest video, instead of --size's.")
+    define.list("streams", ["ir50", "vggish", "bert"], "Streams to simulate.")
+    define.list("tasks", list(SIMULATED), "Tasks to label.")
+    define.multi_string("width", [], "STREAM=D, a width other than the papers'")
+    define.integer("seed", 0, "Every number in the store follows from it.")
+    define.string(
         "folds",
         None,
         "A number, official, blocks:K (stratified by expression), emma or tcn_transformer; by "
         "default 6, or 1 if sources are too few.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "dtype", "float16", "Of the features: float16 or float32.", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "overwrite", False, "Replace a store that is there already.", flag_values=values
-    )
+    define.string("dtype", "float16", "Of the features: float16 or float32.")
+    define.bool("overwrite", False, "Replace a store that is there already.")
 
 
 def main(given: flags.FlagValues) -> None:

@@ -19,20 +19,16 @@ from emojax.datasets.store import store_facts
 from emojax.datasets.tfds_dataset import fold_splits, write_tfds
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "store", None, "The store to be written.", required=True, flag_values=values
-    )
-    flags.DEFINE_string("out", None, "Data directory of TFDS.", required=True, flag_values=values)
-    flags.DEFINE_string("version", "1.0.0", "Of the data set.", flag_values=values)
-    flags.DEFINE_string("citation", "", "BibTeX of whoever made the data.", flag_values=values)
-    flags.DEFINE_string("license", "", "Under which the data may be used.", flag_values=values)
-    flags.DEFINE_string("homepage", "", "Of the data.", flag_values=values)
-    flags.DEFINE_integer("videos_per_shard", 16, "Examples in one file.", flag_values=values)
-    flags.DEFINE_boolean(
-        "overwrite", False, "Replace this version of the data set.", flag_values=values
-    )
+    define.string("store", None, "The store to be written.", required=True)
+    define.string("out", None, "Data directory of TFDS.", required=True)
+    define.string("version", "1.0.0", "Of the data set.")
+    define.string("citation", "", "BibTeX of whoever made the data.")
+    define.string("license", "", "Under which the data may be used.")
+    define.string("homepage", "", "Of the data.")
+    define.integer("videos_per_shard", 16, "Examples in one file.")
+    define.bool("overwrite", False, "Replace this version of the data set.")
 
 
 def main(given: flags.FlagValues) -> None:

@@ -296,16 +296,12 @@ def _write_everything(stem: Path, rows: StreamRows) -> None:
     np.savez(f"{stem}.npz", rows=rows.rows_ND, pts=rows.pts_N, valid=rows.valid_N)
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "store", None, "Folder of the store to write out.", required=True, flag_values=values
-    )
-    flags.DEFINE_string("out", None, "Folder to create.", required=True, flag_values=values)
-    flags.DEFINE_list("per_frame", [], "Streams to write as a file per frame.", flag_values=values)
-    flags.DEFINE_boolean(
-        "test_labels", False, "Write a Test_Set with the test videos' labels.", flag_values=values
-    )
+    define.string("store", None, "Folder of the store to write out.", required=True)
+    define.string("out", None, "Folder to create.", required=True)
+    define.list("per_frame", [], "Streams to write as a file per frame.")
+    define.bool("test_labels", False, "Write a Test_Set with the test videos' labels.")
 
 
 def main(given: flags.FlagValues) -> None:

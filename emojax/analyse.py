@@ -42,92 +42,50 @@ from emojax.studies.study_pictures import (
 )
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_multi_string(
-        "checkpoint",
-        None,
-        "The --workdir of a training run; several to compare.",
-        required=True,
-        flag_values=values,
+    define.multi_string(
+        "checkpoint", None, "The --workdir of a training run; several to compare.", required=True
     )
-    flags.DEFINE_integer(
-        "step", None, "Which saved step; the latest by default.", flag_values=values
+    define.integer("step", None, "Which saved step; the latest by default.")
+    define.string("store", "", "Store to study on; the (first) training store by default.")
+    define.enum(
+        "partition", "validation", ["train", "validation", "test"], "Which videos of the fold(s)."
     )
-    flags.DEFINE_string(
-        "store", "", "Store to study on; the (first) training store by default.", flag_values=values
+    define.string("out", "", "Folder; RUN/analysis/STUDY/PARTITION[-on-NAME] by default.")
+    define.integer("seed", 0, "Of everything that is drawn.", lower_bound=0)
+    define.integer(
+        "draws", 1000, "streams, compare: draws of the bootstrap over videos.", lower_bound=1
     )
-    flags.DEFINE_enum(
-        "partition",
-        "validation",
-        ["train", "validation", "test"],
-        "Which videos of the fold(s).",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "out", "", "Folder; RUN/analysis/STUDY/PARTITION[-on-NAME] by default.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "seed", 0, "Of everything that is drawn.", lower_bound=0, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "draws",
-        1000,
-        "streams, compare: draws of the bootstrap over videos.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
+    define.enum(
         "by",
         None,
         ["modality", "stream"],
         "What goes at once; by modality in the study missing, by stream in streams.",
-        flag_values=values,
     )
-    flags.DEFINE_list(
+    define.list(
         "percent",
         [str(10 * i) for i in range(11)],
         "missing: percentages of frames that go missing.",
-        flag_values=values,
     )
-    flags.DEFINE_integer(
-        "trials", 10, "missing: draws for each percentage.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_list(
-        "pattern",
-        list(PATTERNS),
-        "missing: single frames, contiguous spans, or both.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
+    define.integer("trials", 10, "missing: draws for each percentage.", lower_bound=1)
+    define.list("pattern", list(PATTERNS), "missing: single frames, contiguous spans, or both.")
+    define.list(
         "validity",
         [KEPT],
         "missing: kept (zeros at the model's input, masks left on, the paper's study), cleared "
         "(missing in the store, so that config.data.fill acts), or both.",
-        flag_values=values,
     )
-    flags.DEFINE_float(
-        "span",
-        2.0,
-        "missing: mean length of a span in seconds.",
-        lower_bound=0.0,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
+    define.float("span", 2.0, "missing: mean length of a span in seconds.", lower_bound=0.0)
+    define.integer(
         "shuffles",
         5,
         "streams: how many other videos each video gets a stream of; 0 for none.",
         lower_bound=0,
-        flag_values=values,
     )
-    flags.DEFINE_integer(
-        "bins", 10, "calibration: bins of probability.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_list(
-        "epsilon",
-        ["0.05", "0.1", "0.2"],
-        "stability: changes (L1) below which a step is stable.",
-        flag_values=values,
+    define.integer("bins", 10, "calibration: bins of probability.", lower_bound=1)
+    define.list(
+        "epsilon", ["0.05", "0.1", "0.2"], "stability: changes (L1) below which a step is stable."
     )
 
 

@@ -47,45 +47,28 @@ from emojax.training.loop import Trainer
 from emojax.training.progress import pace
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    cli.define_config(values, "Configuration file, see configs/.", required=True)
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Folder of the run; made if it is not there.",
-        required=True,
-        flag_values=values,
+    define.config("Configuration file, see configs/.", required=True)
+    define.string("workdir", None, "Folder of the run; made if it is not there.", required=True)
+    define.bool("overwrite", False, "Discard a run that lies in the workdir.")
+    define.list(
+        "folds", ["all"], "Folds to train, instead of config.replicas.folds: names, or all."
     )
-    flags.DEFINE_bool(
-        "overwrite", False, "Discard a run that lies in the workdir.", flag_values=values
+    define.enum(
+        "partition", "validation", ["train", "validation", "test"], "What each fold is scored on."
     )
-    flags.DEFINE_list(
-        "folds",
-        ["all"],
-        "Folds to train, instead of config.replicas.folds: names, or all.",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "partition",
-        "validation",
-        ["train", "validation", "test"],
-        "What each fold is scored on.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
+    define.list(
         "postprocess",
         [],
         "Also score predictions after these: smooth (a fold's width is tuned on the out-of-fold "
         "predictions of the others), clip.",
-        flag_values=values,
     )
-    flags.DEFINE_enum(
+    define.enum(
         "smoother",
         "moving_average",
         list(SMOOTHERS),
         "How predictions are smoothed; the exponential one is causal.",
-        flag_values=values,
     )
 
 

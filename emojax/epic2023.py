@@ -37,17 +37,14 @@ from emojax.training.loop import Trainer
 from emojax.training.progress import pace
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    cli.define_config(
-        values,
+    define.config(
         "Configuration; folds are named s2_0, s3_0, s4_0 ...",
         default="configs/segment_mlp.py",
     )
-    flags.DEFINE_string(
-        "store", "", "Store of data.epic2023; the configuration's by default.", flag_values=values
-    )
-    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True, flag_values=values)
+    define.string("store", "", "Store of data.epic2023; the configuration's by default.")
+    define.string("workdir", None, "Folder of the run.", required=True)
 
 
 # scenario -> (valence, arousal)

@@ -32,60 +32,41 @@ from emojax.scoring.fold_scores import FoldResult, headline
 from emojax.specs import TASKS
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "checkpoint", None, "The --workdir of a training run.", required=True, flag_values=values
+    define.string("checkpoint", None, "The --workdir of a training run.", required=True)
+    define.integer("step", None, "Which saved step; the latest by default.")
+    define.string("store", "", "Store to evaluate on; the training store by default.")
+    define.enum(
+        "partition", "validation", ["train", "validation", "test"], "Which videos of the fold(s)."
     )
-    flags.DEFINE_integer(
-        "step", None, "Which saved step; the latest by default.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "store", "", "Store to evaluate on; the training store by default.", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "partition",
-        "validation",
-        ["train", "validation", "test"],
-        "Which videos of the fold(s).",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
+    define.enum(
         "decision",
         "paper",
         ["paper", "tuned"],
         "How classes and units are decided: by argmax and at 0.5, or also with offsets and "
         "thresholds tuned for F1 on the training videos.",
-        flag_values=values,
     )
-    flags.DEFINE_list(
-        "postprocess", [], "Also score predictions after these: smooth, clip.", flag_values=values
-    )
-    flags.DEFINE_enum(
+    define.list("postprocess", [], "Also score predictions after these: smooth, clip.")
+    define.enum(
         "smoother",
         "moving_average",
         list(SMOOTHERS),
         "How predictions are smoothed; the exponential one is causal. --widths brings its own.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "widths",
-        "",
-        "A postprocessing.json to take the widths from, instead of tuning them.",
-        flag_values=values,
+    define.string(
+        "widths", "", "A postprocessing.json to take the widths from, instead of tuning them."
     )
-    flags.DEFINE_bool(
+    define.bool(
         "full_sequence",
         False,
         "Apply the model to whole videos instead of windows, if it allows it.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
+    define.string(
         "out",
         "",
         "Folder for the report; by default RUN/PARTITION, for another store "
         "RUN/PARTITION-on-NAME, and with -full-sequence added for that.",
-        flag_values=values,
     )
 
 

@@ -35,58 +35,35 @@ from emojax.scoring.evaluation import Tuning
 from emojax.scoring.fitted_postprocessing import Postprocessing, check_steps, prepare_postprocessing
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "checkpoint", None, "The --workdir of a training run.", required=True, flag_values=values
+    define.string("checkpoint", None, "The --workdir of a training run.", required=True)
+    define.integer("step", None, "Which saved step; the latest by default.")
+    define.string("store", "", "Store with the videos; the training store by default.")
+    define.enum(
+        "partition", "test", ["train", "validation", "test", "all"], "Which of the store's videos."
     )
-    flags.DEFINE_integer(
-        "step", None, "Which saved step; the latest by default.", flag_values=values
+    define.list("videos", [], "Names of single videos, instead of a partition.")
+    define.string("fold", "", "Use only the replicas of this fold.")
+    define.enum(
+        "ensemble", "mean", list(ENSEMBLES), "How replicas are combined; classes and units by mean."
     )
-    flags.DEFINE_string(
-        "store", "", "Store with the videos; the training store by default.", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "partition",
-        "test",
-        ["train", "validation", "test", "all"],
-        "Which of the store's videos.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "videos", [], "Names of single videos, instead of a partition.", flag_values=values
-    )
-    flags.DEFINE_string("fold", "", "Use only the replicas of this fold.", flag_values=values)
-    flags.DEFINE_enum(
-        "ensemble",
-        "mean",
-        list(ENSEMBLES),
-        "How replicas are combined; classes and units by mean.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "postprocess", [], "What is done afterwards: smooth, clip.", flag_values=values
-    )
-    flags.DEFINE_enum(
+    define.list("postprocess", [], "What is done afterwards: smooth, clip.")
+    define.enum(
         "smoother",
         "moving_average",
         list(SMOOTHERS),
         "How predictions are smoothed; the exponential one is causal. --widths brings its own.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "widths",
-        "",
-        "A postprocessing.json to take the widths from, instead of tuning them.",
-        flag_values=values,
+    define.string(
+        "widths", "", "A postprocessing.json to take the widths from, instead of tuning them."
     )
-    flags.DEFINE_bool(
+    define.bool(
         "full_sequence",
         False,
         "Apply the model to whole videos instead of windows, if it allows it.",
-        flag_values=values,
     )
-    flags.DEFINE_string("out", None, "Folder for the CSV files.", required=True, flag_values=values)
+    define.string("out", None, "Folder for the CSV files.", required=True)
 
 
 def main(given: flags.FlagValues) -> None:

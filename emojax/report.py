@@ -21,26 +21,18 @@ from emojax.reporting.page import write_page
 from emojax.reporting.page_runs import read_runs
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
+    define.string(
         "out",
         "",
         "File to write; RUN/report-PARTITION.html, or of several runs ./report-PARTITION.html.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "partition",
-        "validation",
-        "What was evaluated: validation, test, or validation-on-STORE.",
-        flag_values=values,
+    define.string(
+        "partition", "validation", "What was evaluated: validation, test, or validation-on-STORE."
     )
-    flags.DEFINE_integer(
-        "draws",
-        1000,
-        "Bootstrap draws behind each confidence interval.",
-        lower_bound=100,
-        flag_values=values,
+    define.integer(
+        "draws", 1000, "Bootstrap draws behind each confidence interval.", lower_bound=100
     )
 
 

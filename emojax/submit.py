@@ -49,59 +49,29 @@ from emojax.prediction.predictor import Predictions, ensemble
 from emojax.prediction.trained_run import open_run
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_enum(
-        "task", None, list(SUBMISSION_TASKS), "Which challenge.", required=True, flag_values=values
-    )
-    flags.DEFINE_string("checkpoint", "", "The --workdir of a training run.", flag_values=values)
-    flags.DEFINE_integer(
-        "step", None, "Which saved step; the latest by default.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "fold", "", "Use only the replicas and decisions of this fold.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "predictions",
-        "",
-        "Folder that emojax.predict wrote, instead of --checkpoint.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "store", "", "Store with the videos; the training store by default.", flag_values=values
-    )
-    flags.DEFINE_enum(
+    define.enum("task", None, list(SUBMISSION_TASKS), "Which challenge.", required=True)
+    define.string("checkpoint", "", "The --workdir of a training run.")
+    define.integer("step", None, "Which saved step; the latest by default.")
+    define.string("fold", "", "Use only the replicas and decisions of this fold.")
+    define.string("predictions", "", "Folder that emojax.predict wrote, instead of --checkpoint.")
+    define.string("store", "", "Store with the videos; the training store by default.")
+    define.enum(
         "partition",
         "test",
         ["train", "validation", "test"],
         "Which videos of the store, where neither template nor test list says it.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "template", "", "The organisers' file of all rows, in order.", flag_values=values
+    define.string("template", "", "The organisers' file of all rows, in order.")
+    define.string("test_list", "", "File with a name of a video in each line.")
+    define.enum("edition", "8", ["3", "5", "6", "7", "8"], "Of the competition.")
+    define.string(
+        "decisions", "", "The scores.json of evaluate --decision=tuned: thresholds or offsets."
     )
-    flags.DEFINE_string(
-        "test_list", "", "File with a name of a video in each line.", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "edition", "8", ["3", "5", "6", "7", "8"], "Of the competition.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "decisions",
-        "",
-        "The scores.json of evaluate --decision=tuned: thresholds or offsets.",
-        flag_values=values,
-    )
-    flags.DEFINE_boolean(
-        "allow_missing",
-        False,
-        "Answer videos without any prediction with neutral values.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "validate", "", "Only check this file (3rd edition: folder).", flag_values=values
-    )
-    flags.DEFINE_string("out", "", "File (3rd edition: folder) to write.", flag_values=values)
+    define.bool("allow_missing", False, "Answer videos without any prediction with neutral values.")
+    define.string("validate", "", "Only check this file (3rd edition: folder).")
+    define.string("out", "", "File (3rd edition: folder) to write.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,13 +49,12 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    about: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("configs", "configs", "Folder with configuration files.", **about)
-    flags.DEFINE_enum("format", "table", list(_PRINTERS), "How to print.", **about)
-    flags.DEFINE_bool("fast", False, "Leave out how far each system sees.", **about)
-    flags.DEFINE_string("store", "", "Store whose streams count beside the papers'.", **about)
+    define.string("configs", "configs", "Folder with configuration files.")
+    define.enum("format", "table", list(_PRINTERS), "How to print.")
+    define.bool("fast", False, "Leave out how far each system sees.")
+    define.string("store", "", "Store whose streams count beside the papers'.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,6 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import flags
@@ -43,30 +42,26 @@ from emojax.published.schema import PaperTable, Row
 from emojax.training.host_memory import keep_freed_memory
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    about: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_bool("list", False, "Say which tables there are, and stop.", **about)
-    flags.DEFINE_bool("all", False, "Every table.", **about)
-    flags.DEFINE_string("store", "", "Store to train and score on.", **about)
-    flags.DEFINE_string("workdir", "runs/tables", "Folder of runs and tables.", **about)
-    flags.DEFINE_enum("budget", PAPER, list(BUDGETS), "How large trainings are.", **about)
-    flags.DEFINE_integer("seeds", 3, "Seeds of each training.", lower_bound=1, **about)
-    flags.DEFINE_multi_string(
+    define.bool("list", False, "Say which tables there are, and stop.")
+    define.bool("all", False, "Every table.")
+    define.string("store", "", "Store to train and score on.")
+    define.string("workdir", "runs/tables", "Folder of runs and tables.")
+    define.enum("budget", PAPER, list(BUDGETS), "How large trainings are.")
+    define.integer("seeds", 3, "Seeds of each training.", lower_bound=1)
+    define.multi_string(
         "only",
         [],
         "Label of a row to train, and with it the one that it is tested against; all by default.",
-        **about,
     )
-    flags.DEFINE_multi_string(
-        "init_from", [], "ROW=RUN: start a row's training from the weights of a run.", **about
+    define.multi_string(
+        "init_from", [], "ROW=RUN: start a row's training from the weights of a run."
     )
-    flags.DEFINE_integer(
-        "trials", 10, "Draws for each share of exptrm.missing.", lower_bound=1, **about
-    )
-    flags.DEFINE_bool("dry_run", False, "Print the trainings as commands, and stop.", **about)
-    flags.DEFINE_bool("verbose", False, "Show every epoch.", **about)
-    flags.DEFINE_string("configs", "configs", "Folder of the configurations.", **about)
+    define.integer("trials", 10, "Draws for each share of exptrm.missing.", lower_bound=1)
+    define.bool("dry_run", False, "Print the trainings as commands, and stop.")
+    define.bool("verbose", False, "Show every epoch.")
+    define.string("configs", "configs", "Folder of the configurations.")
 
 
 def main(given: flags.FlagValues, *names: str) -> None:

@@ -33,25 +33,14 @@ from emojax.training.loop import Trainer
 from emojax.training.progress import pace
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    cli.define_config(values, "Configuration file, see configs/.", required=True)
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Folder of the run; made if it is not there.",
-        required=True,
-        flag_values=values,
+    define.config("Configuration file, see configs/.", required=True)
+    define.string("workdir", None, "Folder of the run; made if it is not there.", required=True)
+    define.string(
+        "profile", None, "Folder for a profile of a few training steps, made with jax.profiler."
     )
-    flags.DEFINE_string(
-        "profile",
-        None,
-        "Folder for a profile of a few training steps, made with jax.profiler.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "overwrite", False, "Discard a run that lies in the workdir.", flag_values=values
-    )
+    define.bool("overwrite", False, "Discard a run that lies in the workdir.")
 
 
 def main(given: flags.FlagValues) -> None:

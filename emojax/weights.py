@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from rich.table import Table
@@ -34,38 +33,29 @@ from emojax.prediction.trained_run import TrainedRun, open_run
 from emojax.specs import STREAMS
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    text, listed = flags.DEFINE_string, flags.DEFINE_list
-    about: dict[str, Any] = {"flag_values": values}
-    text("checkpoint", "", "export: the --workdir of a training run.", **about)
-    flags.DEFINE_integer("step", None, "export: which saved step; the latest by default.", **about)
-    text("replica", "", "export: one replica's name; all by default.", **about)
-    text("out", "", "export: the file; import, import_torch: the run's folder.", **about)
-    text("store", "", "import: store to evaluate on; may be named later.", **about)
-    listed(
-        "weights",
-        [],
-        "import: files or a folder of them; import_torch: FILE, or REPLICA=FILE,...",
-        **about,
+    define.string("checkpoint", "", "export: the --workdir of a training run.")
+    define.integer("step", None, "export: which saved step; the latest by default.")
+    define.string("replica", "", "export: one replica's name; all by default.")
+    define.string("out", "", "export: the file; import, import_torch: the run's folder.")
+    define.string("store", "", "import: store to evaluate on; may be named later.")
+    define.list(
+        "weights", [], "import: files or a folder of them; import_torch: FILE, or REPLICA=FILE,..."
     )
-    flags.DEFINE_enum("layout", None, list(LAYOUTS), "import_torch: whose names.", **about)
-    flags.DEFINE_enum(
+    define.enum("layout", None, list(LAYOUTS), "import_torch: whose names.")
+    define.enum(
         "statistics",
         "public",
         list(STATISTICS),
         "import_torch: how features are normalised. public: as the public code does, one mean "
         "and deviation for a stream that passed no backbone; store: each column, by the "
         "training fold; identity: not at all.",
-        **about,
     )
-    listed(
-        "modalities",
-        [],
-        "import_torch: the streams' names there, in config.data.streams' order.",
-        **about,
+    define.list(
+        "modalities", [], "import_torch: the streams' names there, in config.data.streams' order."
     )
-    cli.define_config(values, "import_torch: configuration of the model.")
+    define.config("import_torch: configuration of the model.")
 
 
 def export(given: flags.FlagValues) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+from emojax.commands.cli import Flags
 from emojax.datasets.source import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ def test_every_command_and_flag_exists() -> None:
     assert len(commands) >= 6
     for module, arguments in commands:
         defined = flags.FlagValues()
-        importlib.import_module(module).COMMAND.define_flags(defined)
+        importlib.import_module(module).COMMAND.define_flags(Flags(defined))
         for name in re.findall(r"--([\w.]+)", arguments):
             assert name.split(".")[0] in defined, f"{module} --{name}"
 

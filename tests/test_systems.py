@@ -17,6 +17,7 @@ from absl import flags
 from flax import linen as nn
 
 import emojax.systems
+from emojax.commands.cli import Flags
 from emojax.core.session import Session, build_session
 from emojax.core.state import init_variables
 from emojax.errors import InputError
@@ -206,7 +207,7 @@ def folder(tmp_path: Path) -> Path:
 
 def command(*arguments: str) -> None:
     values = flags.FlagValues()
-    emojax.systems.define_flags(values)
+    emojax.systems.define_flags(Flags(values))
     emojax.systems.main(values, *values(["systems", *arguments])[1:])
 
 

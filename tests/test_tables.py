@@ -16,6 +16,7 @@ from ml_collections import config_flags
 
 import emojax.tables
 from data.synthetic import make_options
+from emojax.commands.cli import Flags
 from emojax.config_reading import as_plain
 from emojax.core.session import build_session
 from emojax.datasets.folds import parse_scheme
@@ -253,7 +254,7 @@ def test_dry_run_prints_commands_that_train_the_same(
 
 def command(*arguments: str) -> None:
     values = flags.FlagValues()
-    emojax.tables.define_flags(values)
+    emojax.tables.define_flags(Flags(values))
     words = values(["tables", *arguments, f"--configs={CONFIGS}"])[1:]
     emojax.tables.main(values, *words)
 

@@ -17,6 +17,7 @@ from absl import flags
 from rich.console import Console
 
 import emojax.tables
+from emojax.commands.cli import Flags
 from emojax.datasets.folds import official_and_blocks
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
@@ -97,7 +98,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def command(*arguments: str, store: Path, workdir: Path, seeds: int = 1) -> None:
     values = flags.FlagValues()
-    emojax.tables.define_flags(values)
+    emojax.tables.define_flags(Flags(values))
     words = values(
         ["tables", *arguments, f"--store={store}", f"--workdir={workdir}", "--budget=tiny",
          f"--seeds={seeds}", f"--configs={CONFIGS}"]

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import emojax.weights
+from emojax.commands.cli import Flags
 from emojax.core.session import fold_normalisation
 from emojax.core.state import named_leaves
 from emojax.datasets.source import Store
@@ -74,7 +75,7 @@ def exported(run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> list[
 def command(*arguments: str) -> None:
     """Calls ``python -m emojax.weights`` without its process."""
     values = flags.FlagValues()
-    emojax.weights.define_flags(values)
+    emojax.weights.define_flags(Flags(values))
     emojax.weights.main(values, *values(["weights", *arguments])[1:])
 
 

@@ -15,12 +15,12 @@ from absl import app, flags, logging
 from rich.console import Console
 
 from emojax import screen
-from emojax.commands.command_flags import define_config, parse_flags, read_config
+from emojax.commands.command_flags import Flags, parse_flags, read_config
 from emojax.commands.summary import Summary, path_text
 from emojax.errors import INTERRUPTED, InputError, Stopped, machine_error, writing
 
 __all__ = [
-    "Command", "console", "define_config", "folder", "keep_summary", "read_config",
+    "Command", "Flags", "console", "folder", "keep_summary", "read_config",
     "run_in_processes", "say", "tell", "use_devices",
 ]  # fmt: skip
 
@@ -47,7 +47,7 @@ class Command:
 
     Attributes:
         main: is called with the parsed flags, as ``main(given)``.
-        define_flags: defines the flags in the ``FlagValues`` that it gets.
+        define_flags: defines the flags.
         arguments: pass words that are no flags to ``main``, as ``main(given, *words)``; without
             it they are refused.
         summary: the command's name in the last line on standard output, which tells in JSON how
@@ -55,7 +55,7 @@ class Command:
     """
 
     main: Callable[..., None]
-    define_flags: Callable[[flags.FlagValues], None]
+    define_flags: Callable[[Flags], None]
     arguments: bool = False
     summary: str | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -18,20 +19,36 @@ from emojax.errors import InputError
 _CONFIG = "config"
 
 
-def define_config(
-    values: flags.FlagValues, about: str, *, default: str | None = None, required: bool = False
-) -> None:
-    """Defines ``--config``, whose keys ``--config.key=value`` overrides.
+class Flags:
+    """Defines the flags of one command, as absl's ``DEFINE_string`` and its kin do.
+
+    ``define.string("out", None, "Folder to write.", required=True)``
 
     Args:
-        values: gets the flag.
-        about: shown by ``--help``.
-        default: what is read without the flag; None for nothing.
-        required: refuse a call without the flag.
+        values: gets the flags.
     """
-    config_flags.DEFINE_config_file(_CONFIG, default, about, flag_values=values)
-    if required:
-        flags.mark_flag_as_required(_CONFIG, flag_values=values)
+
+    def __init__(self, values: flags.FlagValues) -> None:
+        self._values = values
+        self.string = functools.partial(flags.DEFINE_string, flag_values=values)
+        self.integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+        self.float = functools.partial(flags.DEFINE_float, flag_values=values)
+        self.bool = functools.partial(flags.DEFINE_bool, flag_values=values)
+        self.enum = functools.partial(flags.DEFINE_enum, flag_values=values)
+        self.list = functools.partial(flags.DEFINE_list, flag_values=values)
+        self.multi_string = functools.partial(flags.DEFINE_multi_string, flag_values=values)
+
+    def config(self, about: str, *, default: str | None = None, required: bool = False) -> None:
+        """Defines ``--config``, whose keys ``--config.key=value`` overrides.
+
+        Args:
+            about: shown by ``--help``.
+            default: what is read without the flag; None for nothing.
+            required: refuse a call without the flag.
+        """
+        config_flags.DEFINE_config_file(_CONFIG, default, about, flag_values=self._values)
+        if required:
+            flags.mark_flag_as_required(_CONFIG, flag_values=self._values)
 
 
 def read_config(given: flags.FlagValues) -> ConfigDict:
@@ -57,7 +74,7 @@ def read_config(given: flags.FlagValues) -> ConfigDict:
 
 def parse_flags(
     given: flags.FlagValues,
-    define_flags: Callable[[flags.FlagValues], None],
+    define_flags: Callable[[Flags], None],
     argv: list[str],
     module: str,
 ) -> list[str]:
@@ -78,14 +95,14 @@ def parse_flags(
         InputError: a flag, its value, or an overridden key is wrong.
         SystemExit: ``--help`` was asked for.
     """
-    define_flags(given)
-    flags.DEFINE_enum(
+    define = Flags(given)
+    define_flags(define)
+    define.enum(
         "log_level",
         "info",
         list(screen.LEVELS),
         "Print errors only; also warnings; also progress and results; also the libraries' logs. "
         "The summary line of a long command is always printed.",
-        flag_values=given,
     )
     own = list(given)
     if any(word.lstrip("-") in ("help", "helpshort") for word in argv[1:]):
