@@ -19,6 +19,7 @@ from emojax.commands import cli
 from emojax.errors import InputError
 from emojax.reporting.page import write_page
 from emojax.reporting.page_runs import read_runs
+from emojax.reporting.page_statistics import DRAWS
 
 
 def define_flags(define: cli.Flags) -> None:
@@ -32,7 +33,7 @@ def define_flags(define: cli.Flags) -> None:
         "partition", "validation", "What was evaluated: validation, test, or validation-on-STORE."
     )
     define.integer(
-        "draws", 1000, "Bootstrap draws behind each confidence interval.", lower_bound=100
+        "draws", DRAWS, "Bootstrap draws behind each confidence interval.", lower_bound=100
     )
 
 

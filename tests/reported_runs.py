@@ -61,12 +61,12 @@ def evaluated_run(
         for number, fold in enumerate(of_store)
     ]
     results = evaluate_folds(session, store, predictions, of_store, "validation", baseline=baseline)
-    write_results(workdir / "validation", session, store, results, "validation")
-    (workdir / "config.json").write_text(json.dumps(as_plain(session.config)))
     with RunWriter(workdir) as writer:
         for step in (5, 10, 15):
             values = {"loss": 1 / step, "learning_rate": 10.0 ** -(step / 5), "ccc_mean": step / 20}
             writer.scalars(step, {f"all/{name}": value for name, value in values.items()})
+    (workdir / "config.json").write_text(json.dumps(as_plain(session.config)))
+    write_results(workdir / "validation", session, store, results, "validation")
     return workdir
 
 
@@ -96,13 +96,20 @@ def invented_videos(
     return videos
 
 
-def invented_run(workdir: Path, videos: Sequence[VideoTimeline], *, store: str = "tiny") -> Path:
+def invented_run(
+    workdir: Path,
+    videos: Sequence[VideoTimeline],
+    *,
+    store: str = "tiny",
+    systems: Sequence[str] = ("model",),
+) -> Path:
     """A run of nothing but predictions: no store, no metrics and an almost empty configuration."""
     folder = workdir / "validation"
     folder.mkdir(parents=True)
     write_timelines(folder / "timelines.npz", videos)
     scores = {
-        task: {"model": assess_video(videos[0], task, "model")[1]} for task in videos[0].tasks
+        task: {system: assess_video(videos[0], task, system)[1] for system in systems}
+        for task in videos[0].tasks
     }
     data = {"name": store, "builder": {"command": "data.aff_wild2"}, "description": store}
     document = {"store": store, "partition": "validation", "data": data, "folds": {"0": scores}}

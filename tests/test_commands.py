@@ -202,7 +202,7 @@ def test_train_leaves_everything_a_user_looks_for(
     assert {"valence/ccc_valence", "arousal/ccc_arousal", "valence/loss"} <= set(rows[0])
     assert list(run.glob("events.out.tfevents*"))
     assert (run / "checkpoints" / "10").is_dir()
-    for name in ("report.html", "scores.json", "learning_curves.png", "validation-0.png"):
+    for name in ("report.html", "scores.json", "timelines.npz", "validation-0.png"):
         assert (run / "validation" / name).stat().st_size > 100
     assert any("ccc_valence" in line for line in table(trained.stdout))
     assert "ridge" in trained.stdout

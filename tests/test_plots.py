@@ -9,9 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from emojax.errors import InputError
 from emojax.reporting import pictures as plots
-from emojax.rundir.metric_log import RunWriter
 from emojax.specs import TASKS
 
 
@@ -147,94 +145,3 @@ def test_drawing_leaves_no_global_state_and_works_in_threads(tmp_path: Path) -> 
     assert not failures
     assert dict(matplotlib.rcParams) == before
     assert len(list(tmp_path.glob("*.png"))) == 4
-
-
-def test_learning_curves_find_their_panels(tmp_path: Path, drawn: list[Figure]) -> None:
-    with RunWriter(tmp_path) as writer:
-        for step in range(10):
-            writer.scalars(step, {"a/loss": 1.0, "a/learning_rate": step * 1e-4, "speed": 3.0})
-        writer.scalars(9, {"a/ccc_valence": 0.5, "a/score": 0.5, "a/rmse_valence": 0.2})
-    plots.plot_learning_curves(
-        tmp_path / "curves.png", tmp_path / "metrics.csv", title="run", levels={"optimum": 0.8}
-    )
-    labels = {
-        axes.get_ylabel(): [text.get_text() for text in axes.get_legend().get_texts()]
-        for axes in drawn[0].axes
-    }
-    assert labels == {
-        "loss": ["a/loss"],
-        "score": ["a/score", "optimum"],
-        "error": ["a/rmse_valence"],
-        "learning rate": ["a/learning_rate"],
-    }
-
-
-def test_learning_curves_show_f1_over_all_classes_where_there_is_one(
-    tmp_path: Path, drawn: list[Figure]
-) -> None:
-    with RunWriter(tmp_path) as writer:
-        for step in range(3):
-            writer.scalars(step, {"expr/f1_Fear": 0.1, "expr/f1_macro": 0.4, "AU12/f1_AU12": 0.6})
-    plots.plot_learning_curves(tmp_path / "curves.png", tmp_path / "metrics.csv")
-    (axes,) = drawn[0].axes
-    shown = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert shown == ["expr/f1_macro", "AU12/f1_AU12"]
-
-
-@pytest.mark.parametrize("replicas", [6, 40])
-def test_many_replicas_are_still_a_picture(
-    tmp_path: Path, drawn: list[Figure], replicas: int
-) -> None:
-    with RunWriter(tmp_path) as writer:
-        writer.scalars(1, {f"fold{r}/loss": float(r) for r in range(replicas)})
-        writer.scalars(2, {f"fold{r}/loss": float("nan") for r in range(replicas)})
-    plots.plot_learning_curves(tmp_path / "curves.png", tmp_path / "metrics.csv")
-    (axes,) = drawn[0].axes
-    assert (axes.get_legend() is None) == (replicas > 15)
-    assert axes.get_title(loc="left") == ("40 curves, named in metrics.csv" * (replicas > 15))
-
-
-def test_of_many_replicas_for_two_targets_only_the_means_are_drawn(
-    tmp_path: Path, drawn: list[Figure]
-) -> None:
-    scores = {"ccc_valence": 0.1, "ccc_arousal": 0.2, "ccc_mean": 0.15}
-    levels = {f"optimum {name}": 0.9 for name in scores}
-    for folds in (2, 6):
-        with RunWriter(tmp_path / str(folds)) as writer:
-            writer.scalars(
-                1, {f"va fold {k}/{name}": scores[name] for k in range(folds) for name in scores}
-            )
-        plots.plot_learning_curves(
-            tmp_path / "c.png", tmp_path / str(folds) / "metrics.csv", levels=levels
-        )
-    few, many = (
-        [text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in drawn
-    )
-    assert len(few) == 8
-    assert "optimum ccc_mean" not in few
-    assert many == [f"va fold {k}/ccc_mean" for k in range(6)] + ["optimum ccc_mean"]
-
-
-def test_long_names_stay_inside_the_picture_and_off_the_title(
-    tmp_path: Path, drawn: list[Figure]
-) -> None:
-    with RunWriter(tmp_path) as writer:
-        writer.scalars(
-            1, {f"valence fold nested_{r} seed 0 rate 0.0001/loss": 1.0 for r in range(6)}
-        )
-    plots.plot_learning_curves(tmp_path / "c.png", tmp_path / "metrics.csv", title="a title")
-    (figure,) = drawn
-    legend = figure.axes[0].get_legend().get_window_extent()
-    (title,) = (text.get_window_extent() for text in figure.texts)
-    assert legend.x0 > 0
-    assert legend.y1 < title.y0
-    assert title.y1 < figure.bbox.height
-
-
-def test_learning_curves_of_an_empty_run_and_of_none(tmp_path: Path) -> None:
-    with RunWriter(tmp_path):
-        pass
-    plots.plot_learning_curves(tmp_path / "curves.png", tmp_path / "metrics.csv")
-    assert (tmp_path / "curves.png").stat().st_size > 0
-    with pytest.raises(InputError):
-        plots.plot_learning_curves(tmp_path / "no.png", tmp_path / "other.csv")

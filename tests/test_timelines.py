@@ -12,8 +12,9 @@ import pytest
 from emojax.datasets.source import Store
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
-from emojax.reporting.page import write_page
 from emojax.reporting.page_runs import read_runs
+from emojax.reporting.page_sections import confusion_matrices, score_sections
+from emojax.reporting.page_statistics import score_tables
 from emojax.reporting.timelines import (
     assess_video,
     read_timelines,
@@ -21,7 +22,7 @@ from emojax.reporting.timelines import (
     write_per_video,
     write_timelines,
 )
-from emojax.scoring.fold_scores import FoldResult
+from emojax.scoring.fold_scores import MEAN, POOLED, FoldResult
 from emojax.specs import TASKS
 from tests.reported_runs import ALL, evaluated_run, guesses, invented_videos
 from tests.small_store import build_small_store
@@ -81,12 +82,15 @@ def test_the_table_has_each_videos_scores(store: Store, run: Path) -> None:
                     assert float(row[f"{task}/{system}/{name}"]) == pytest.approx(value, abs=1e-4)
 
 
-def test_folds_without_common_videos_are_reported_as_one(run: Path, tmp_path: Path) -> None:
-    write_page(tmp_path / "page.html", read_runs([str(run)], "validation"), "validation", draws=20)
-    text = (tmp_path / "page.html").read_text()
-    assert "va, validation, all folds: " in text
-    assert "va: fold by fold" in text
-    assert "expr, all folds: ridge + smoothing" in text
+def test_folds_without_common_videos_are_reported_as_one(run: Path) -> None:
+    runs = read_runs([str(run)], "validation")
+    tables = score_sections(score_tables(runs, 20), runs, "validation")
+    assert {table.facts["group"] for table in tables if table.facts["part"] == "scores"} == {POOLED}
+    folds = {table.facts["task"]: table for table in tables if table.facts["part"] == "folds"}
+    assert set(folds) == set(ALL)
+    assert list(dict.fromkeys(row[0] for row in folds["va"].rows)) == ["1", "2", MEAN]
+    groups = {table.facts["group"] for table in confusion_matrices(runs)}
+    assert groups == {POOLED}
 
 
 def test_only_scored_frames_count(store: Store) -> None:

@@ -10,11 +10,10 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emojax.reporting.pictures import save_figure
+from emojax.reporting.pictures import DPI, EDGE, INK, save_figure, tidy
 
-_INK, _FAINT, _BAR, _DOT = "#22262b", "#4a5058", "#a8cbe6", "#1f5f8b"
+_BAR, _DOT = "#a8cbe6", "#1f5f8b"
 _MARKS = ("#d1495b", "#8a8f98", "#c08a1e")
-_DPI = 110
 _PANEL_INCHES = 2.1
 
 
@@ -29,7 +28,7 @@ def plot_folds(
 ) -> None:
     """Draws one panel for each score: a bar for each fold, dots for seeds, ticks for the rest.
 
-    A line across shows the mean of the bars over folds. What is NaN is left out.
+    A dashed line shows the mean of the bars over folds. Values that are NaN are left out.
 
     Args:
         path: PNG to write; folders are made.
@@ -41,8 +40,8 @@ def plot_folds(
     """
     width = max(5.5, 1.6 + 0.8 * len(folds))
     height = 0.9 + _PANEL_INCHES * max(1, len(panels))
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK, fontweight="bold")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, fontweight="bold")
     column = figure.subplots(max(1, len(panels)), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (score, systems) in zip(column, panels.items(), strict=False):
         _panel(axes, score, systems, seeds.get(score, ()), bar)
@@ -85,7 +84,6 @@ def _panel(
     for place, single in zip(places_K, seeds, strict=False):
         spots = place + (np.linspace(-0.15, 0.15, len(single)) if len(single) > 1 else np.zeros(1))
         axes.plot(spots[: len(single)], single, "o", color=_DOT, markersize=4, label="single seeds")
-    axes.set_ylabel(score, fontsize=9, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_FAINT, labelsize=8.5)
-    axes.axhline(0.0, color="#9aa1a9", linewidth=0.8)
+    axes.set_ylabel(score, fontsize=9, color=INK)
+    tidy(axes)
+    axes.axhline(0.0, color=EDGE, linewidth=0.8)

@@ -24,10 +24,10 @@
 
   const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 
-  function short(value) {
+  function short(value, decimals = 3) {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     if (value !== 0 && Math.abs(value) < 0.001) return value.toExponential(1);
-    return Math.abs(value) >= 1000 ? String(Math.round(value)) : value.toFixed(3);
+    return Math.abs(value) >= 1000 ? String(Math.round(value)) : value.toFixed(decimals);
   }
 
   // A number that a tick stands on: as few digits as tell neighbours apart.
@@ -76,8 +76,30 @@
 
   const lineTitle = (line) => (several ? `${data.runs[line.run]}: ${line.name}` : line.name);
 
+  // Scores to measure the curves by: level lines in the colour of the first curve of that score,
+  // or of their run, dashed by system.
+  function levelLines(panel, lines, steps) {
+    const systems = [...new Set(panel.levels.map((level) => level.system))];
+    const known = panel.levels.map((level) => [
+      level,
+      lines.find((line) => line.score === level.score && line.run === level.run),
+    ]);
+    return known
+      .filter(([, like]) => like)
+      .map(([level, like]) => ({
+        ...level,
+        name: `${level.system} ${level.score}`,
+        level: true,
+        look: `${like.look.split(" ")[0]} thin d${1 + (systems.indexOf(level.system) % 3)}`,
+        shown: like.shown,
+        x: steps,
+        y: steps.map(() => level.value),
+      }));
+  }
+
   function curvePanel(panel) {
     const names = [...new Set(panel.series.map((line) => line.name))];
+    const steps = [...new Set(panel.series.flatMap((line) => line.x))].sort((a, b) => a - b);
     const lines = panel.series.map((line, i) => ({
       ...line,
       y: line.y.map((y) => (panel.log && y !== null ? (y > 0 ? Math.log10(y) : null) : y)),
@@ -85,9 +107,8 @@
       look: several
         ? `c${line.run % COLORS} d${names.indexOf(line.name) % 4}`
         : `c${i % COLORS} d${Math.floor(i / COLORS) % 4}`,
-      shown: true,
     }));
-    const steps = [...new Set(panel.series.flatMap((line) => line.x))].sort((a, b) => a - b);
+    lines.push(...levelLines(panel, lines, steps));
     const picture = svg("svg", { class: "curves", tabindex: "0", role: "img" });
     picture.setAttribute("aria-label", `${panel.title} over steps; arrow keys read values`);
     const readout = element("p", { class: "readout", "aria-live": "polite" }, "\u00a0");
@@ -97,7 +118,7 @@
     for (const line of lines) {
       const swatch = svg("svg", { class: "swatch", viewBox: "0 0 24 8", "aria-hidden": "true" });
       swatch.append(svg("line", { class: line.look, x1: 0, x2: 24, y1: 4, y2: 4 }));
-      const button = element("button", { type: "button", "aria-pressed": "true" });
+      const button = element("button", { type: "button", "aria-pressed": String(line.shown) });
       button.append(swatch, lineTitle(line));
       button.addEventListener("click", () => {
         line.shown = !line.shown;
@@ -128,7 +149,7 @@
       const s = scales();
       picture.setAttribute("viewBox", `0 0 ${s.width} ${s.height}`);
       picture.replaceChildren();
-      for (const value of panel.log ? logTicks(s.low, s.high) : ticks(s.low, s.high, 4)) {
+      for (const value of panel.log ? logTicks(s.low, s.high) : ticks(s.low, s.high, 6)) {
         const where = { x1: s.box.left, x2: s.box.right, y1: s.y(value), y2: s.y(value) };
         picture.append(svg("line", { class: "grid", ...where }));
         const shown = tickText(panel.log ? 10 ** value : value);
@@ -153,7 +174,7 @@
           }
           path += `${pen}${s.x(step).toFixed(1)} ${s.y(line.y[i]).toFixed(1)}`;
           pen = "L";
-          if (line.x.length <= 60) {
+          if (line.x.length <= 60 && !line.level) {
             const dot = { class: `dot ${line.look}`, cx: s.x(step), cy: s.y(line.y[i]), r: 2.2 };
             picture.append(svg("circle", dot));
           }
@@ -198,7 +219,8 @@
       read(at === null ? (move > 0 ? 0 : steps.length - 1) : at + move);
     });
     const holder = element("div", { class: "panel" });
-    holder.append(element("h3", {}, panel.title), legend, picture, readout);
+    const heading = panel.axis === panel.title ? panel.title : `${panel.title}: ${panel.axis}`;
+    holder.append(element("h3", {}, heading), legend, picture, readout);
     return { holder, draw };
   }
 
@@ -522,13 +544,13 @@
 
   // What each shown system scores in this video for one label.
   function told(label, shown) {
-    const { continuous } = data.tasks[view.task];
-    const name = `${continuous ? "ccc" : "f1"}_${label}`;
+    const { axis, decimals, each, labels } = data.tasks[view.task];
+    const name = each[labels.indexOf(label)];
     const scores = view.video.tasks[view.task].scores;
     const parts = shown
       .filter((key) => scores[key]?.[name] !== undefined)
-      .map((key) => `${systemTitle(key)} ${short(scores[key][name])}`);
-    return parts.length ? `${continuous ? "CCC" : "F1"}: ${parts.join(", ")}` : "";
+      .map((key) => `${systemTitle(key)} ${short(scores[key][name], decimals)}`);
+    return parts.length ? `${axis}: ${parts.join(", ")}` : "";
   }
 
   function readOut(shown) {

@@ -1,41 +1,42 @@
-"""The interactive report: one HTML file that loads nothing and runs no script but its own."""
+"""The report: one HTML file that loads nothing and runs no script but its own."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
+from typing import Any
+
+import jinja2
 
 from emojax.datasets.origin import is_simulated
 from emojax.reporting.page_runs import ReportedRun
-from emojax.reporting.page_series import curve_panels, task_facts, timelines
-from emojax.reporting.page_statistics import score_tables
-from emojax.reporting.page_tables import (
-    configuration_part,
-    confusion_part,
-    data_part,
-    embedded_json,
-    folded,
+from emojax.reporting.page_sections import (
+    NOTHING,
+    Table,
+    configuration_tables,
+    confusion_matrices,
+    data_tables,
+    embedded_pictures,
     glossary,
-    number,
-    pictures_part,
-    scores_part,
-    section,
-    table,
-    text,
+    not_compared,
+    score_sections,
+    system_title,
 )
+from emojax.reporting.page_series import curve_panels, task_facts, timelines
+from emojax.reporting.page_statistics import DRAWS, score_tables
+from emojax.rundir.workdir import replace_text
 
-_SCRIPT = Path(__file__).with_name("page.js")
-_STYLE = Path(__file__).with_name("page.css")
 
+def write_page(
+    path: Path, runs: Sequence[ReportedRun], partition: str, *, draws: int = DRAWS
+) -> None:
+    """Writes the report of one run, or of several that are compared.
 
-def write_page(path: Path, runs: Sequence[ReportedRun], partition: str, *, draws: int) -> None:
-    """Writes the report of one run or of several.
-
-    All text is escaped, and a browser is told by a content security policy to run this page's
-    script, known by its hash, and no other, and to load nothing. The file is written beside its
-    name and renamed, so a kill leaves no half page.
+    All text is escaped, and a content security policy tells the browser to load nothing and to
+    run only this page's script, which it knows by its hash.
 
     Args:
         path: the HTML file; folders are made.
@@ -45,76 +46,80 @@ def write_page(path: Path, runs: Sequence[ReportedRun], partition: str, *, draws
 
     Raises:
         InputError: a picture of a run cannot be read.
+        MachineError: the file cannot be written; a former one is still there.
     """
-    tables = score_tables(runs, draws)
-    panels = curve_panels(runs)
-    videos = timelines(runs)
-    tasks = list(dict.fromkeys(task for video in videos for task in video["tasks"]))
-    document = {
-        "runs": [run.name for run in runs],
-        "panels": panels,
-        "tasks": task_facts(tasks),
-        "videos": videos,
-    }
-    parts = {
-        "scores": ("Scores", [*scores_part(tables, runs, partition), *glossary(tables)]),
-        "timelines": ("Videos over time", [_TIMELINES] if tasks else []),
-        "confusion": ("Confusion matrices", confusion_part(runs)),
-        "curves": ("Training", _curves(panels, runs)),
-        "studies": ("Studies", pictures_part(runs)),
-        "data": ("Data", data_part(runs)),
-        "configuration": ("Configuration", configuration_part(runs)),
-    }
-    title = f"{' and '.join(_models(runs))} on {', '.join(_stores(runs))}, {partition}"
-    page = _page(title, runs, parts, embedded_json(document))
+    context = page_context(runs, partition, draws)
+    page = _environment().get_template("page.html.j2").render(context)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, page, "The report")
 
 
-def _models(runs: Sequence[ReportedRun]) -> list[str]:
-    names = (str(run.config.get("model", {}).get("name", run.name)) for run in runs)
-    return list(dict.fromkeys(names))
+def page_context(runs: Sequence[ReportedRun], partition: str, draws: int) -> dict[str, Any]:
+    """Collects what the template fills in; arguments as of ``write_page``.
+
+    Of these, "document" is what the page's script reads, as JSON.
+    """
+    tables, panels, videos = score_tables(runs, draws), curve_panels(runs), timelines(runs)
+    tasks = list(dict.fromkeys(task for video in videos for task in video["tasks"]))
+    matrices, pictures = confusion_matrices(runs), embedded_pictures(runs)
+    configuration = configuration_tables(runs)
+    headings = {
+        "scores": "Scores",
+        "timelines": "Videos over time" if tasks else "",
+        "confusion": "Confusion matrices" if matrices else "",
+        "curves": "Training" if panels else "",
+        "studies": "Studies" if pictures else "",
+        "data": "Data",
+        "configuration": "Configuration",
+    }
+    models = dict.fromkeys(str(run.config.get("model", {}).get("name", run.name)) for run in runs)
+    stores = list(dict.fromkeys(run.document["store"] for run in runs))
+    script, style = _read("page.js"), _read("page.css")
+    return {
+        "title": f"{' and '.join(models)} on {', '.join(stores)}, {partition}",
+        "policy": "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"script-src {_hash(script)}; style-src {_hash(style)}",
+        "script": script,
+        "style": style,
+        "stores": stores,
+        "simulated": [run.name for run in runs if is_simulated(run.data)],
+        "several": len(runs),
+        "sections": headings,
+        "scores": score_sections(tables, runs, partition),
+        "most_videos": max((n for t in tables for n in t.num_videos.values()), default=0),
+        "not_compared": not_compared(tables, runs),
+        "glossary": glossary(tables),
+        "matrices": matrices,
+        "curves": _curve_table(panels, runs),
+        "pictures": pictures,
+        "data": data_tables(runs),
+        "configuration": configuration,
+        "same_configuration": len(runs) > 1 and all(table.folded for table in configuration),
+        "document": {
+            "runs": [run.name for run in runs],
+            "panels": panels,
+            "tasks": task_facts(tasks),
+            "videos": videos,
+        },
+    }
 
 
-def _stores(runs: Sequence[ReportedRun]) -> list[str]:
-    return list(dict.fromkeys(run.document["store"] for run in runs))
-
-
-def _page(
-    title: str,
-    runs: Sequence[ReportedRun],
-    parts: dict[str, tuple[str, list[str]]],
-    data: str,
-) -> str:
-    script, style = _SCRIPT.read_text(encoding="utf-8"), _STYLE.read_text(encoding="utf-8")
-    policy = (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"script-src {_hash(script)}; style-src {_hash(style)}"
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    there = {name: part for name, part in parts.items() if part[1]}
-    links = "".join(f'<a href="#{name}">{text(part[0])}</a>' for name, part in there.items())
-    origin = "simulated" if any(is_simulated(run.data) for run in runs) else "data"
-    badges = "".join(
-        f'<span class="badge {origin}">{"simulated: " if origin == "simulated" else "data: "}'
-        f"{text(store)}</span>"
-        for store in _stores(runs)
-    )
-    body = "\n".join(section(name, *part) for name, part in there.items())
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f"<header><h1>{text(title)}</h1><p>{badges}</p>\n"
-        f'<nav aria-label="parts">{links}</nav></header>\n<main>\n'
-        "<noscript><p>Curves and timelines are drawn by a script of this page, which this browser "
-        f"does not run. All tables are complete.</p></noscript>\n{body}\n</main>\n"
-        f'<script type="application/json" id="report-data">{data}</script>\n'
-        f"<script>{script}</script>\n</body>\n</html>\n"
-    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment
+
+
+def _read(name: str) -> str:
+    """Reads a file that is installed beside this module."""
+    return resources.files("emojax.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(code: str) -> str:
@@ -122,53 +127,15 @@ def _hash(code: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
-def _curves(panels: Sequence[dict], runs: Sequence[ReportedRun]) -> list[str]:
-    """Where the curves are drawn, and their ends as a table."""
-    if not panels:
-        return []
+def _curve_table(panels: Sequence[dict[str, Any]], runs: Sequence[ReportedRun]) -> Table:
+    """The ends of the learning curves, for readers without the script."""
     rows = []
     for panel in panels:
         for line in panel["series"]:
             known = [value for value in line["y"] if value is not None]
-            ends = (known[0], min(known), max(known), known[-1]) if known else (None,) * 4
-            title = line["name"]
-            if len(runs) > 1:
-                title = f"{runs[line['run']].name}: {title}"
-            shown = [f"{x:.3g}" if panel["log"] and x is not None else number(x) for x in ends]
-            rows.append([text(title), text(panel["title"]), *shown])
+            ends = (known[0], min(known), max(known), known[-1]) if known else ()
+            shown = [f"{x:.3g}" if panel["log"] else f"{x:.3f}" for x in ends] or [NOTHING] * 4
+            rows.append([system_title((line["run"], line["name"]), runs), panel["title"], *shown])
     header = ["series", "panel", "first", "lowest", "highest", "last"]
-    return [
-        '<div id="curve-panels"></div>',
-        folded("Curves as a table", table("Curves", header, rows)),
-    ]
-
-
-_TIMELINES = """<div class="viewer" id="viewer" hidden>
-<div class="chooser">
-<label>Task <select id="task-choice"></select></label>
-<label>Order <select id="order-choice">
-<option value="worst">lowest score first</option>
-<option value="best">highest score first</option>
-<option value="name">by name</option>
-</select></label>
-<label for="video-choice">Video (<span id="video-count"></span>)</label>
-<select id="video-choice" size="10"></select>
-</div>
-<div class="stage">
-<p id="video-facts" aria-live="polite"></p>
-<fieldset id="curve-choice"><legend>Shown</legend></fieldset>
-<canvas id="timeline" tabindex="0" role="img" aria-describedby="timeline-help"></canvas>
-<p id="readout" class="readout">&nbsp;</p>
-<div class="buttons" role="group" aria-label="move in time">
-<button type="button" data-move="left">&#9664; earlier</button>
-<button type="button" data-move="in">zoom in</button>
-<button type="button" data-move="out">zoom out</button>
-<button type="button" data-move="all">whole video</button>
-<button type="button" data-move="right">later &#9654;</button>
-</div>
-<p id="timeline-help" class="note">Drag to move, double-click or turn the wheel with Ctrl held to
-zoom. Keys, with the picture in focus: arrows move, + and &minus; zoom, 0 shows the whole video,
-comma and full stop move the reading line. Shaded: not annotated, and not scored.
-A video's score is of its own frames; the score above is not their mean.</p>
-</div>
-</div>"""
+    facts = {"part": "curves"}
+    return Table("Curves as a table", header, rows, folded=True, facts=facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,12 @@ class ReportedRun:
         return folds
 
     def scores(self, group: str, task: str) -> dict[str, dict[str, float]]:
-        """System -> score name -> value, of a group of videos."""
+        """System -> score name -> value, of a group of videos; NaN where JSON has null."""
         folds = self.document["all_folds"] if group == POOLED else self.document["folds"][group]
-        return folds.get(task, {})
+        return {
+            system: {name: math.nan if x is None else x for name, x in by_name.items()}
+            for system, by_name in folds.get(task, {}).items()
+        }
 
 
 def read_runs(workdirs: Sequence[str], partition: str) -> list[ReportedRun]:
@@ -133,11 +137,16 @@ def _read(workdir: Path, name: str, partition: str) -> ReportedRun:
         document=document,
         metrics=read_metrics(metrics) if metrics.is_file() else {},
         videos=read_timelines(folder / TIMELINES_FILE),
-        pictures=sorted((workdir / ANALYSIS_FOLDER).glob(f"*/{partition}/*.png")),
+        pictures=study_pictures(workdir, partition),
     )
     if {video.fold for video in run.videos} != set(document["folds"]):
         raise _unreadable(folder / "scores.json", "other folds than in " + TIMELINES_FILE, remedy)
     return run
+
+
+def study_pictures(workdir: Path, partition: str) -> list[Path]:
+    """Finds the pictures that ``emojax.analyse`` left of a partition."""
+    return sorted((workdir / ANALYSIS_FOLDER).glob(f"*/{partition}/*.png"))
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:

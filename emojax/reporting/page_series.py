@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from emojax.ops.json_values import json_values
+from emojax.ops.scores import PANELS, SCORES, WHOLES, score_kind, split_score
 from emojax.ops.tasks import TASK_OPS
-from emojax.reporting.metric_panels import metric_panels
 from emojax.reporting.page_runs import ReportedRun
 from emojax.reporting.page_statistics import System
 from emojax.reporting.timelines import TaskTimeline, VideoTimeline, assess_video
-from emojax.scoring.fold_scores import OURS
+from emojax.scoring.fold_scores import BASELINE, OPTIMUM, OURS
 from emojax.specs import TASKS
 
 # Bytes of text that all timelines together may take; then each has fewer points.
 TIMELINE_BYTES = 6_500_000
 _MAX_BUCKETS, _MIN_BUCKETS = 1000, 50
 _MAX_STEPS = 1500
+# Learning curves of a panel, up to which all are shown at once, and up to which none is left out.
+_FEW_SERIES, _MOST_SERIES = 8, 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,38 +54,87 @@ _CODES = {"continuous": _VALUES, "categorical": _PROBABILITIES, "binary": _PROBA
 
 
 def rounded(value: float, digits: int = 4) -> float | None:
-    """A number of that many significant digits; None for what JSON cannot hold."""
-    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+    """Rounds to that many significant digits; None for what JSON cannot hold."""
+    return json_values(float(f"{value:.{digits}g}"))
 
 
 # -- learning curves -------------------------------------------------------------------------
 
 
 def curve_panels(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
-    """Panels of learning curves: title, log scale, and the series of all runs in them."""
-    panels: dict[str, list[dict[str, Any]]] = {}
+    """Makes the panels of learning curves, with the series of all runs in them.
+
+    A metric finds its panel by the table of scores; one that has none (a speed) is left out.
+    "levels" are the scores of optimum and baseline, means over folds. A series that is not
+    "shown" waits behind a button: where there are many, the scores of single targets, classes
+    and units do, if their replica has a score over all of them. Where there are very many, these
+    are left out.
+    """
+    series = [line for number, run in enumerate(runs) for line in _run_series(number, run)]
+    panels = []
+    for title in PANELS:
+        found = [line for line in series if score_kind(line["score"]).panel == title]
+        if not found:
+            continue
+        if len(found) > _MOST_SERIES:
+            found = [line for line in found if not line["detail"]]
+        few = len(found) <= _FEW_SERIES
+        kinds = [score_kind(line["score"]) for line in found]
+        panels.append(
+            {
+                "title": title,
+                "axis": ", ".join(dict.fromkeys(kind.axis for kind in kinds)),
+                "log": any(kind.log for kind in kinds)
+                and any(value and value > 0 for line in found for value in line["y"]),
+                "series": [line | {"shown": few or not line["detail"]} for line in found],
+                "levels": _levels(runs, {line["score"] for line in found}),
+            }
+        )
+    return panels
+
+
+def _run_series(number: int, run: ReportedRun) -> list[dict[str, Any]]:
+    steps = _some(sorted(run.metrics))
+    names = dict.fromkeys(name for row in run.metrics.values() for name in row)
+    # metrics.csv names its columns REPLICA/METRIC.
+    parted = {name: name.rpartition("/")[::2] for name in names}
+    wholes = {
+        (replica, split_score(metric)[0])
+        for replica, metric in parted.values()
+        if split_score(metric)[1] in WHOLES
+    }
+    series = []
+    for name, (replica, metric) in parted.items():
+        kind, part = split_score(metric)
+        if kind not in SCORES:
+            continue
+        at = [step for step in steps if name in run.metrics[step]]
+        series.append(
+            {
+                "run": number,
+                "name": name,
+                "score": metric,
+                "detail": bool(part) and part not in WHOLES and (replica, kind) in wholes,
+                "x": at,
+                "y": [rounded(run.metrics[step][name]) for step in at],
+            }
+        )
+    return series
+
+
+def _levels(runs: Sequence[ReportedRun], names: Collection[str]) -> list[dict[str, Any]]:
+    """Scores that the models are measured by: of optimum and baseline, means over folds."""
+    found: dict[tuple[int, str, str], list[float]] = {}
     for number, run in enumerate(runs):
-        steps = _some(sorted(run.metrics))
-        names = list(dict.fromkeys(name for row in run.metrics.values() for name in row))
-        for title, found in metric_panels(names):
-            for name in found:
-                at = [step for step in steps if name in run.metrics[step]]
-                panels.setdefault(title, []).append(
-                    {
-                        "run": number,
-                        "name": name,
-                        "x": at,
-                        "y": [rounded(run.metrics[step][name]) for step in at],
-                    }
-                )
+        for by_task in run.document["folds"].values():
+            for task, by_system in by_task.items():
+                for system in (OPTIMUM, BASELINE):
+                    for name, value in by_system.get(system, {}).items():
+                        if name in names and name not in TASK_OPS[task].details:
+                            found.setdefault((number, system, name), []).append(value)
     return [
-        {
-            "title": title,
-            "log": title == "learning rate"
-            and any(value and value > 0 for line in series for value in line["y"]),
-            "series": series,
-        }
-        for title, series in panels.items()
+        {"run": number, "system": system, "score": name, "value": rounded(float(np.mean(values)))}
+        for (number, system, name), values in found.items()
     ]
 
 
@@ -178,7 +230,8 @@ def _timeline(entry: _Drawn, buckets: int) -> dict[str, Any]:
     edges = _edges(len(seconds_N), buckets)
     tasks = {}
     for task, line in entry.video.tasks.items():
-        if not line.mask_NK.any() and not entry.systems(task):
+        # A store may hold the optimum of tasks that no run was trained for.
+        if all(system != OURS for _, system in entry.systems(task)):
             continue
         tasks[task] = _task(task, line, entry, edges)
     return {
@@ -283,14 +336,22 @@ def _text(array: np.ndarray) -> str:
 
 
 def task_facts(tasks: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """What the page has to know of each task: labels, coding and the score that stands for it."""
-    return {
-        task: {
-            "labels": list(TASKS[task].labels),
-            "continuous": TASKS[task].kind == "continuous",
-            "bits": 8 * np.dtype(_CODES[TASKS[task].kind].dtype).itemsize,
-            "none": _CODES[TASKS[task].kind].none,
-            "primary": TASK_OPS[task].primary,
+    """Tells the page's script of each task: labels, coding, and the scores it shows.
+
+    "primary" is the score that stands for the task, "each" the score of the same kind of each
+    label, "axis" how that kind is called.
+    """
+    facts: dict[str, Mapping[str, Any]] = {}
+    for task in tasks:
+        spec, code, primary = TASKS[task], _CODES[TASKS[task].kind], TASK_OPS[task].primary
+        facts[task] = {
+            "labels": list(spec.labels),
+            "continuous": spec.kind == "continuous",
+            "bits": 8 * np.dtype(code.dtype).itemsize,
+            "none": code.none,
+            "primary": primary,
+            "each": [f"{split_score(primary)[0]}_{label}" for label in spec.labels],
+            "axis": score_kind(primary).axis,
+            "decimals": score_kind(primary).decimals,
         }
-        for task in tasks
-    }
+    return facts

@@ -12,6 +12,8 @@ from emojax.reporting.page_runs import ReportedRun
 from emojax.reporting.timelines import VideoTimeline, assess_video
 from emojax.scoring.fold_scores import OURS
 
+# Draws of the bootstrap behind each interval.
+DRAWS = 1000
 # The number of a run in the report, and a system of it.
 System = tuple[int, str]
 

@@ -1,4 +1,4 @@
-"""Pictures: what was annotated and what was predicted over time, and how training went.
+"""Pictures of single videos, annotated and predicted over time, and the style of all pictures.
 
 Everything is drawn on ``Figure`` objects without pyplot, so there is no global state, no window
 and no figure left open; several threads may draw at once.
@@ -13,47 +13,47 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from emojax.ops.metrics import concordance_correlation_coefficient
-from emojax.reporting.metric_panels import metric_panels, without_single_targets
-from emojax.rundir.metric_log import METRICS_FILE, read_metrics
 from emojax.specs import TASKS
 
-_ANNOTATED = "#22262b"
+# The style of all pictures: text and axes in grey, systems and streams in these colours.
+INK, FAINT, EDGE, GRID = "#22262b", "#4a5058", "#9aa1a9", "#eceff2"
+COLORS = ("#2a7fb8", "#d1495b", "#4c9f70", "#c08a1e", "#7b5ea7", "#50a5b1", "#a0522d", "#8a8f98")
+DPI = 110
+
 _PREDICTED = "#d1495b"
 _REFERENCES = ("#2a7fb8", "#8a8f98", "#c08a1e", "#5b8c5a")
-_UNANNOTATED = "#eceff2"
 _ACTIVE = "#f28e2b"
 _MISSING = "#a9afb6"
-_CURVES = ("#2a7fb8", "#d1495b", "#4c9f70", "#c08a1e", "#7b5ea7", "#50a5b1", "#a0522d", "#8a8f98")
-_DPI = 110
 _WIDTH_INCHES = 11.0
 # More columns than the picture has pixels would only cost time.
 _MAX_COLUMNS = 1000
-_LEGEND_COLUMNS = 5
-_MAX_LEGEND_LINES = 3
 
 
-def _panels(
-    heights: Sequence[float], *, left: float = 0.75, legend_lines: int = 1, heading: str = ""
-) -> tuple[Figure, list[Axes]]:
-    """A figure with one panel below the other; sizes in inches, the time axis shared.
+def tidy(axes: Axes) -> None:
+    """Gives axes the common style: two quiet spines, small ticks, the grid behind the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(EDGE)
+    axes.tick_params(colors=FAINT, labelsize=9)
+    axes.set_axisbelow(True)
 
-    A heading has a line of its own, above the first panel's legend.
-    """
-    bottom = 0.5
-    gap = 0.25 + 0.18 * legend_lines
-    top = gap + 0.25 * bool(heading)
-    total = top + bottom + sum(heights) + gap * (len(heights) - 1)
-    figure = Figure(figsize=(_WIDTH_INCHES, total), dpi=_DPI)
-    if heading:
-        figure.text(
-            left / _WIDTH_INCHES, 1.0 - 0.2 / total, heading, fontsize=11, color=_ANNOTATED,
-            fontweight="bold", va="center",
-        )  # fmt: skip
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Writes a PNG; folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Weak compression: 15 % more bytes for half the time.
+    figure.savefig(path, format="png", facecolor="white", pil_kwargs={"compress_level": 3})
+
+
+def _panels(heights: Sequence[float], *, left: float = 0.75) -> tuple[Figure, list[Axes]]:
+    """Makes a figure with one panel below the other; sizes in inches, the time axis shared."""
+    gap, bottom = 0.43, 0.5
+    total = bottom + sum(heights) + gap * len(heights)
+    figure = Figure(figsize=(_WIDTH_INCHES, total), dpi=DPI)
     axes: list[Axes] = []
-    upper = total - top
+    upper = total - gap
     for height in heights:
         box = (
             left / _WIDTH_INCHES,
@@ -64,19 +64,17 @@ def _panels(
         axes.append(figure.add_axes(box, sharex=axes[0] if axes else None))
         upper -= height + gap
     for panel in axes:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.spines[["left", "bottom"]].set_color("#9aa1a9")
-        panel.tick_params(colors="#4a5058", labelsize=9)
+        tidy(panel)
         panel.tick_params(labelbottom=panel is axes[-1])
     return figure, axes
 
 
 def _title(axes: Axes, text: str) -> None:
-    axes.set_title(text, loc="left", fontsize=11, color=_ANNOTATED, fontweight="bold")
+    axes.set_title(text, loc="left", fontsize=11, color=INK, fontweight="bold")
 
 
 def _legend(axes: Axes, columns: int) -> None:
-    """A legend above the panel's right end, where it never hides a curve."""
+    """Puts a legend above the panel's right end, where it never hides a curve."""
     axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.0, 0.99),
@@ -89,22 +87,8 @@ def _legend(axes: Axes, columns: int) -> None:
     )
 
 
-def _legend_columns(names: Sequence[str]) -> int:
-    """How many entries as long as these fit beside one another; sizes in inches."""
-    longest = max((len(name) for name in names), default=1)
-    return max(1, min(_LEGEND_COLUMNS, int((_WIDTH_INCHES - 1.0) / (0.45 + 0.07 * longest))))
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a PNG; folders are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Weak compression: 15 % more bytes for half the time.
-    figure.savefig(path, format="png", facecolor="white", pil_kwargs={"compress_level": 3})
-
-
 def _score_text(name: str, values_N: np.ndarray, annotated_N: np.ndarray, mask: np.ndarray) -> str:
-    """``name`` with the CCC of this video behind it, if any frame is annotated."""
+    """Puts the CCC of this video behind the name, if any frame is annotated."""
     scored_N = mask & np.isfinite(values_N)
     if not scored_N.any():
         return name
@@ -146,12 +130,12 @@ def plot_timeline(
     for panel, (name, (annotated_N, predicted_N, mask_N)) in zip(axes, labels.items(), strict=True):
         mask_N = np.asarray(mask_N, bool)
         panel.fill_between(
-            seconds_N, 0, 1, where=~mask_N, color=_UNANNOTATED, linewidth=0,
+            seconds_N, 0, 1, where=~mask_N, color=GRID, linewidth=0,
             transform=panel.get_xaxis_transform(), zorder=0,
         )  # fmt: skip
         panel.axhline(0.0, color="#c9ced4", linewidth=0.8, zorder=1)
         drawn = [_with_gaps(annotated_N, mask_N), np.asarray(predicted_N)]
-        panel.plot(seconds_N, drawn[0], color=_ANNOTATED, linewidth=1.6, label="annotated")
+        panel.plot(seconds_N, drawn[0], color=INK, linewidth=1.6, label="annotated")
         for row, (reference, by_label) in enumerate(references.items()):
             if name in by_label:
                 values_N = np.asarray(by_label[name])
@@ -166,7 +150,7 @@ def plot_timeline(
             label=_score_text("predicted", np.asarray(predicted_N), annotated_N, mask_N),
         )  # fmt: skip
         _limit(panel, drawn)
-        panel.set_ylabel(name, fontsize=10, color=_ANNOTATED)
+        panel.set_ylabel(name, fontsize=10, color=INK)
         _legend(panel, columns=2 + len(references))
     _title(axes[0], title)
     _time_axis(axes[-1], seconds_N)
@@ -174,7 +158,7 @@ def plot_timeline(
 
 
 def _limit(axes: Axes, drawn: Sequence[np.ndarray]) -> None:
-    """The scale of [-1, 1] where it fits, so that videos compare; else what the values need."""
+    """Takes the scale of [-1, 1] where it fits, so that videos compare, else that of the values."""
     finite = np.concatenate([values[np.isfinite(values)] for values in drawn])
     if finite.size == 0 or np.abs(finite).max() <= 1.0:
         axes.set_ylim(-1.05, 1.05)
@@ -188,7 +172,7 @@ def _time_axis(axes: Axes, seconds_N: np.ndarray) -> None:
     end = float(seconds_N[-1]) if len(seconds_N) else 1.0
     start = float(seconds_N[0]) if len(seconds_N) else 0.0
     axes.set_xlim(start, end if end > start else start + 1.0)
-    axes.set_xlabel("seconds", fontsize=10, color=_ANNOTATED)
+    axes.set_xlabel("seconds", fontsize=10, color=INK)
 
 
 def plot_probabilities(
@@ -234,7 +218,7 @@ def plot_probabilities(
         figure.colorbar(heat, cax=scale, orientation="horizontal", ticks=[])
         figure.text(
             0.79, 1.0 - 0.26 / figure.get_figheight(), "probability 0 to 1", fontsize=9,
-            ha="right", va="center", color="#4a5058",
+            ha="right", va="center", color=FAINT,
         )  # fmt: skip
         for right, text, color in ((0.54, "annotated", _ACTIVE), (0.65, "not annotated", _MISSING)):
             figure.text(
@@ -250,7 +234,7 @@ def plot_probabilities(
 
 
 def _strips(active_CT: np.ndarray, mask_CT: np.ndarray) -> np.ndarray:
-    """RGBA image, four lines a row: three clear ones and the strip of the annotation."""
+    """Makes an RGBA image, four lines a row: three clear ones and the strip of the annotation."""
     image = np.zeros((active_CT.shape[0], 4, active_CT.shape[1], 4), np.float32)
     image[:, 3][active_CT & mask_CT] = to_rgba(_ACTIVE)
     image[:, 3][~mask_CT] = to_rgba(_MISSING)
@@ -310,86 +294,3 @@ def plot_video(
             for reference, values_NC in (references or {}).items()
         },
     )
-
-
-def _score_panel(names: list[str], levels: Mapping[str, float]) -> tuple[list[str], list[str]]:
-    """Curves and levels of the scores: means alone where all would be too many for a legend."""
-    details = [level for level in levels if not level.endswith("ccc_mean")]
-    entries = names + details
-    if len(entries) <= _legend_columns(entries) * _MAX_LEGEND_LINES:
-        return names, details
-    means = without_single_targets(names)
-    if means == names:
-        return names, details
-    return means, [level for level in levels if "ccc_" not in level or level.endswith("ccc_mean")]
-
-
-def plot_learning_curves(
-    path: str | Path,
-    metrics_csv: str | Path,
-    *,
-    title: str = "",
-    levels: Mapping[str, float] | None = None,
-) -> None:
-    """Draws a run's ``metrics.csv``: losses, scores, errors and learning rate over steps.
-
-    A metric finds its panel by its name; one that belongs to none (a speed) is left out, and so
-    is a panel without metrics.
-
-    Args:
-        path: PNG to write; folders are made.
-        metrics_csv: the table that ``RunWriter`` writes.
-        title: heads the picture.
-        levels: name -> score drawn as a horizontal line in the score panel, for instance the
-            best score that the data allow. Those of ``ccc_mean`` are drawn where only means are,
-            because the curves of single targets were too many for a legend.
-
-    Raises:
-        InputError: the table is missing or cannot be read.
-    """
-    rows = read_metrics(metrics_csv)
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    panels = metric_panels(names) or [("no metrics yet", [])]
-    levels, entries = levels or {}, []
-    for row, (family, found) in enumerate(panels):
-        shown: list[str] = []
-        if family == "score":
-            found, shown = _score_panel(found, levels)
-            levels = {name: levels[name] for name in shown}
-            panels[row] = (family, found)
-        # A level's legend entry needs room as well; only the score panel has any.
-        entries.append(found + shown)
-    lines = [-(-len(names) // _legend_columns(names)) for names in entries]
-    figure, axes = _panels(
-        [1.9] * len(panels),
-        left=1.0,
-        legend_lines=max([1, *(n for n in lines if n <= _MAX_LEGEND_LINES)]),
-        heading=title,
-    )
-    for panel, (family, found) in zip(axes, panels, strict=True):
-        panel.grid(axis="y", color="#eceff2", linewidth=0.8)
-        for row, name in enumerate(found):
-            steps = [step for step in rows if name in rows[step]]
-            panel.plot(
-                steps, [rows[step][name] for step in steps], color=_CURVES[row % len(_CURVES)],
-                linewidth=1.3, marker="." if len(steps) < 60 else "", label=name,
-            )  # fmt: skip
-        if family == "score":
-            for row, (name, value) in enumerate(levels.items()):
-                color = _CURVES[row % len(_CURVES)]
-                panel.axhline(value, color=color, linewidth=0.9, linestyle="--", label=name)
-        if family == "learning rate" and any(rows[step].get(found[0], 0) > 0 for step in rows):
-            panel.set_yscale("log")
-            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-            panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            panel.yaxis.set_minor_locator(NullLocator())
-        panel.set_ylabel(family, fontsize=10, color=_ANNOTATED)
-        panel.yaxis.set_label_coords(-0.075, 0.5)
-        _, texts = panel.get_legend_handles_labels()
-        columns = _legend_columns(texts)
-        if 0 < len(texts) <= columns * _MAX_LEGEND_LINES:
-            _legend(panel, columns=columns)
-        elif texts:
-            _title(panel, f"{len(texts)} curves, named in {METRICS_FILE}")
-    axes[-1].set_xlabel("step", fontsize=10, color=_ANNOTATED)
-    save_figure(figure, path)

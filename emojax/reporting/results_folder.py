@@ -1,8 +1,9 @@
-"""What a run leaves to be looked at and to be computed with.
+"""The folder of an evaluation, to be looked at and to be computed with.
 
 ``scores.json`` (scores, and which data they are of), ``per_video.csv`` (each video's scores;
 the partition's score is not their mean), ``timelines.npz`` (predictions and annotations of every
-frame, see ``reporting.timelines``), pictures and one HTML page; and predictions as CSV files.
+frame, see ``reporting.timelines``), a picture of each video, and ``report.html``, which shows
+all of it. Beside these, predictions as CSV files.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from emojax.config_reading import as_plain
 from emojax.core.session import Session
 from emojax.datasets.source import Store
 from emojax.errors import writing
 from emojax.ops.decisions import DECISION_RULES
+from emojax.ops.json_values import json_values
 from emojax.ops.tasks import TASK_OPS
-from emojax.reporting.confusion import plot_confusion
-from emojax.reporting.pictures import plot_learning_curves, plot_video
-from emojax.reporting.static_report import write_report
+from emojax.reporting.page import write_page
+from emojax.reporting.page_runs import ReportedRun, study_pictures
+from emojax.reporting.pictures import plot_video
 from emojax.reporting.timelines import (
     PER_VIDEO_FILE,
     TIMELINES_FILE,
@@ -31,23 +34,20 @@ from emojax.reporting.timelines import (
     write_per_video,
     write_timelines,
 )
-from emojax.rundir.metric_log import METRICS_FILE
+from emojax.rundir.metric_log import METRICS_FILE, read_metrics
 from emojax.scoring.fold_scores import (
     BASELINE,
     OPTIMUM,
     OURS,
-    POOLED,
-    PROCESSED,
     FoldResult,
     confusions,
-    disjoint,
     mean_scores,
     pooled_scores,
-    score_rows,
     scored_tasks,
-    summary_rows,
 )
 from emojax.specs import TASKS
+
+REPORT_FILE = "report.html"
 
 
 def write_results(
@@ -55,47 +55,35 @@ def write_results(
 ) -> None:
     """Writes what the head of this module lists into ``folder``.
 
-    There is a picture of each video, of the confusion matrices of a task with classes, and of
-    the learning curves if the run's ``metrics.csv`` lies in the parent folder.
+    The report also shows what lies in the parent folder, if that is the run's: the learning
+    curves of ``metrics.csv`` and the studies of the partition.
 
     Raises:
         MachineError: the folder cannot be written to, or the disk is full.
     """
     with writing(folder, "The results"):
-        _write_results(folder, session, store, results, partition)
-
-
-def _write_results(
-    folder: Path, session: Session, store: Store, results: Sequence[FoldResult], partition: str
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    document = _document(session, store, results, partition)
-    (folder / "scores.json").write_text(json.dumps(document, indent=1) + "\n")
-    videos = list(video_timelines(store, results))
-    write_timelines(folder / TIMELINES_FILE, videos)
-    write_per_video(folder / PER_VIDEO_FILE, videos)
-    pictures = _draw_confusions(folder, results)
-    metrics = folder.parent / METRICS_FILE
-    if metrics.is_file():
-        curves = folder / "learning_curves.png"
-        levels = _levels(results)
-        plot_learning_curves(curves, metrics, title="learning curves", levels=levels)
-        pictures.append(curves)
-    for result in results:
-        pictures += _draw_videos(_fold_folder(folder, results, result.fold), session, store, result)
-    tables = []
-    for task in scored_tasks(results):
-        header, rows = score_rows(results, task)
-        # All folds as one data set come first, then their mean, then each.
-        rows = sorted(summary_rows(results, task), key=lambda row: row[0] != POOLED) + rows
-        tables.append((f"{store.name}, {partition}: {task}", header, rows))
-    write_report(
-        folder / "report.html",
-        title=f"{session.config.model['name']} on {store.name}, {partition}",
-        tables=tables,
-        pictures=pictures,
-        notes=_notes(session, store, results),
-    )
+        folder.mkdir(parents=True, exist_ok=True)
+        document = json_values(_document(session, store, results, partition))
+        (folder / "scores.json").write_text(json.dumps(document, indent=1) + "\n")
+        videos = list(video_timelines(store, results))
+        write_timelines(folder / TIMELINES_FILE, videos)
+        write_per_video(folder / PER_VIDEO_FILE, videos)
+        for result in results:
+            # Folds are told apart by folder only where there are several.
+            of_fold = folder / f"fold_{result.fold}" if len(results) > 1 else folder
+            _draw_videos(of_fold, store, result)
+        workdir = folder.parent
+        metrics = workdir / METRICS_FILE
+        run = ReportedRun(
+            name=workdir.resolve().name,
+            workdir=workdir,
+            config=as_plain(session.config),
+            document=document,
+            metrics=read_metrics(metrics) if metrics.is_file() else {},
+            videos=videos,
+            pictures=study_pictures(workdir, folder.name),
+        )
+        write_page(folder / REPORT_FILE, [run], partition)
 
 
 def _document(
@@ -116,10 +104,7 @@ def _document(
         task: {
             "labels": TASKS[task].labels,
             "rows": "true class",
-            "counts": {
-                fold: {system: counts_CC.tolist() for system, counts_CC in by_system.items()}
-                for fold, by_system in confusions(results, task).items()
-            },
+            "counts": confusions(results, task),
         }
         for task in tasks
         if TASK_OPS[task].confusion
@@ -129,7 +114,7 @@ def _document(
         result.fold: {
             task: {
                 "tuned": DECISION_RULES[TASKS[task].kind].parameter,
-                **dict(zip(TASKS[task].labels, parameters_C.tolist(), strict=True)),
+                **dict(zip(TASKS[task].labels, parameters_C, strict=True)),
             }
             for task, parameters_C in result.decisions.items()
         }
@@ -160,66 +145,7 @@ def _fold_folder(folder: Path, results: Sequence[FoldResult], fold: str) -> Path
     return folder / f"fold_{fold}" if len(results) > 1 else folder
 
 
-def _draw_confusions(folder: Path, results: Sequence[FoldResult]) -> list[Path]:
-    """A picture for each task with classes: of all folds together, else fold by fold."""
-    pictures = []
-    for task in scored_tasks(results):
-        matrices = confusions(results, task)
-        if POOLED in matrices:
-            matrices = {POOLED: matrices[POOLED]}
-        for fold, by_system in matrices.items():
-            path = _fold_folder(folder, results, fold) / f"confusion_{task}.png"
-            if fold == POOLED:
-                path = folder / path.name
-            title = f"{task}, fold {fold}" if fold != POOLED else f"{task}, {POOLED}"
-            plot_confusion(path, title=title, labels=TASKS[task].labels, counts=by_system)
-            pictures.append(path)
-    return pictures
-
-
-def _levels(results: Sequence[FoldResult]) -> dict[str, float]:
-    """Scores to reach, the mean over folds where there are several."""
-    found: dict[str, list[float]] = {}
-    for result in results:
-        for by_system in result.scores.values():
-            for system in (OPTIMUM, BASELINE):
-                for name, score in by_system.get(system, {}).items():
-                    if name.startswith(("ccc_", "f1_m")):
-                        found.setdefault(f"{system} {name}", []).append(score)
-    return {name: float(np.mean(scores)) for name, scores in found.items()}
-
-
-def _notes(session: Session, store: Store, results: Sequence[FoldResult]) -> list[str]:
-    notes = [
-        f"Data set: {store.name}. {store.metadata.get('description', '')}".strip(),
-        f"{len(session.replicas)} replicas; where several were trained for the same target of a "
-        "fold, the mean of their predictions is scored. Every annotated frame counts once.",
-    ]
-    if disjoint(results):
-        notes.append(
-            f"{POOLED.capitalize()}: no video is in two folds, so the predictions of all folds "
-            "are scored as one set, each made by replicas that did not train on it."
-        )
-    if any(result.decisions for result in results):
-        notes.append(
-            "Tuned: a threshold for each unit, or an offset to the logarithm of each class, chosen "
-            "for F1 on the training videos of the fold; the papers decide at 0.5 and by argmax."
-        )
-    if any(PROCESSED in result.predictions for result in results):
-        notes.append(
-            "Postprocessed: smoothed over time, clipped, or both; see postprocessing.json."
-        )
-    if any(OPTIMUM in by_system for result in results for by_system in result.scores.values()):
-        notes.append(
-            "The optimum is the exact posterior of the simulation given every stream of the store, "
-            "scored on the same frames with the same decoder. For CCC the best predictor is the "
-            "posterior mean rescaled to the label's variance, and that is what is scored."
-        )
-    return notes
-
-
-def _draw_videos(folder: Path, session: Session, store: Store, result: FoldResult) -> list[Path]:
-    pictures = []
+def _draw_videos(folder: Path, store: Store, result: FoldResult) -> None:
     for name in result.names:
         record = store.read(store.index_of(name))
         for task in result.scores:
@@ -241,8 +167,6 @@ def _draw_videos(folder: Path, session: Session, store: Store, result: FoldResul
                     if task in result.predictions.get(system, {}).get(name, {})
                 },
             )
-            pictures.append(path)
-    return pictures
 
 
 def write_predictions(

@@ -12,14 +12,11 @@ from matplotlib.figure import Figure
 from emojax.ops.calibration import Calibration
 from emojax.ops.scores import split_score
 from emojax.ops.tasks import TASK_OPS
-from emojax.reporting.pictures import save_figure
+from emojax.reporting.pictures import COLORS, DPI, EDGE, FAINT, GRID, INK, save_figure, tidy
 from emojax.specs import TASKS
 from emojax.studies.missing_modality import CurvePoint
 from emojax.studies.stream_importance import Importance
 
-_INK, _FAINT, _GRID, _EDGE = "#22262b", "#4a5058", "#eceff2", "#9aa1a9"
-_COLORS = ("#2a7fb8", "#d1495b", "#4c9f70", "#c08a1e", "#7b5ea7", "#50a5b1", "#a0522d", "#8a8f98")
-_DPI = 110
 # Inches.
 _LEFT, _RIGHT, _HEADING, _ABOVE, _BELOW = 0.8, 0.25, 0.5, 0.3, 0.5
 
@@ -38,9 +35,9 @@ def _grid(
     """Panels of ``width`` x ``height`` inches below a heading, line by line."""
     across = columns * (left + width) + _RIGHT
     down = _HEADING + lines * (_ABOVE + height + _BELOW)
-    figure = Figure(figsize=(across, down), dpi=_DPI)
+    figure = Figure(figsize=(across, down), dpi=DPI)
     figure.text(
-        0.15 / across, 1 - 0.25 / down, heading, fontsize=12, color=_INK, fontweight="bold",
+        0.15 / across, 1 - 0.25 / down, heading, fontsize=12, color=INK, fontweight="bold",
         va="center",
     )  # fmt: skip
     panels = []
@@ -57,15 +54,12 @@ def _grid(
         ]
         panels.append([figure.add_axes(box) for box in boxes])
     for panel in (panel for line_of in panels for panel in line_of):
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.spines[["left", "bottom"]].set_color(_EDGE)
-        panel.tick_params(colors=_FAINT, labelsize=8.5)
-        panel.set_axisbelow(True)
+        tidy(panel)
     return figure, panels
 
 
 def _title(panel: Axes, text: str) -> None:
-    panel.set_title(text, loc="left", fontsize=10, color=_INK)
+    panel.set_title(text, loc="left", fontsize=10, color=INK)
 
 
 def plot_missing(path: str | Path, *, heading: str, points: Sequence[CurvePoint]) -> None:
@@ -102,15 +96,15 @@ def plot_missing(path: str | Path, *, heading: str, points: Sequence[CurvePoint]
                 x = np.array([100 * point.share for point in curve])
                 mean = np.array([point.mean for point in curve])
                 band = np.array([point.deviation for point in curve])
-                color = _COLORS[number % len(_COLORS)]
+                color = COLORS[number % len(COLORS)]
                 panel.fill_between(x, mean - band, mean + band, color=color, alpha=0.2, linewidth=0)
                 panel.plot(x, mean, color=color, linewidth=1.5, marker=".", label=group)
             panel.axhline(0.0, color="#c9ced4", linewidth=0.8, zorder=1)
-            panel.grid(axis="y", color=_GRID, linewidth=0.8)
+            panel.grid(axis="y", color=GRID, linewidth=0.8)
             panel.set_ylim(min(reach) - margin, max(reach) + margin)
             panel.set_xlim(-2, 102)
-            panel.set_xlabel(f"missing {pattern}, %, validity {validity}", fontsize=9, color=_FAINT)
-            panel.set_ylabel(name, fontsize=9.5, color=_INK)
+            panel.set_xlabel(f"missing {pattern}, %, validity {validity}", fontsize=9, color=FAINT)
+            panel.set_ylabel(name, fontsize=9.5, color=INK)
     _legend(panels[0][0])
     save_figure(figure, path)
 
@@ -140,15 +134,15 @@ def plot_importance(path: str | Path, *, heading: str, found: Sequence[Importanc
             error = np.maximum(np.nan_to_num(np.array(arms)), 0.0)
             place = np.arange(len(rows)) + (number - (len(hows) - 1) / 2) * 0.8 / len(hows)
             panel.barh(
-                place, drop, 0.72 / len(hows), xerr=error, color=_COLORS[number], label=how,
-                error_kw={"ecolor": _INK, "elinewidth": 1.0, "capsize": 2.5},
+                place, drop, 0.72 / len(hows), xerr=error, color=COLORS[number], label=how,
+                error_kw={"ecolor": INK, "elinewidth": 1.0, "capsize": 2.5},
             )  # fmt: skip
-        panel.axvline(0.0, color=_EDGE, linewidth=0.8)
-        panel.grid(axis="x", color=_GRID, linewidth=0.8)
+        panel.axvline(0.0, color=EDGE, linewidth=0.8)
+        panel.grid(axis="x", color=GRID, linewidth=0.8)
         panel.set_yticks(range(len(groups)), groups)
         panel.invert_yaxis()
         intact = next(row.intact for row in found if (row.task, row.score) == (task, name))
-        panel.set_xlabel(f"fall of {name}, from {intact:.3f}", fontsize=9, color=_FAINT)
+        panel.set_xlabel(f"fall of {name}, from {intact:.3f}", fontsize=9, color=FAINT)
     _legend(panels[0][0])
     save_figure(figure, path)
 
@@ -186,21 +180,21 @@ def plot_reliability(
             panel.set_visible(False)
             continue
         share = state.frames_CM[c] / max(1, frames_C[c])
-        panel.plot([0, 1], [0, 1], color=_EDGE, linewidth=0.9, linestyle="--", zorder=1)
+        panel.plot([0, 1], [0, 1], color=EDGE, linewidth=0.9, linestyle="--", zorder=1)
         known = state.frames_CM[c] > 0
-        panel.plot(confidence[c][known], reliability[c][known], color=_COLORS[0], linewidth=1.1)
+        panel.plot(confidence[c][known], reliability[c][known], color=COLORS[0], linewidth=1.1)
         panel.scatter(
             confidence[c][known], reliability[c][known], s=8 + 120 * share[known],
-            color=_COLORS[0], alpha=0.75, linewidths=0, zorder=3,
+            color=COLORS[0], alpha=0.75, linewidths=0, zorder=3,
         )  # fmt: skip
         panel.set_xlim(-0.03, 1.03)
         panel.set_ylim(-0.03, 1.03)
         panel.set_xticks([0, 0.5, 1])
         panel.set_yticks([0, 0.5, 1])
-        panel.grid(color=_GRID, linewidth=0.8)
+        panel.grid(color=GRID, linewidth=0.8)
         _title(panel, f"{names[c]}  ECE {errors[c]:.3f}")
         if c % columns == 0:
-            panel.set_ylabel("share of positives", fontsize=8.5, color=_FAINT)
+            panel.set_ylabel("share of positives", fontsize=8.5, color=FAINT)
         if c + columns >= len(names):
-            panel.set_xlabel("mean probability", fontsize=8.5, color=_FAINT)
+            panel.set_xlabel("mean probability", fontsize=8.5, color=FAINT)
     save_figure(figure, path)

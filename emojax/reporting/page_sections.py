@@ -1,0 +1,399 @@
+"""What the report shows without its script: tables of scores, confusions, data, configuration.
+
+Everything here is data; ``page.html.j2`` turns it into HTML.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from emojax.errors import InputError
+from emojax.ops.metrics import ConfusionCounts
+from emojax.ops.scores import SCORES, is_error, score_kind
+from emojax.ops.tasks import TASK_OPS
+from emojax.reporting.page_runs import ReportedRun, differing, flat
+from emojax.reporting.page_statistics import Difference, Scored, ScoreTable, System
+from emojax.scoring.fold_scores import (
+    BASELINE,
+    MEAN,
+    OPTIMUM,
+    OURS,
+    POOLED,
+    PROCESSED,
+    SYSTEMS,
+    TUNED,
+)
+from emojax.specs import TASKS
+
+NOTHING = "–"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A cell of a table that is more than its text.
+
+    Attributes:
+        text: what it says.
+        note: faint, behind the text.
+        below: small, below the text.
+        strong: printed bold.
+        marked: highlighted.
+        bar: a share of 1, drawn as a bar before the text; None for no bar.
+        shade: class of the style sheet, such as "h7".
+    """
+
+    text: str
+    note: str = ""
+    below: str = ""
+    strong: bool = False
+    marked: bool = False
+    bar: float | None = None
+    shade: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of the page.
+
+    Attributes:
+        caption: heads it.
+        header: names of the columns.
+        rows: cells, the first of which heads its row.
+        kind: class of the style sheet: "" for numbers, "words", or "matrix".
+        folded: shown on demand.
+        facts: what the table is of, written as its ``data-`` attributes.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    kind: str = ""
+    folded: bool = False
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def system_title(system: System, runs: Sequence[ReportedRun]) -> str:
+    """Names a system, with its run where there are several runs."""
+    number, name = system
+    return name if len(runs) == 1 else f"{runs[number].name}: {name}"
+
+
+# -- scores ----------------------------------------------------------------------------------
+
+
+def score_sections(
+    tables: Sequence[ScoreTable], runs: Sequence[ReportedRun], partition: str
+) -> list[Table]:
+    """Tables of scores with intervals, of differences, of single classes and of single folds."""
+    found = [part for table in tables for part in _of_group(table, runs, partition)]
+    return found + [part for run in runs for part in _of_folds(run, runs)]
+
+
+def _of_group(found: ScoreTable, runs: Sequence[ReportedRun], partition: str) -> list[Table]:
+    systems, task = list(found.scores), found.task
+    where = _where(found.group)
+    details = dict(zip(TASK_OPS[task].details, TASKS[task].labels, strict=False))
+    names = [name for name in found.names if name not in details]
+    titles = [system_title(system, runs) for system in systems]
+    counts = " and ".join(str(n) for n in dict.fromkeys(found.num_videos.values()))
+    shares = [(n, s) for n, s in systems if s == OURS and (n, OPTIMUM) in found.scores]
+    rows = [
+        [
+            _score_name(name),
+            *(_scored(name, found.scores[system].get(name)) for system in systems),
+            *(_share(name, found.scores[s], found.scores[s[0], OPTIMUM]) for s in shares),
+        ]
+        for name in names
+    ]
+    share_titles = [system_title((number, "of optimum"), runs) for number, _ in shares]
+    facts = {"part": "scores", "task": task, "group": found.group}
+    header = ["score", *titles, *share_titles]
+    caption = f"{task}, {partition}, {where}: {counts} videos"
+    parts = [Table(caption, header, rows, facts=facts)]
+    if found.differences:
+        others = found.differences
+        rows = [
+            [_score_name(name), *(_difference(name, of.get(name)) for of in others.values())]
+            for name in names
+        ]
+        reference = system_title(found.reference, runs)
+        parts.append(
+            Table(
+                f"{task}, {where}: difference from {reference}, on the same draws of videos",
+                ["score", *(system_title(system, runs) for system in others)],
+                rows,
+                facts=facts | {"part": "differences"},
+            )
+        )
+    if details:
+        rows = [
+            [details[name], *(_bar(name, found.scores[system].get(name)) for system in systems)]
+            for name in found.names
+            if name in details
+        ]
+        each = "class" if TASKS[task].kind == "categorical" else "unit"
+        caption = f"{task}, {where}: F1 of each {each}"
+        parts.append(Table(caption, [each, *titles], rows, facts=facts | {"part": "details"}))
+    return parts
+
+
+def not_compared(tables: Sequence[ScoreTable], runs: Sequence[ReportedRun]) -> list[str]:
+    """Names the models that were scored on other annotations than the reference, by task."""
+    found = {}
+    for table in tables:
+        left_out = [
+            system_title(system, runs)
+            for system in table.scores
+            if system[1] == OURS and system not in (table.reference, *table.differences)
+        ]
+        if left_out:
+            found[f"{table.task}, {_where(table.group)}"] = ", ".join(left_out)
+    return [f"{where}: {models}" for where, models in found.items()]
+
+
+def _of_folds(run: ReportedRun, runs: Sequence[ReportedRun]) -> list[Table]:
+    """Scores fold by fold and their mean, for a run of several folds."""
+    folds = run.document["folds"]
+    if len(folds) < 2:
+        return []
+    parts = []
+    for task in dict.fromkeys(task for by_task in folds.values() for task in by_task):
+        lines = {fold: by_task[task] for fold, by_task in folds.items() if task in by_task}
+        lines |= {MEAN: run.document.get("mean_of_folds", {}).get(task, {})}
+        systems = [s for s in SYSTEMS if any(s in by_system for by_system in lines.values())]
+        rows = [
+            [fold, score, *(score_kind(score).text(by.get(s, {}).get(score)) for s in systems)]
+            for fold, by in lines.items()
+            for score in by.get(OURS, {})
+        ]
+        caption = f"{task}: fold by fold" + (f", {run.name}" if len(runs) > 1 else "")
+        facts = {"part": "folds", "task": task}
+        header = ["fold", "score", *systems]
+        parts.append(Table(caption, header, rows, folded=True, facts=facts))
+    return parts
+
+
+def _where(group: str) -> str:
+    return group if group == POOLED else f"fold {group}"
+
+
+def _score_name(name: str) -> str | Cell:
+    return Cell(name, note="lower is better") if is_error(name) else name
+
+
+def _scored(name: str, score: Scored | None) -> str | Cell:
+    """A score and its interval."""
+    if score is None:
+        return NOTHING
+    text = score_kind(name).text
+    if not math.isfinite(score.low):
+        return text(score.value)
+    return Cell(text(score.value), note=f"[{text(score.low)}, {text(score.high)}]")
+
+
+def _share(name: str, scores: Mapping[str, Scored], optimum: Mapping[str, Scored]) -> str:
+    """A score as a share of the optimum's; a share of an error would be read the wrong way."""
+    if is_error(name) or name not in scores or name not in optimum or optimum[name].value <= 0:
+        return NOTHING
+    return f"{scores[name].value / optimum[name].value:.1%}"
+
+
+def _difference(name: str, found: Difference | None) -> str | Cell:
+    """A difference with sign, its interval and p; bold if the interval leaves out 0."""
+    if found is None:
+        return NOTHING
+    decimals = score_kind(name).decimals
+    value, low, high = (f"{x:+.{decimals}f}" for x in (found.value, found.low, found.high))
+    if not math.isfinite(found.low):
+        return value
+    p = "< 0.01" if found.p < 0.01 else f"= {found.p:.2f}"
+    return Cell(value, note=f"[{low}, {high}], p {p}", strong=found.low > 0 or found.high < 0)
+
+
+def _bar(name: str, score: Scored | None) -> str | Cell:
+    """A score in [0, 1] with its interval, and as a bar."""
+    cell = _scored(name, score)
+    if score is None or not math.isfinite(score.value):
+        return cell
+    share = min(1.0, max(0.0, score.value))
+    return Cell(cell, bar=share) if isinstance(cell, str) else dataclasses.replace(cell, bar=share)
+
+
+_MEANINGS = {
+    OURS: "mean of the replicas that were trained for the target; every annotated frame counts "
+    "once",
+    TUNED: "the model's probabilities, with a threshold for each unit or an offset for each class "
+    "chosen for F1 on the training videos of the fold; the papers decide at 0.5 and by argmax",
+    PROCESSED: "the model's predictions, smoothed over time, clipped, or both; see "
+    "postprocessing.json",
+    OPTIMUM: "exact posterior of the simulation given every stream of the store, scored on the "
+    "same frames; no model can be expected to do better. For CCC it is the posterior mean, "
+    "rescaled to the variance of the labels",
+    BASELINE: "linear regression on the model's own streams and training videos, smoothed over "
+    "time",
+    POOLED: "no video is in two folds, so the predictions of all folds are scored as one data set, "
+    "each made by replicas that did not train on it",
+}
+
+
+def glossary(tables: Sequence[ScoreTable]) -> dict[str, str]:
+    """Explains the systems and groups that occur in the tables."""
+    there = {system for found in tables for _, system in found.scores}
+    there |= {found.group for found in tables}
+    return {name: meaning for name, meaning in _MEANINGS.items() if name in there}
+
+
+# -- confusion matrices ----------------------------------------------------------------------
+
+
+def confusion_matrices(runs: Sequence[ReportedRun]) -> list[Table]:
+    """A matrix for each run, task with classes, group of videos and system."""
+    return [
+        _matrix(
+            system_title((number, f"{task}, {_where(group)}: {system}"), runs),
+            document["labels"],
+            np.asarray(counts),
+            {"part": "confusion", "task": task, "group": group, "system": system},
+        )
+        for number, run in enumerate(runs)
+        for task, document in run.document.get("confusion", {}).items()
+        for group in run.groups
+        for system, counts in document["counts"].get(group, {}).items()
+    ]
+
+
+def _matrix(
+    caption: str, labels: Sequence[str], counts_CC: np.ndarray, facts: Mapping[str, str]
+) -> Table:
+    rows: list[list[str | Cell]] = []
+    for label, counts_C in zip(labels, counts_CC, strict=True):
+        total = int(counts_C.sum())
+        cells = [_confused(int(count), total) for count in counts_C]
+        rows.append([Cell(label, below=short_count(total)), *cells])
+    state = ConfusionCounts(counts_CC)
+    scores = {"accuracy": state.accuracy(), "f1": state.macro_f1()}
+    accuracy, f1 = (SCORES[name].text(float(value)) for name, value in scores.items())
+    caption = f"{caption} (accuracy {accuracy}, macro F1 {f1})"
+    return Table(caption, ["true \\ decided", *labels], rows, kind="matrix", facts=facts)
+
+
+def _confused(count: int, total: int) -> Cell:
+    if not total:
+        return Cell(NOTHING, shade="none")
+    share = count / total
+    return Cell(percent(share), below=short_count(count), shade=f"h{round(10 * share)}")
+
+
+def percent(share: float) -> str:
+    """Prints a share of 1 as a whole percentage; "<1%" and ">99%" where rounding would lie."""
+    if 0 < share < 0.005:
+        return "<1%"
+    if 0.995 <= share < 1:
+        return ">99%"
+    return f"{share:.0%}"
+
+
+def short_count(count: int) -> str:
+    """Prints a count in at most five characters: 9999, 12.3k, 123k, 1.2M."""
+    for size, unit in ((10**6, "M"), (10**3, "k")):
+        if count >= 10 * size or (unit == "M" and count >= size):
+            return f"{count / size:.1f}{unit}" if count < 100 * size else f"{count // size}{unit}"
+    return str(count)
+
+
+# -- data, configuration and pictures --------------------------------------------------------
+
+
+def data_tables(runs: Sequence[ReportedRun]) -> list[Table]:
+    """What was scored, where it is from, and how it was built."""
+    of_runs = [_data_rows(run) for run in runs]
+    keys = dict.fromkeys(key for rows in of_runs for key in rows)
+    cells = [[key, *(rows.get(key, NOTHING) for rows in of_runs)] for key in keys]
+    facts = {"part": "data"}
+    parts = [Table("Data", ["", *(run.name for run in runs)], cells, kind="words", facts=facts)]
+    for run in runs:
+        builder = [list(pair) for pair in flat(run.data.get("builder", {})).items()]
+        if builder:
+            caption = "How the data were built" + (f": {run.name}" if len(runs) > 1 else "")
+            parts.append(Table(caption, ["", "value"], builder, kind="words", folded=True))
+    return parts
+
+
+def _data_rows(run: ReportedRun) -> dict[str, str]:
+    data, builder = run.data, run.data.get("builder", {})
+    rows = {
+        "store": str(data.get("name", "")),
+        "description": str(data.get("description", "")),
+        "built by": str(builder.get("command", "unknown")),
+    }
+    if "preset" in builder:
+        rows["preset"] = str(builder["preset"])
+    rows["checksum"] = str(data.get("checksum", ""))
+    for name, counts in data.get("counts", {}).get("partitions", {}).items():
+        annotated = ", ".join(f"{n} for {task}" for task, n in counts["annotated"].items())
+        sizes = f"{counts['videos']} videos, {counts['frames']} frames"
+        rows[f"{name} partition"] = f"{sizes}; annotated: {annotated or 'none'}"
+    rows["scored here"] = f"{run.document['partition']}: " + "; ".join(
+        f"fold {fold}: {count} videos" for fold, count in data.get("scored_videos", {}).items()
+    )
+    rows["streams"] = "; ".join(
+        f"{name} ({spec['modality']}, {spec['width']} wide, "
+        + ("a row a frame" if spec["rate"] is None else f"{spec['rate']:g} Hz")
+        + ")"
+        for name, spec in data.get("streams", {}).items()
+    )
+    replicas = data.get("replicas", ())
+    rows["replicas"] = f"{len(replicas)}: {', '.join(replicas)}" if replicas else NOTHING
+    return rows
+
+
+def configuration_tables(runs: Sequence[ReportedRun]) -> list[Table]:
+    """What differs between the runs, if there are several, and each configuration as a whole."""
+    parts = []
+    if len(runs) > 1:
+        rows = [
+            [key, *map(_differing_cell, values)]
+            for key, values in differing([run.config for run in runs]).items()
+        ]
+        header = ["key", *(run.name for run in runs)]
+        facts = {"part": "differing"}
+        parts = [Table("What differs", header, rows, kind="words", facts=facts)] if rows else []
+    for run in runs:
+        cells = [list(pair) for pair in flat(run.config).items()]
+        caption = "Whole configuration" + (f": {run.name}" if len(runs) > 1 else "")
+        parts.append(Table(caption, ["key", "value"], cells, kind="words", folded=True))
+    return parts
+
+
+def _differing_cell(value: str | None) -> str | Cell:
+    return NOTHING if value is None else Cell(value, marked=True)
+
+
+def embedded_pictures(runs: Sequence[ReportedRun]) -> dict[str, str]:
+    """Title -> base64 text of each picture of ``emojax.analyse``, such as of missing modalities.
+
+    Raises:
+        InputError: a picture cannot be read.
+    """
+    found = {}
+    for run in runs:
+        for path in run.pictures:
+            try:
+                code = base64.b64encode(path.read_bytes()).decode("ascii")
+            except OSError as error:
+                raise InputError(
+                    "A picture of the report cannot be read.",
+                    file=path,
+                    found=error.strerror,
+                    expected="a PNG file",
+                    remedy="make it again: python -m emojax.analyse",
+                ) from error
+            study, picture = path.parent.parent.name, path.stem.replace("_", " ")
+            title = study if picture == study else f"{study}: {picture}"
+            found[title + (f", {run.name}" if len(runs) > 1 else "")] = code
+    return found
