@@ -98,7 +98,7 @@ def test_the_wheel_holds_emojax_alone(tmp_path: Path) -> None:
     assert shipped == {
         str(path.relative_to(ROOT))
         for path in (ROOT / "emojax").rglob("*")
-        if path.suffix in (".py", ".js", ".css")
+        if path.suffix in (".py", ".js", ".css", ".j2")
     }
     assert f"{info}/licenses/LICENSE" in files
 
