@@ -56,10 +56,10 @@ def main(given: flags.FlagValues) -> None:
             active=np.ones(count, bool),
         )
     )
-    normalisation = session.layout.everywhere(fold_normalisation(session, store))
-    step = make_train_step(
-        session.model, session.optimizer, session.losses, session.shared(session.samplers)
+    normalisation = session.layout.everywhere(
+        fold_normalisation(store, session.folds.keys, session.streams)
     )
+    step = make_train_step(session.learner, session.shared(session.samplers))
     state = session.init_state()
 
     def block(source: Callable[[], Any]) -> float:

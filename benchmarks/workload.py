@@ -19,7 +19,7 @@ from benchmarks.timing import Contender
 from emojax.configuration import some_streams
 from emojax.core.session import Session, build_session
 from emojax.core.state import TrainState
-from emojax.core.step import Hyper, Step, plain_train_step
+from emojax.core.step import Hyper, Step, replica_step
 from emojax.layers import multi_kernel
 from emojax.specs import STREAMS, TASKS, StreamSpec
 from emojax.types import Batch
@@ -228,14 +228,7 @@ def steps_per_dispatch() -> int:
 
 def plain_step(session: Session) -> Step:
     """The step that ``emojax.train`` compiles, alone or within a larger program."""
-    return plain_train_step(
-        session.model,
-        session.optimizer,
-        session.losses,
-        session.shared(session.samplers),
-        modality_dropout=session.modality_dropout,
-        ema=session.ema,
-    )
+    return replica_step(session.learner, session.shared(session.samplers))
 
 
 def train_step(session: Session) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from emojax.core.session import (
     build_session,
     fold_normalisation,
 )
-from emojax.core.step import Hyper, make_train_step
+from emojax.core.step import Hyper, Learner, make_train_step
 from emojax.datasets.pipeline import evaluation_batches, training_batches
 from emojax.datasets.source import Store
 from emojax.errors import InputError
@@ -63,7 +63,7 @@ def workdir(spread: tuple[Any, Any, Path], tmp_path: Path) -> Path:
 def abstract(session: Session) -> dict[str, Any]:
     return {
         "train": session.abstract_state(),
-        "normalisation": abstract_normalisation(session),
+        "normalisation": abstract_normalisation(session.streams, len(session.folds.keys)),
     }
 
 
@@ -121,7 +121,9 @@ def gradients_and_outputs(store: Store, devices: list[jax.Device]) -> tuple[Any,
     shared = session.shared(session.samplers)
     videos = store.fold("0").train
     feed = training_batches(store, videos, session.window_spec, batch_size=8, seed=1)
-    normalisation = layout.everywhere(fold_normalisation(session, store))
+    normalisation = layout.everywhere(
+        fold_normalisation(store, session.folds.keys, session.streams)
+    )
     state = session.init_state()
     weights = {"params": state.params, "model_state": state.model_state}
     predict = make_predict_step(session.model, session.shared(session.folds))
@@ -133,7 +135,10 @@ def gradients_and_outputs(store: Store, devices: list[jax.Device]) -> tuple[Any,
         target_weights=layout.replicas(session.weights),
         active=layout.replicas(jnp.ones(2, bool)),
     )
-    step = make_train_step(session.model, Gradients(), session.losses, shared)  # type: ignore[arg-type]
+    step = make_train_step(
+        Learner(session.model, Gradients(), session.losses),  # type: ignore[arg-type]
+        shared,
+    )
     new, metrics = step(state, layout.batch(next(feed), grouped=False), normalisation, hyper)
     return host(new.params), host((metrics, new.model_state)), outputs
 

@@ -125,7 +125,7 @@ def restored(folder: Path, step: int | None = None) -> Any:
         session = session_of(store)
     abstract = {
         "train": session.abstract_state(),
-        "normalisation": abstract_normalisation(session),
+        "normalisation": abstract_normalisation(session.streams, len(session.folds.keys)),
     }
     with Checkpoints(folder / "run", read_only=True) as checkpoints:
         return checkpoints.restore(abstract, step)

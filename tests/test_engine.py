@@ -141,11 +141,13 @@ def test_dropout_is_drawn_anew_at_each_step_and_for_each_seed(store: Store) -> N
     session = session_of(store, config)
     layout = session.layout
     # One batch for both replicas.
-    step = make_train_step(session.model, session.optimizer, session.losses, Shared(None, None))
+    step = make_train_step(session.learner, Shared(None, None))
     videos = store.fold("0").train
     feed = training_batches(store, videos, session.window_spec, batch_size=4, seed=0)
     batch = layout.batch(next(feed), grouped=False)
-    normalisation = layout.everywhere(fold_normalisation(session, store))
+    normalisation = layout.everywhere(
+        fold_normalisation(store, session.folds.keys, session.streams)
+    )
     hyper = Hyper(
         learning_rate=jnp.zeros(2),
         weight_decay=jnp.zeros(2),

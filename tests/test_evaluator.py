@@ -90,7 +90,9 @@ def test_a_video_is_predicted_alike_in_any_company_and_batch_size(
     for batch_size in (1, 7):
         config = tiny_config(store.path, data={"batch_size": batch_size})
         session = session_of(store, config)
-        normalisation = session.layout.everywhere(fold_normalisation(session, store))
+        normalisation = session.layout.everywhere(
+            fold_normalisation(store, session.folds.keys, session.streams)
+        )
         weights = session.layout.replicas(host(run.state.best))
         found = Predictor(session, store)(weights, normalisation, [names])[VALENCE]
         for name in names:

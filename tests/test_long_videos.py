@@ -86,7 +86,7 @@ def run_of(session: Session, store: Store) -> TrainedRun:
         session=session,
         step=0,
         best={"params": params, "model_state": variables},
-        normalisation=fold_normalisation(session, store),
+        normalisation=fold_normalisation(store, session.folds.keys, session.streams),
         store_path=str(store.path),
         store_checksum=store.metadata["checksum"],
         lost_R=np.zeros(len(session.replicas), bool),

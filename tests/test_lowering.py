@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from emojax.core.session import Session, abstract_normalisation, build_session
-from emojax.core.step import Hyper, make_train_step, plain_train_step
-from emojax.datasets.resident import load_resident
+from emojax.core.step import Hyper, make_train_step, train_steps
+from emojax.datasets.resident import Entries, load_resident
 from emojax.datasets.source import Store
 from emojax.layers import kernels
 from emojax.models import MODELS
 from emojax.papers.variants import Variant
 from emojax.prediction.predict_step import make_predict_step
-from emojax.training.feeds import ResidentFeed, fold_videos
+from emojax.training.feeds import fold_videos
 from emojax.training.memory_plan import abstract_batch
 from tests.small_models import default_fields, shipped, small_session
 from tests.small_store import build_small_store
@@ -74,7 +74,7 @@ def arguments_of(session: Session, batch: Any = None) -> tuple[Any, ...]:
     return (
         session.abstract_state(),
         abstract_batch(session) if batch is None else batch,
-        abstract(abstract_normalisation(session)),
+        abstract(abstract_normalisation(session.streams, len(session.folds.keys))),
         abstract_hyper(session),
     )
 
@@ -95,7 +95,7 @@ def with_dropout(name: str) -> tuple[Session, tuple[Any, ...]]:
 
 def train_step(session: Session) -> Any:
     shared = session.shared(session.samplers)
-    return make_train_step(session.model, session.optimizer, session.losses, shared)
+    return make_train_step(session.learner, shared)
 
 
 def test_every_model_is_lowered() -> None:
@@ -186,19 +186,19 @@ def test_a_step_over_a_mesh_lowers(store: Store) -> None:
 def test_many_steps_on_resident_data_lower(store: Store, platform: str) -> None:
     """The program that gathers the windows of K steps and takes them in a loop."""
     session, steps = spread_session(store), 3
-    feed = ResidentFeed(session, store, steps)
-    step = plain_train_step(
-        session.model, session.optimizer, session.losses, session.shared(session.samplers)
-    )
+    shared = session.shared(session.samplers)
+    program = train_steps(session.learner, shared, session.layout, session.window_spec)
     state, _, normalisation, hyper = arguments_of(session)
-    data = abstract(load_resident(store, fold_videos(session, store), session.window_spec))
+    data = abstract(
+        load_resident(store, fold_videos(store, session.folds.keys), session.window_spec)
+    )
     groups = len(session.samplers.keys)
     entries = jax.ShapeDtypeStruct(
         (steps, groups, session.batch_size, 2), np.int32, sharding=_over_data(session, None, None)
     )
     rates = jax.ShapeDtypeStruct((steps, len(session.replicas)), np.float32)
     exported = lowered(
-        platform, feed.compile(step), state, data, entries, normalisation, hyper, rates
+        platform, program, state, Entries(data, entries), normalisation, hyper, rates
     )
     assert "stablehlo.while" in exported.mlir_module()
     losses = [aval for aval in exported.out_avals if aval.shape == (steps, len(session.replicas))]

@@ -76,9 +76,7 @@ def test_a_footprint_says_what_arrays_and_compiled_programs_take(store: Store) -
     normalisation = {
         name: (of(stream.width), of(stream.width)) for name, stream in session.streams.items()
     }
-    step = make_train_step(
-        session.model, session.optimizer, session.losses, session.shared(session.samplers)
-    )
+    step = make_train_step(session.learner, session.shared(session.samplers))
     compiled = step.lower(session.abstract_state(), batch, normalisation, hyper).compile()  # type: ignore[attr-defined]
     temporary = compiled.memory_analysis().temp_size_in_bytes
     assert 0.4 < temporary / (found.kept + 2 * found.params) < 1.0
@@ -187,10 +185,10 @@ def test_data_stay_on_disk_where_memory_is_short(store: Store) -> None:
         plan = plan_memory(session, resident=wanted)
         assert plan.most == 2
         feed = open_feed(session, store, resident=plan.resident)
-        return feed, feed_lines(session, feed, wanted, reason)
+        return feed, feed_lines(feed, session.config.train.steps_per_dispatch, wanted, reason)
 
     session = session_of(store, branched_config(store.path))
-    videos = fold_videos(session, store)
+    videos = fold_videos(store, session.folds.keys)
     data = resident_bytes(store, videos, session.window_spec)
     assert data == tree_bytes(load_resident(store, videos, session.window_spec))
     needed = needed_bytes(footprint(session), session, 2)

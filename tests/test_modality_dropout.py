@@ -121,7 +121,10 @@ def test_it_acts_after_normalisation_in_training_only_and_leaves_the_masks_on(
     assert (drop.frames, drop.streams) == (0.5, 0.0)
     videos = store.fold("0").train
     feed = training_batches(store, videos, session.window_spec, batch_size=8, seed=0)
-    batch, normalisation = next(feed), fold_normalisation(session, store)
+    batch, normalisation = (
+        next(feed),
+        fold_normalisation(store, session.folds.keys, session.streams),
+    )
 
     def given(train: bool, modality_dropout: ModalityDropout | None) -> Any:
         return forward(

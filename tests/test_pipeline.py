@@ -410,7 +410,7 @@ def test_statistics_are_those_of_the_training_fold(small: Store, folds: list[str
     config = small_config(small.path)
     config["replicas"]["folds"] = folds
     session = build_session(config, small.streams, jax.devices()[:1])
-    normalisation = fold_normalisation(session, small)
+    normalisation = fold_normalisation(small, session.folds.keys, session.streams)
     for name, (mean, std) in normalisation.items():
         mean_FD, std_FD = (x.reshape(len(folds), -1) for x in (mean, std))
         for i, fold in enumerate(folds):

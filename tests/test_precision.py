@@ -171,9 +171,7 @@ def test_a_forward_pass_adds_up_nothing_in_bfloat16(title: str) -> None:
 def test_a_training_step_keeps_what_lasts_in_float32() -> None:
     # The one with running statistics.
     session = small_session(CHOICES["lfan"], dtype="bfloat16")
-    step = make_train_step(
-        session.model, session.optimizer, session.losses, session.shared(session.samplers)
-    )
+    step = make_train_step(session.learner, session.shared(session.samplers))
     hyper = Hyper(
         learning_rate=np.ones(1, np.float32),
         weight_decay=np.ones(1, np.float32),

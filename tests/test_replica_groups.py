@@ -20,7 +20,6 @@ from emojax.core.session import Session, build_session
 from emojax.datasets.source import Store
 from emojax.prediction.trained_run import open_run
 from emojax.rundir.checkpoint import Checkpoints
-from emojax.training import epoch as epochs
 from emojax.training import loop
 from emojax.training.feeds import Reader, dispatches
 from emojax.training.groups import Group, group_size, regroup
@@ -96,7 +95,7 @@ class Left:
 def left(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Left:
     workdir, log = tmp_path_factory.mktemp("left"), io.StringIO()
     predicted, sizes = [], []
-    predict = epochs.Predictor.__call__
+    predict = loop.Predictor.__call__
 
     def watched(self: Any, weights: Any, normalisation: Any, videos: Any) -> Any:
         predicted.append([len(names) for names in videos])
@@ -104,7 +103,7 @@ def left(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Left:
         return predict(self, weights, normalisation, videos)
 
     with finishing(), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(log):
-        patch.setattr(epochs.Predictor, "__call__", watched)
+        patch.setattr(loop.Predictor, "__call__", watched)
         run, recorder = train(store, workdir, config_of(store))
     return Left(run, recorder, workdir, predicted, sizes, log.getvalue().splitlines())
 
@@ -160,7 +159,7 @@ def test_finished_replicas_leave_with_their_best_weights(
 def test_a_run_killed_while_some_have_left_goes_on_to_the_bit(
     store: Store, left: Left, tmp_path: Path
 ) -> None:
-    update = epochs.TrainingProgress.update
+    update = loop.TrainingProgress.update
 
     def killed(self: Any, step: int, windows: int, **scalars: float) -> None:
         if step == 7:
@@ -169,7 +168,7 @@ def test_a_run_killed_while_some_have_left_goes_on_to_the_bit(
 
     with finishing():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(epochs.TrainingProgress, "update", killed)
+            patch.setattr(loop.TrainingProgress, "update", killed)
             with pytest.raises(KeyboardInterrupt):
                 train(store, tmp_path, config_of(store))
         resumed, recorder = train(store, tmp_path, config_of(store))

@@ -67,7 +67,7 @@ def stacked(trees: list[Any]) -> Any:
 @pytest.mark.parametrize("name", MODELS)
 def test_two_replicas_train_as_two_runs(name: str) -> None:
     session = small_session(FIRST[name])
-    step = make_train_step(session.model, session.optimizer, session.losses, Shared(None, None))
+    step = make_train_step(session.learner, Shared(None, None))
     normalisation = {
         stream: (np.full(spec.width, 0.1, np.float32), np.full(spec.width, 1.5, np.float32))
         for stream, spec in session.streams.items()

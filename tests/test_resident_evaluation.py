@@ -132,7 +132,9 @@ def test_a_model_predicts_alike_from_the_device_and_from_disk(small: Store, devi
     videos = [list(small.fold(name).validation) for name in session.folds.keys]
     state = session.init_state()
     weights = {"params": state.params, "model_state": state.model_state}
-    normalisation = session.layout.everywhere(fold_normalisation(session, small))
+    normalisation = session.layout.everywhere(
+        fold_normalisation(small, session.folds.keys, session.streams)
+    )
     names = [name for of_fold in videos for name in of_fold]
     data = session.layout.everywhere(load_resident(small, names, session.window_spec))
     predictor = Predictor(session, small, data)

@@ -153,7 +153,7 @@ def test_the_branches_stage_is_evaluated_by_the_mean_of_the_branches(
     session = recorder.session
     videos = store.fold("0").validation
     (batch, *_) = evaluation_batches(store, videos, session.window_spec, batch_size=4)
-    normalisation = fold_normalisation(session, store)
+    normalisation = fold_normalisation(store, session.folds.keys, session.streams)
     state = session.init_state()
     weights = {"params": state.params, "model_state": state.model_state}
     predict = make_predict_step(session.model, session.shared(session.folds))

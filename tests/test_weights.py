@@ -59,7 +59,7 @@ def made_up(store: Store, workdir: Path, config: dict[str, Any], **options: Any)
         variables_of({"params": state.params, "model_state": state.model_state}),
     )
     place = {"name": store.name, "path": str(store.path), "checksum": store.metadata["checksum"]}
-    normalisation = fold_normalisation(session, store)
+    normalisation = fold_normalisation(store, session.folds.keys, session.streams)
     return write_run(workdir, session, variables, normalisation, place, 5, **options)
 
 

@@ -188,7 +188,7 @@ class KilledTrainings:
         session = self._session
         abstract = {
             "train": session.abstract_state(),
-            "normalisation": abstract_normalisation(session),
+            "normalisation": abstract_normalisation(session.streams, len(session.folds.keys)),
         }
         found = checkpoints.restore(abstract, step)
         return jax.device_get(found.state), found.meta

@@ -128,10 +128,10 @@ class Reading:
             session = self.session
             step, meta = checkpoints.meta()
             identity = fingerprint(store, session.window_spec, session.batch_size)
-            check_same_run(meta, session, identity, folder / "run")
+            check_same_run(meta, session.config, identity, folder / "run")
             abstract = {
                 "train": session.abstract_state(),
-                "normalisation": abstract_normalisation(session),
+                "normalisation": abstract_normalisation(session.streams, len(session.folds.keys)),
             }
             restored = checkpoints.restore(abstract)
             return step, meta, jax.device_get(restored.state), restored.meta

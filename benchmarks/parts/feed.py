@@ -114,7 +114,9 @@ class _Fed:
     def __init__(self, session: Session, store: Store) -> None:
         self.session, self.store = session, store
         self.state = session.init_state()
-        self.normalisation = session.layout.everywhere(fold_normalisation(session, store))
+        self.normalisation = session.layout.everywhere(
+            fold_normalisation(store, session.folds.keys, session.streams)
+        )
         self.hyper = constant_hyper(session)
         self.metrics: Any = None
 

@@ -132,7 +132,7 @@ def measure(config: Any, specs: Any, steps: int) -> Measured:
         with (workdir / METRICS_FILE).open(newline="") as file:
             # The first epoch compiles.
             training = [float(row["seconds_training"]) for row in csv.DictReader(file)][-1]
-        normalisation = fold_normalisation(session, store)
+        normalisation = fold_normalisation(store, session.folds.keys, session.streams)
         weights = run.state.evaluated
         videos = [store.fold(name).validation for name in session.folds.keys]
         predictor = Predictor(session, store)

@@ -7,7 +7,7 @@ model, streams, windows and normalisation it was trained with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ from emojax.core.replicas import (
 )
 from emojax.core.stages import check_frozen
 from emojax.core.state import TrainState, abstract_state, branch_names, init_state
-from emojax.core.step import LossTable, Shared, loss_table
+from emojax.core.step import Learner, LossTable, Shared, loss_table
 from emojax.datasets.source import Store
 from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
@@ -91,6 +91,18 @@ class Session:
     def batch_size(self) -> int:
         """B."""
         return self.config.data.batch_size
+
+    @property
+    def learner(self) -> Learner:
+        """What the train step does to each replica."""
+        return Learner(
+            self.model,
+            self.optimizer,
+            self.losses,
+            self.modality_dropout,
+            self.ema,
+            self.config.train.non_finite == "skip",
+        )
 
     def shared(self, groups: Groups) -> Shared:
         """How the step finds each replica's data when batches are grouped like this."""
@@ -196,15 +208,16 @@ def build_session(
     )
 
 
-def fold_normalisation(session: Session, store: Store) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Training statistics: stream -> (mean, standard deviation), float32.
+def fold_normalisation(
+    store: Store, folds: Sequence[str], streams: Iterable[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Reads the training statistics of folds: stream -> (mean, standard deviation), float32.
 
-    Each is (D,) when all replicas use one fold, else (folds, D) in the order of
-    ``session.folds``.
+    Each is (D,) for one fold, else (folds, D).
     """
-    per_fold = [store.statistics(fold) for fold in session.folds.keys]
+    per_fold = [store.statistics(fold) for fold in folds]
     normalisation = {}
-    for name in session.streams:
+    for name in streams:
         mean, std = (
             np.stack([statistics[name][i] for statistics in per_fold]).astype(np.float32)
             for i in (0, 1)
@@ -213,29 +226,26 @@ def fold_normalisation(session: Session, store: Store) -> dict[str, tuple[np.nda
     return normalisation
 
 
-def fold_rows(normalisation: Mapping[str, Any], run: Session, part: Session) -> dict[str, Any]:
-    """What ``fold_normalisation`` says of the folds of a subset.
-
-    Args:
-        normalisation: of all folds of ``run``.
-        run: a session.
-        part: a ``subset`` of it.
-    """
-    if len(run.folds.keys) == 1:
+def fold_rows(
+    normalisation: Mapping[str, Any], folds: Sequence[str], chosen: Sequence[str]
+) -> dict[str, Any]:
+    """Selects some folds of what ``fold_normalisation`` returned for ``folds``."""
+    if len(folds) == 1:
         return dict(normalisation)
-    rows: Any = [run.folds.keys.index(name) for name in part.folds.keys]
+    rows: Any = [folds.index(name) for name in chosen]
     # A single fold has no axis of its own.
     rows = rows if len(rows) > 1 else rows[0]
     return {name: (mean[rows], std[rows]) for name, (mean, std) in normalisation.items()}
 
 
-def abstract_normalisation(session: Session) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Arrays of the shapes that ``fold_normalisation`` returns, to restore onto."""
-    count = len(session.folds.keys)
-    lead = () if count == 1 else (count,)
+def abstract_normalisation(
+    streams: Mapping[str, StreamSpec], num_folds: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Makes arrays of the shapes that ``fold_normalisation`` returns, to restore onto."""
+    lead = () if num_folds == 1 else (num_folds,)
     return {
         name: (np.zeros((*lead, spec.width), np.float32), np.zeros((*lead, spec.width), np.float32))
-        for name, spec in session.streams.items()
+        for name, spec in streams.items()
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -17,6 +18,8 @@ from emojax.core.modality_dropout import ModalityDropout, zero_rows
 from emojax.core.optimizer import Optimizer, trained_only
 from emojax.core.programs import kept
 from emojax.core.state import TrainState
+from emojax.datasets.resident import Entries, gather
+from emojax.datasets.window_spec import WindowSpec
 from emojax.ops.tasks import TASK_OPS
 from emojax.types import Array, Batch
 
@@ -204,16 +207,28 @@ def take_members(tree: Any, members: tuple[int, ...] | None) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-# (params, model_state, batch, normalisation, hyper, dropout key) -> (loss, new model_state).
-LossFunction = Callable[..., tuple[jax.Array, Any]]
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """What a replica learns, and how: the model, its losses and its update.
 
+    Attributes:
+        model: the Linen module.
+        optimizer: without the learning rate.
+        losses: task -> loss.
+        modality_dropout: see ``forward``.
+        ema: decay of the averaged parameters, for a state that has them.
+        skip_non_finite: True to take no step where the loss or a gradient is not finite.
+    """
 
-def make_loss(
-    model: nn.Module, losses: LossTable, modality_dropout: ModalityDropout | None = None
-) -> LossFunction:
-    """What the step of one replica differentiates by its first argument."""
+    model: nn.Module
+    optimizer: Optimizer
+    losses: LossTable
+    modality_dropout: ModalityDropout | None = None
+    ema: float = 0.0
+    skip_non_finite: bool = False
 
-    def loss_fn(
+    def loss(
+        self,
         params: Any,
         model_state: Any,
         batch: Batch,
@@ -221,105 +236,78 @@ def make_loss(
         hyper: Hyper,
         key: jax.Array,
     ) -> tuple[jax.Array, Any]:
+        """Computes the training loss of one replica, a scalar, and the new model_state."""
         outputs, aux, model_state = forward(
-            model,
+            self.model,
             params,
             model_state,
             batch,
             normalisation,
             train=True,
             dropout_key=key,
-            modality_dropout=modality_dropout,
+            modality_dropout=self.modality_dropout,
         )
         loss = total_loss(
             outputs,
             aux,
             batch,
-            losses,
+            self.losses,
             hyper.target_weights,
             branches=hyper.branches,
             class_weights=hyper.class_weights,
         )
         return loss, model_state
 
-    return loss_fn
+
+def train_step(
+    learner: Learner, state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one step of one replica; its state, data and ``hyper`` have no replica axis.
+
+    Returns:
+        The new state, and the scalars ``loss``, before the update, and ``gradient_norm``, over the
+        parameters that are trained.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    (loss, model_state), grads = jax.value_and_grad(learner.loss, has_aux=True)(
+        state.params, state.model_state, batch, normalisation, hyper, key
+    )
+    params, opt_state = learner.optimizer.update(
+        grads,
+        state.opt_state,
+        state.params,
+        hyper.learning_rate,
+        hyper.weight_decay,
+        hyper.trainable,
+    )
+    new = dataclasses.replace(
+        state, params=params, model_state=model_state, opt_state=opt_state, step=state.step + 1
+    )
+    if state.ema is not None:
+        new = dataclasses.replace(new, ema=average(state.ema, params, learner.ema, new.step))
+    trained = trained_only(grads, hyper.trainable)
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(trained)))
+    takes = hyper.active
+    if learner.skip_non_finite:
+        takes &= jnp.isfinite(loss) & jnp.isfinite(norm)
+    # Selecting the whole state freezes a finished replica bit for bit and keeps a NaN in.
+    new = jax.tree.map(lambda a, b: jnp.where(takes, a, b), new, state)
+    return new, {"loss": loss, "gradient_norm": norm}
 
 
 # (state, batch, normalisation, hyper) -> (state, metrics).
 Step = Callable[[TrainState, Batch, Any, Hyper], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def make_train_step(
-    model: nn.Module,
-    optimizer: Optimizer,
-    losses: LossTable,
-    shared: Shared,
-    *,
-    modality_dropout: ModalityDropout | None = None,
-    ema: float = 0.0,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Builds ``step(state, batch, normalisation, hyper) -> (state, metrics)``, compiled.
-
-    The state's buffers are donated. Metrics are (R,) arrays: ``loss`` before the update and
-    ``gradient_norm`` (over the parameters that are trained).
+def replica_step(learner: Learner, shared: Shared) -> Step:
+    """Makes ``train_step`` of all replicas, whose state, metrics and ``hyper`` lead with R.
 
     Args:
-        model: the module.
-        optimizer: without the learning rate.
-        losses: task -> loss.
-        shared: how replicas find their data.
-        modality_dropout: see ``forward``.
-        ema: decay of the averaged parameters, for a state that has them.
+        learner: see ``train_step``.
+        shared: how replicas find their batch and normalisation.
     """
-    step = plain_train_step(
-        model, optimizer, losses, shared, modality_dropout=modality_dropout, ema=ema
-    )
-    return jax.jit(step, donate_argnums=0)
-
-
-def plain_train_step(
-    model: nn.Module,
-    optimizer: Optimizer,
-    losses: LossTable,
-    shared: Shared,
-    *,
-    modality_dropout: ModalityDropout | None = None,
-    ema: float = 0.0,
-    skip_non_finite: bool = False,
-) -> Step:
-    """``make_train_step`` before it is compiled, to be part of a larger program.
-
-    With ``skip_non_finite`` a replica whose loss or gradient is not finite takes no step.
-    """
-    loss_fn = make_loss(model, losses, modality_dropout)
-
-    def one(
-        state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        (loss, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, state.model_state, batch, normalisation, hyper, key
-        )
-        frozen = {} if hyper.trainable is None else {"trainable": hyper.trainable}
-        params, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, hyper.learning_rate, hyper.weight_decay, **frozen
-        )
-        new = dataclasses.replace(
-            state, params=params, model_state=model_state, opt_state=opt_state, step=state.step + 1
-        )
-        if state.ema is not None:
-            new = dataclasses.replace(new, ema=average(state.ema, params, ema, new.step))
-        trained = trained_only(grads, hyper.trainable)
-        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(trained)))
-        takes = hyper.active
-        if skip_non_finite:
-            takes &= jnp.isfinite(loss) & jnp.isfinite(norm)
-        # Selecting the whole state freezes a finished replica bit for bit and keeps a NaN in.
-        new = jax.tree.map(lambda a, b: jnp.where(takes, a, b), new, state)
-        return new, {"loss": loss, "gradient_norm": norm}
-
     axes = (0, data_axis(shared.members), data_axis(shared.fold_members), 0)
-    over_replicas = jax.vmap(one, in_axes=axes)
+    over_replicas = jax.vmap(functools.partial(train_step, learner), in_axes=axes)
 
     def step(
         state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
@@ -331,53 +319,59 @@ def plain_train_step(
     return step
 
 
-def laid_out(step: Step, layout: Layout) -> Step:
-    """A step whose state stays spread over replicas, and whose metrics every device has."""
-    if layout.mesh.size == 1:
-        return step
+def make_train_step(learner: Learner, shared: Shared) -> Step:
+    """Compiles ``replica_step``; the buffers of the state are donated."""
+    return jax.jit(replica_step(learner, shared), donate_argnums=0)
 
-    def spread(
-        state: TrainState, batch: Batch, normalisation: Any, hyper: Hyper
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        state, metrics = step(state, batch, normalisation, hyper)
-        return (
-            jax.lax.with_sharding_constraint(state, layout.replica_sharding),
-            jax.lax.with_sharding_constraint(metrics, layout.repeated),
-        )
 
-    return spread
+# (state, windows, normalisation, hyper, (K, R) learning rates) -> (state, metrics of K steps).
+Steps = Callable[
+    [TrainState, Batch | Entries, Any, Hyper, jax.Array], tuple[TrainState, dict[str, jax.Array]]
+]
 
 
 @kept
-def training_program(
-    model: nn.Module,
-    optimizer: Optimizer,
-    losses: tuple[tuple[str, Callable[..., Any]], ...],
-    shared: Shared,
-    modality_dropout: ModalityDropout,
-    ema: float,
-    skip_non_finite: bool,
-    layout: Layout,
-    compile_step: Callable[[Step], Callable[..., Any]],
-) -> Callable[..., Any]:
-    """The compiled steps of a group of replicas: ``plain_train_step``, laid out and compiled.
+def train_steps(learner: Learner, shared: Shared, layout: Layout, spec: WindowSpec) -> Steps:
+    """Compiles the steps that training dispatches at once.
+
+    The windows are either one batch, for a single step, or the entries of K batches that are
+    gathered on the device. The state's buffers are donated; the state stays spread over replicas,
+    and every device has the metrics, (K, R) or (R,) for a single step.
 
     Args:
-        model: and all up to ``skip_non_finite``: see ``plain_train_step``; ``losses`` are the
-            items of its table.
+        learner: see ``train_step``.
+        shared: how replicas find their data.
         layout: the devices.
-        compile_step: of the feed that serves the steps.
+        spec: what the windows hold.
     """
-    step = plain_train_step(
-        model,
-        optimizer,
-        dict(losses),
-        shared,
-        modality_dropout=modality_dropout,
-        ema=ema,
-        skip_non_finite=skip_non_finite,
-    )
-    return compile_step(laid_out(step, layout))
+    step = replica_step(learner, shared)
+
+    def steps(
+        state: TrainState,
+        windows: Batch | Entries,
+        normalisation: Any,
+        hyper: Hyper,
+        rates_KR: jax.Array,
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        def once(state: TrainState, given: tuple[Any, jax.Array]) -> Any:
+            batch, rates_R = given
+            if isinstance(windows, Entries):
+                batch = gather(windows.data, batch, spec)
+            state, metrics = step(
+                state, batch, normalisation, dataclasses.replace(hyper, learning_rate=rates_R)
+            )
+            if layout.mesh.size > 1:
+                state = jax.lax.with_sharding_constraint(state, layout.replica_sharding)
+                metrics = jax.lax.with_sharding_constraint(metrics, layout.repeated)
+            return state, metrics
+
+        if not isinstance(windows, Entries):
+            return once(state, (windows, rates_KR[0]))
+        if len(rates_KR) == 1:  # a loop of one step costs what a loop costs
+            return once(state, (windows.entries[0], rates_KR[0]))
+        return jax.lax.scan(once, state, (windows.entries, rates_KR))
+
+    return jax.jit(steps, donate_argnums=0)
 
 
 def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:

@@ -58,6 +58,20 @@ class ResidentData:
     num_ticks: Array
 
 
+@flax.struct.dataclass
+class Entries:
+    """Batches as places in resident data, from which a step gathers its windows.
+
+    Attributes:
+        data: where the windows lie.
+        entries: (K, B, 2) or, for several samplers, (K, groups, B, 2) int32, the video and the
+            first tick of each window of K batches.
+    """
+
+    data: ResidentData
+    entries: Array
+
+
 # -- how many there are, from the index ---------------------------------------------------------
 
 

@@ -241,7 +241,7 @@ def _of_store(session: Session, store: Store | None, names: Mapping[str, str]) -
             expected="the folder of a store, for " + ", ".join(names.values()),
             remedy="name one, or pass --statistics=identity",
         )
-    return fold_normalisation(session, store)
+    return fold_normalisation(store, session.folds.keys, session.streams)
 
 
 def _public(session: Session, store: Store | None, names: Mapping[str, str]) -> Statistics:

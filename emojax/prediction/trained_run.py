@@ -193,7 +193,7 @@ def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
             place = {key: str(meta["store"][key]) for key in ("path", "checksum")}
             abstract = {
                 "train": session.abstract_state(),
-                "normalisation": abstract_normalisation(session),
+                "normalisation": abstract_normalisation(session.streams, len(session.folds.keys)),
             }
         restored = checkpoints.restore(abstract, step)
     return TrainedRun(

@@ -58,12 +58,12 @@ def run_meta(
     }
 
 
-def check_same_run(meta: dict[str, Any], session: Session, identity: str, workdir: Path) -> None:
+def check_same_run(meta: dict[str, Any], config: RunConfig, identity: str, workdir: Path) -> None:
     """Refuses to continue a run with another configuration or on other data.
 
     Args:
         meta: of the checkpoint.
-        session: of this call.
+        config: of this call.
         identity: fingerprint of this call's data pipeline.
         workdir: where the checkpoint lies.
 
@@ -73,7 +73,7 @@ def check_same_run(meta: dict[str, Any], session: Session, identity: str, workdi
     # A run saved before a key existed was trained with its default.
     defaults = flatten(as_plain(RunConfig()))
     saved = defaults | flatten(meta["config"])
-    current = defaults | flatten(as_plain(session.config))
+    current = defaults | flatten(as_plain(config))
     # Where the store lies, how long to train and on what machine may change; nothing else may.
     free = {"data.store", "train.epochs"}
     free |= {name for name, _, _, rule in all_keys() if rule.runtime}
@@ -130,16 +130,23 @@ def _sizes(groups: list[list[int]]) -> str:
 
 
 def check_trained(
-    session: Session, lost_R: np.ndarray, late_R: np.ndarray, workdir: Path, *, about: str = ""
+    names: Sequence[str],
+    lost_R: np.ndarray,
+    late_R: np.ndarray,
+    workdir: Path,
+    *,
+    epochs: int,
+    about: str = "",
 ) -> list[str]:
-    """Refuses to pass off as trained what is not.
+    """Refuses a run that is not trained.
 
     Args:
-        session: what was trained.
+        names: of the replicas.
         lost_R: (R,) bool, see ``schedule.lost``.
-        late_R: (R,) bool, who never came to the last stage's objective.
+        late_R: (R,) bool, who never reached the last stage's objective.
         workdir: of the run.
-        about: where losses began not to be finite, for people.
+        epochs: ``config.train.epochs``.
+        about: where losses began not to be finite, for the message.
 
     Returns:
         Warnings about single replicas, for people.
@@ -148,8 +155,8 @@ def check_trained(
         InputError: all replicas diverged, or one was still in an earlier stage at the end.
     """
 
-    def names(chosen_R: np.ndarray) -> str:
-        return ", ".join(n for n, found in zip(session.names, chosen_R, strict=True) if found)
+    def named(chosen_R: np.ndarray) -> str:
+        return ", ".join(name for name, found in zip(names, chosen_R, strict=True) if found)
 
     remedy = "lower config.train.learning_rate or set config.train.clip_norm"
     if lost_R.all():
@@ -158,7 +165,7 @@ def check_trained(
             "Training diverged: no validation of these replicas gave a finite score.",
             file=workdir,
             field="replicas",
-            found=names(lost_R),
+            found=named(lost_R),
             expected="finite losses and predictions",
             remedy=f"{remedy}, and use --overwrite or a new --workdir{seen}",
         )
@@ -167,14 +174,14 @@ def check_trained(
             "Training ended before its last stage.",
             file=workdir,
             field="config.train.epochs",
-            found=f"{session.config.train.epochs}; still in an earlier stage: " + names(late_R),
+            found=f"{epochs}; still in an earlier stage: " + named(late_R),
             expected="enough epochs for all stages",
             remedy="call again with more epochs, which continues the run, or give the stages a "
             "number of epochs in a new one",
         )
     if not lost_R.any():
         return []
-    return [f"warning: training of {names(lost_R)} diverged; their weights are not used ({remedy})"]
+    return [f"warning: training of {named(lost_R)} diverged; their weights are not used ({remedy})"]
 
 
 def discard_run(workdir: Path) -> None:

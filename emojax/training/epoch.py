@@ -1,22 +1,21 @@
-"""One epoch of training: every group of replicas steps up to the next validation."""
+"""What an epoch of training keeps track of: how far it is, and the metrics of its steps.
+
+``Trainer._train_group`` in ``loop.py`` takes the steps.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from emojax.core.state import TrainState
 from emojax.core.step import Hyper
-from emojax.prediction.predictor import Predictions, Predictor
-from emojax.training.feeds import Feed, Reader, dispatches
+from emojax.training.feeds import Reader, dispatches
 from emojax.training.groups import Group
-from emojax.training.interruption import StopRequest
 from emojax.training.non_finite import NonFinite, find_non_finite
-from emojax.training.profiling import Profile
 from emojax.training.progress import TrainingProgress
 
 
@@ -29,7 +28,6 @@ class Epoch:
         rates_SR: learning rates of each of its S steps.
         hyper: of all replicas, NumPy arrays.
         active_R: (R,) bool, who trains.
-        normalisation: see ``session.fold_normalisation``.
         non_finite: ``config.train.non_finite``.
     """
 
@@ -37,7 +35,6 @@ class Epoch:
     rates_SR: np.ndarray
     hyper: Hyper
     active_R: np.ndarray
-    normalisation: Any
     non_finite: str = "drop"
 
     @property
@@ -48,7 +45,7 @@ class Epoch:
 
 @dataclasses.dataclass
 class Position:
-    """How far an epoch has come, from where a run that was stopped within it goes on.
+    """The place within an epoch at which a run that was stopped is resumed.
 
     Attributes:
         groups: the members of each group, whose turns follow one another.
@@ -67,11 +64,11 @@ class Position:
     means: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def steps_done(self, of: int) -> int:
-        """Steps of the epoch, of which there are ``of``; where groups take turns, their share."""
+        """Returns how many of an epoch's ``of`` steps are done; groups in turns count by share."""
         return (self.turn * of + self.done) // len(self.groups)
 
     def document(self) -> dict[str, Any]:
-        """What JSON can hold; ``position_of`` reads it."""
+        """Returns the position as JSON can hold it; ``position_of`` reads it."""
 
         def lists(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
             # Python's floats hold every float32, and JSON writes them so that they come back.
@@ -91,7 +88,7 @@ class Position:
 
 
 def position_of(document: Mapping[str, Any]) -> Position:
-    """The position that ``Position.document`` wrote down."""
+    """Reads the position that ``Position.document`` returned."""
 
     def arrays(lists: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return {name: np.array(values, dtype) for name, (dtype, values) in lists.items()}
@@ -106,75 +103,14 @@ def position_of(document: Mapping[str, Any]) -> Position:
     )
 
 
-def train_epoch(
-    epoch: Epoch,
-    groups: Sequence[Group],
-    position: Position,
-    state: TrainState,
-    feed: Feed,
-    step_of: Callable[[Group], Callable[..., Any]],
-    progress: TrainingProgress,
-    profile: Profile,
-    stop: StopRequest,
-) -> tuple[TrainState, list[NonFinite]]:
-    """Trains the groups one after another, to the end or until a stop is requested.
+class GroupMetrics:
+    """Metrics of the steps of one group, from where ``position`` is in the epoch.
 
-    Args:
-        epoch: what is to be done.
-        groups: together all that are active.
-        position: where to begin; moved on. Afterwards ``position.turn`` is the number of groups,
-            and ``position.means`` holds the mean of each training metric, NaN where nobody
-            trained, unless a stop was requested.
-        state: of all replicas, donated.
-        feed: where windows come from; groups that share a sampler read the same ones of it.
-        step_of: the program of a group, which ``feed`` compiled.
-        progress: is shown every step; where groups take turns, their share of it.
-        profile: sees every dispatch.
-        stop: whether somebody wants the run to stop.
-
-    Returns:
-        The state, and the first loss of each replica that was not finite.
-    """
-    found: list[NonFinite] = []
-    while position.turn < len(groups):
-        group = groups[position.turn]
-        active_G = group.active(epoch.active_R)
-        feed.serve(group)
-        options: Any = {"goes_on": position.done > 0, "kept": 2 * feed.steps}
-        reader = Reader(feed.iterators, group, active_G, position.begun, **options)
-        dispatch = feed.dispatch(group, reader, step_of(group))
-        turn = _Turn(epoch, group, position, reader, progress, profile)
-        part = turn.train(group.take(state), dispatch, feed.steps, stop)
-        state = group.put(state, part)
-        found += turn.found
-        if stop.seen:
-            break
-        trained, policy = group.members[active_G], epoch.non_finite
-        if policy == "skip":
-            lost_SG = ~np.isfinite(position.seen["loss"] + position.seen["gradient_norm"])
-            position.seen["skipped"] = lost_SG.astype(np.float32)
-        for name, seen in position.seen.items():
-            mean_G = _mean(seen, skip=policy == "skip")
-            nobody = np.full(len(epoch.active_R), np.nan, mean_G.dtype)
-            position.means.setdefault(name, nobody)[trained] = mean_G[active_G]
-        position.turn, position.done, position.seen = position.turn + 1, 0, {}
-    return state, found
-
-
-def _mean(seen_SG: np.ndarray, *, skip: bool) -> np.ndarray:
-    """Mean over the steps; of those that are finite, where others were skipped."""
-    sound_SG = np.isfinite(seen_SG)
-    if not skip or sound_SG.all():
-        return np.mean(seen_SG, axis=0)
-    total_G = np.where(sound_SG, seen_SG, 0).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        return total_G / sound_SG.sum(axis=0).astype(seen_SG.dtype)
-
-
-class _Turn:
-    """The steps of one group within an epoch.
+    They are fetched one dispatch late, so that the device is never idle.
 
     Attributes:
+        done: steps of the group that are dispatched.
+        pending: metrics of the last dispatch, on the devices; None before the first.
         found: the first loss of each replica that was not finite.
     """
 
@@ -185,58 +121,59 @@ class _Turn:
         position: Position,
         reader: Reader,
         progress: TrainingProgress,
-        profile: Profile,
     ) -> None:
         self._epoch, self._group, self._position = epoch, group, position
-        self._reader, self._progress, self._profile = reader, progress, profile
+        self._reader, self._progress = reader, progress
         self._active_G = group.active(epoch.active_R)
-        self._before = position.done
+        self._begun = self._fetched = position.done
         self._parts: dict[str, list[np.ndarray]] = {
             name: [values] for name, values in position.seen.items()
         }
+        self.done = position.done
+        self.pending: dict[str, jax.Array] | None = None
         self.found: list[NonFinite] = []
 
-    def train(
-        self, state: TrainState, dispatch: Callable[..., Any], most: int, stop: StopRequest
-    ) -> TrainState:
-        """Takes steps until the epoch or this group's training ends, or a stop is requested."""
-        epoch, group, position = self._epoch, self._group, self._position
-        layout = group.session.layout
-        normalisation = group.normalisation(epoch.normalisation)
-        hyper = dataclasses.replace(group.rows(epoch.hyper), active=self._active_G)
-        hyper = layout.replicas(hyper)
-        rates_SG = epoch.rates_SR[:, group.members]
-        late: dict[str, jax.Array] | None = None
-        done, fetched = position.done, position.done
-        for count in _remaining(epoch.steps, most, done):
-            if stop.requested():
-                break
-            self._profile.before_dispatch(late)
-            state, metrics = dispatch(state, normalisation, hyper, rates_SG[done : done + count])
-            # Fetched one dispatch late, so that the device is never idle.
-            if late is not None:
-                self._fetch(late, fetched)
-                fetched = done
-            late, done = metrics, done + count
-            if self._over():
-                break
-        if late is not None:
-            self._fetch(late, fetched)
-        position.done = done
-        position.seen = {name: np.concatenate(parts) for name, parts in self._parts.items()}
-        return state
+    def add(self, metrics: dict[str, jax.Array], count: int) -> None:
+        """Takes the metrics of a dispatch of so many steps, and fetches those before."""
+        self._fetch()
+        self.pending, self.done = metrics, self.done + count
 
-    def _over(self) -> bool:
-        """Whether nobody can learn any more, so that the epoch may as well end."""
+    def close(self) -> None:
+        """Fetches what is pending, and moves the position on."""
+        self._fetch()
+        self._position.done = self.done
+        self._position.seen = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+
+    @property
+    def hopeless(self) -> bool:
+        """True when no replica can learn any more, so that the epoch may as well end."""
         lost = {found.replica for found in self.found if not found.skipped}
         if self._epoch.non_finite == "stop":
             return bool(lost)
         return lost >= set(self._group.members[self._active_G].tolist())
 
-    def _fetch(self, metrics: dict[str, jax.Array], first: int) -> None:
-        """Takes in the metrics of a dispatch whose first step was this one of the epoch."""
-        epoch, active_G = self._epoch, self._active_G
-        host = self._group.session.layout.fetch(metrics)
+    def add_means(self, means: dict[str, np.ndarray]) -> None:
+        """Writes the mean of each metric over the epoch into (R,) arrays, NaN where nobody trains.
+
+        Args:
+            means: metric -> (R,), of the groups before; changed in place.
+        """
+        seen, trained = self._position.seen, self._group.members[self._active_G]
+        skip = self._epoch.non_finite == "skip"
+        if skip:
+            lost_SG = ~np.isfinite(seen["loss"] + seen["gradient_norm"])
+            seen["skipped"] = lost_SG.astype(np.float32)
+        for name, seen_SG in seen.items():
+            mean_G = _mean(seen_SG, skip=skip)
+            nobody = np.full(len(self._epoch.active_R), np.nan, mean_G.dtype)
+            means.setdefault(name, nobody)[trained] = mean_G[self._active_G]
+
+    def _fetch(self) -> None:
+        if self.pending is None:
+            return
+        epoch, active_G, first = self._epoch, self._active_G, self._fetched
+        host = self._group.session.layout.fetch(self.pending)
+        self.pending, self._fetched = None, self.done
         for name, value in host.items():
             self._parts.setdefault(name, []).append(value.reshape(-1, len(active_G)))
         loss_KG = self._parts["loss"][-1]
@@ -245,21 +182,29 @@ class _Turn:
             found
             for found in find_non_finite(
                 self._group, active_G, loss_KG, self._parts["gradient_norm"][-1],
-                windows=lambda k, place: self._reader.videos(first + k - self._before, place),
+                windows=lambda k, place: self._reader.videos(first + k - self._begun, place),
                 step=epoch.start + first, policy=epoch.non_finite,
             )
             if found.replica not in known
         ]  # fmt: skip
         windows = int(active_G.sum()) * self._group.run.batch_size * len(loss_KG)
-        loss = float(loss_KG[-1][active_G].mean())
         turn, of = self._position.turn, len(self._position.groups)
-        done = first + len(loss_KG)
-        step = epoch.start + (turn * epoch.steps + done) // of
-        self._progress.update(step, windows, loss=loss)
+        step = epoch.start + (turn * epoch.steps + first + len(loss_KG)) // of
+        self._progress.update(step, windows, loss=float(loss_KG[-1][active_G].mean()))
 
 
-def _remaining(steps: int, most: int, done: int) -> list[int]:
-    """The dispatches of an epoch that are left after so many steps, cut as they would have been."""
+def _mean(seen_SG: np.ndarray, *, skip: bool) -> np.ndarray:
+    """Averages over the steps; over the finite ones where others were skipped."""
+    sound_SG = np.isfinite(seen_SG)
+    if not skip or sound_SG.all():
+        return np.mean(seen_SG, axis=0)
+    total_G = np.where(sound_SG, seen_SG, 0).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return total_G / sound_SG.sum(axis=0).astype(seen_SG.dtype)
+
+
+def remaining_dispatches(steps: int, most: int, done: int) -> list[int]:
+    """Returns the sizes of an epoch's dispatches after ``done`` steps, cut as without a stop."""
     counts = list(dispatches(steps, most))
     begun = 0
     for number, count in enumerate(counts):
@@ -270,37 +215,3 @@ def _remaining(steps: int, most: int, done: int) -> list[int]:
             # It was stopped by a feed that dispatches other numbers of steps.
             return [1] * (begun - done) + counts[number + 1 :]
     return []
-
-
-def predict_groups(
-    groups: Sequence[Group],
-    active_R: np.ndarray,
-    weights: Any,
-    normalisation: Any,
-    videos: Sequence[Sequence[str]],
-    predictor_of: Callable[[Group], Predictor],
-) -> dict[int, Predictions]:
-    """Predictions of the replicas that train.
-
-    Args:
-        groups: of an epoch.
-        active_R: (R,) bool, who trained in it.
-        weights: what ``Predictor`` takes, of all replicas.
-        normalisation: see ``session.fold_normalisation``.
-        videos: for each fold of the run, the names of the videos to predict.
-        predictor_of: the predictor of a group's session.
-
-    Returns:
-        Replica -> its predictions for the videos of its fold.
-    """
-    found: dict[int, Predictions] = {}
-    for group in groups:
-        active_G, folds = group.active(active_R), group.session.folds
-        names: list[Sequence[str]] = [()] * len(folds.keys)
-        for number in folds.members_R[active_G]:
-            names[number] = videos[group.run.folds.keys.index(folds.keys[number])]
-        predictions = predictor_of(group)(
-            group.take(weights), group.normalisation(normalisation), names
-        )
-        found |= {int(group.members[i]): predictions[i] for i in np.flatnonzero(active_G)}
-    return found

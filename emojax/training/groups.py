@@ -69,7 +69,11 @@ class Group:
 
     def normalisation(self, of_run: Any) -> Any:
         """The members' folds of ``session.fold_normalisation``, on their devices."""
-        rows = of_run if self.whole else fold_rows(of_run, self.run, self.session)
+        rows = (
+            of_run
+            if self.whole
+            else fold_rows(of_run, self.run.folds.keys, self.session.folds.keys)
+        )
         return self.session.layout.everywhere(rows)
 
 

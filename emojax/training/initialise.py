@@ -17,7 +17,6 @@ import jax
 import numpy as np
 
 from emojax.core.replicas import Replica
-from emojax.core.session import Session
 from emojax.core.state import TrainState
 from emojax.errors import InputError
 from emojax.prediction.trained_run import TrainedRun, open_run
@@ -96,7 +95,7 @@ def open_source(init_from: str, workdir: str | Path) -> TrainedRun:
 
 
 def initialise(
-    session: Session, state: TrainState, source: TrainedRun
+    names: Sequence[str], replicas: Sequence[Replica], state: TrainState, source: TrainedRun
 ) -> tuple[TrainState, Initialisation]:
     """Replaces what a fresh state shares with the best weights of another run.
 
@@ -104,7 +103,8 @@ def initialise(
     one, else of the same target, else of the first that was trained.
 
     Args:
-        session: of the new run.
+        names: of the new run's replicas.
+        replicas: of the new run.
         state: fresh, as ``session.init_state`` gives it.
         source: the opened run.
 
@@ -116,7 +116,7 @@ def initialise(
     """
     fresh = {"params": state.params, **state.model_state}
     theirs = _by_path({"params": source.best["params"], **source.best["model_state"]})
-    chosen = [_choose(replica, source) for replica in session.replicas]
+    chosen = [_choose(replica, source) for replica in replicas]
     index_R = np.array([index for index, _ in chosen])
     ours = _by_path(fresh)
     taken = [path for path in ours if path in theirs and _same_shape(ours[path], theirs[path])]
@@ -128,7 +128,7 @@ def initialise(
         unused=tuple(path for path in theirs if path not in ours),
         sources=tuple(
             (name, source.session.names[index], how)
-            for name, (index, how) in zip(session.names, chosen, strict=True)
+            for name, (index, how) in zip(names, chosen, strict=True)
         ),
     )
     if not _parameters(taken):

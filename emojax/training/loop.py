@@ -1,4 +1,7 @@
-"""The training loop: restore or initialise, step, validate, checkpoint."""
+"""The training loop: restore or initialise; then step, validate and save, epoch by epoch.
+
+Start reading at ``Trainer.run``. The step itself is ``train_step`` in ``emojax/core/step.py``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +33,18 @@ from emojax.core.schedule import (
 from emojax.core.session import Session, abstract_normalisation, fold_normalisation
 from emojax.core.stages import on_branches, trainable
 from emojax.core.state import TrainState, keep_best, reload_best, restart_optimizer
-from emojax.core.step import Hyper, training_program
+from emojax.core.step import Hyper, Steps, train_steps
 from emojax.datasets.pipeline import fingerprint
 from emojax.datasets.source import Store
 from emojax.errors import Stopped
-from emojax.prediction.predictor import Annotations, Predictor, read_annotations, replica_scores
+from emojax.prediction.predictor import Predictions, Predictor, read_annotations, replica_scores
 from emojax.rundir.checkpoint import Checkpoints, describe, saved_steps
 from emojax.rundir.metric_log import RunWriter
 from emojax.rundir.resume import check_same_groups, check_same_run, check_trained, run_meta
 from emojax.rundir.workdir import held
-from emojax.training.epoch import Epoch, Position, position_of, predict_groups, train_epoch
+from emojax.training.epoch import Epoch, GroupMetrics, Position, position_of, remaining_dispatches
 from emojax.training.epoch_report import EpochReport, beginning, finite_mean
-from emojax.training.feeds import feed_lines, open_feed, wanted_bytes
+from emojax.training.feeds import Reader, feed_lines, open_feed, wanted_bytes
 from emojax.training.groups import Group, regroup
 from emojax.training.initialise import Initialisation, initialise, open_source
 from emojax.training.interruption import StopRequest, StopTraining
@@ -52,8 +55,8 @@ from emojax.training.progress import TrainingProgress
 
 
 @dataclasses.dataclass
-class _Run:
-    """What moves while training runs, and is saved in each checkpoint.
+class Run:
+    """What changes while training runs, and is saved in each checkpoint.
 
     Between epochs there is no ``position``; within one, ``step`` is where it began.
     """
@@ -70,11 +73,11 @@ class Trainer:
 
     Args:
         session: what to train.
-        store: on what.
+        store: the data.
         workdir: where checkpoints and metrics go; a run found there is continued.
         stop_after: stop (with a checkpoint) after this many epochs of this call; for tests
             and for machines that are taken away.
-        fresh: whether a run found in ``workdir`` will be deleted before ``run`` is called.
+        fresh: True if a run found in ``workdir`` will be deleted before ``run`` is called.
         profile: folder for a profile of a few steps; None for none.
 
     Raises:
@@ -97,42 +100,46 @@ class Trainer:
         self.workdir = Path(workdir)
         self._stop_after = stop_after
         session.check_stages()
+        config, folds = session.config.train, session.folds.keys
         self._schedule_config = schedule_config(
-            session.config.train, store, session.folds.keys, session.window_spec, session.batch_size
+            config, store, folds, session.window_spec, session.batch_size
         )
-        self._total_steps = session.config.train.epochs * self._schedule_config.epoch_steps
+        self._total_steps = config.epochs * self._schedule_config.epoch_steps
         self._base_R = np.array([replica.learning_rate for replica in session.replicas])
         self._decay_R = np.array([r.weight_decay for r in session.replicas], np.float32)
-        self._normalisation = fold_normalisation(session, store)
+        self._normalisation = fold_normalisation(store, folds, session.streams)
         self.profile = Profile(profile)
         wanted, obstacle = wanted_bytes(session, store)
         self.plan = plan_memory(session, resident=wanted)
         self._feed = open_feed(session, store, resident=self.plan.resident)
         self._lines = plan_lines(self.plan, len(session.replicas))
-        self._lines += feed_lines(session, self._feed, wanted, obstacle)
+        self._lines += feed_lines(self._feed, config.steps_per_dispatch, wanted, obstacle)
         self._lines += layout_lines(session.layout, len(session.replicas), session.batch_size)
         self._groups: list[Group] = []
         self._step_fn = self._compile(session)
         self._predictors: dict[tuple[int, ...], Predictor] = {}
         self._class_weights = fold_class_weights(
-            store, session.folds, session.tasks, session.config.train.class_weights
+            store, session.folds, session.tasks, config.class_weights
         )
-        self._validation = [list(store.fold(name).validation) for name in session.folds.keys]
+        self._validation = [list(store.fold(name).validation) for name in folds]
         self._truths = [
-            {task: self._annotations(name, task) for task in session.tasks}
-            for name in session.folds.keys
+            {
+                task: read_annotations(store, store.fold(name), store.fold(name).validation, task)
+                for task in session.tasks
+            }
+            for name in folds
         ]
-        init_from = session.config.train.init_from
         # A run that is resumed does not need its source any more.
         begins = fresh or not saved_steps(self.workdir)
+        init_from = config.init_from
         self._source = open_source(init_from, workdir) if init_from and begins else None
         self.initialisation: Initialisation | None = None
         self._met: dict[int, NonFinite] = {}
         self._stop = StopRequest()
         self._identity = fingerprint(store, session.window_spec, session.batch_size)
 
-    def run(self) -> _Run:
-        """Trains to the end (or ``stop_after``), checkpointing after every epoch.
+    def run(self) -> Run:
+        """Trains to the end (or ``stop_after``), with a checkpoint after every epoch.
 
         Raises:
             Stopped: SIGTERM or Ctrl-C asked for it; where the run stands is saved.
@@ -141,179 +148,110 @@ class Trainer:
             held(self.workdir),
             Checkpoints(self.workdir) as checkpoints,
             StopRequest() as self._stop,
+            contextlib.ExitStack() as opened,
         ):
-            run = self._start(checkpoints)
-            resumed_at = run.step if checkpoints.steps() else None
-            with contextlib.ExitStack() as opened:
-                writer = self._open_writer(resumed_at, opened)
-                progress = self._open_progress(run, opened)
-                initialised = self.initialisation.lines() if self.initialisation else ()
-                size = self._schedule_config.epoch_steps
-                within = run.position.steps_done(size) if run.position else 0
-                begins = beginning(run.step + within, self._total_steps, size)
-                for line in (*self._lines, *initialised, begins):
-                    progress.note(line)
-                epochs = 0
-                while run.step < self._total_steps and run.schedule.active.any():
-                    if self._stop_after is not None and epochs >= self._stop_after:
-                        break
-                    self._epoch(run, checkpoints, writer, progress)
-                    epochs += 1
-                self.profile.stop(run.state)
-                for warning in self._check_trained(run):
-                    progress.note(warning)
+            resumed = bool(checkpoints.steps())
+            run = self._restore(checkpoints) if resumed else self._initialise()
+            writer = self._open_writer(run.step if resumed else None, opened)
+            progress = self._open_progress(run, opened)
+            epochs = 0
+            while run.step < self._total_steps and run.schedule.active.any():
+                if epochs == self._stop_after:
+                    break
+                started = time.monotonic()
+                try:
+                    means = self._train_epoch(run, progress)
+                    seconds = time.monotonic() - started
+                    scores = self._scores(run)
+                except StopTraining:
+                    step = self._save_within(checkpoints, run)
+                    raise Stopped(self._stop.name, step=step, workdir=self.workdir) from None
+                self._observe(run, means, seconds, scores, writer, progress)
+                self._save(checkpoints, run)
+                epochs += 1
+            self.profile.stop(run.state)
+            for warning in self._check_trained(run):
+                progress.note(warning)
         return run
 
-    def _open_writer(
-        self, resumed_at: int | None, opened: contextlib.ExitStack
-    ) -> RunWriter | None:
-        """What writes numbers down, in the process that does."""
-        if not is_primary():
-            return None
-        # Only now, because a run that may not be continued must not be touched.
-        text = json.dumps(as_plain(self.session.config), indent=1)
-        (self.workdir / "config.json").write_text(text + "\n")
-        return opened.enter_context(RunWriter(self.workdir, resume_step=resumed_at))
+    # -- steps -----------------------------------------------------------------------------
 
-    def _open_progress(self, run: _Run, opened: contextlib.ExitStack) -> TrainingProgress:
-        stream = (
-            None
-            if is_primary()
-            else opened.enter_context(
-                Path(os.devnull).open("w")  # noqa: SIM115 (the stack closes it)
-            )
-        )
-        done = run.position.steps_done(self._schedule_config.epoch_steps) if run.position else 0
-        progress = TrainingProgress(self._total_steps, start_step=run.step + done, stream=stream)
-        return opened.enter_context(progress)
-
-    def _epoch(
-        self,
-        run: _Run,
-        checkpoints: Checkpoints,
-        writer: RunWriter | None,
-        progress: TrainingProgress,
-    ) -> None:
-        """Trains up to the next validation, validates and saves; or saves and stops on request."""
-        started = time.monotonic()
-        try:
-            means = self._train_epoch(run, progress)
-            seconds = time.monotonic() - started
-            scores_R, named = self._scores(run)
-        except StopTraining:
-            step = self._save_within(checkpoints, run)
-            raise Stopped(self._stop.name, step=step, workdir=self.workdir) from None
-        self._observe(run, means, seconds, (scores_R, named), writer, progress)
-        self._save(checkpoints, run)
-
-    def _check_trained(self, run: _Run) -> list[str]:
-        """Warnings about replicas without a result; an error if there is none at all."""
-        stages, schedule = self.session.stages, run.schedule
-        over = run.step >= self._total_steps
-        late_R = over & schedule.active & ~final_objective(schedule, stages)
-        if not run.step:
-            return []
-        about = first_of(self._met.values(), self.store)
-        lost_R = lost(schedule, stages)
-        return check_trained(self.session, lost_R, late_R, self.workdir, about=about)
-
-    # -- start -----------------------------------------------------------------------------
-
-    def _start(self, checkpoints: Checkpoints) -> _Run:
-        session = self.session
-        count = len(session.replicas)
-        if not checkpoints.steps():
-            state = session.init_state()
-            if self._source is not None:
-                state, self.initialisation = initialise(session, state, self._source)
-            return _Run(0, state, initial_state(count), [])
-        _, meta = checkpoints.meta()
-        check_same_run(meta, session, self._identity, self.workdir)
-        abstract = {
-            "train": session.abstract_state(),
-            "normalisation": abstract_normalisation(session),
-        }
-        restored = checkpoints.restore(abstract)
-        for feed, saved in zip(self._feed.iterators, meta["iterators"], strict=True):
-            feed.set_state(saved)
-        run = _Run(
-            restored.step, restored.state["train"], saved_state(meta["schedule"]), meta["history"]
-        )
-        if meta.get("epoch"):
-            run.step, run.position = meta["epoch"]["start"], position_of(meta["epoch"])
-        return run
-
-    def _annotations(self, fold: str, task: str) -> Annotations:
-        return read_annotations(
-            self.store, self.store.fold(fold), self.store.fold(fold).validation, task
-        )
-
-    # -- one epoch -------------------------------------------------------------------------
-
-    def _train_epoch(self, run: _Run, progress: TrainingProgress) -> dict[str, np.ndarray]:
-        """Steps up to the next validation; returns the mean of each (R,) training metric.
+    def _train_epoch(self, run: Run, progress: TrainingProgress) -> dict[str, np.ndarray]:
+        """Trains the groups one after another; returns the mean of each (R,) training metric.
 
         Raises:
-            StopTraining: a stop was requested; ``run.position`` says where.
+            StopTraining: a stop was requested; ``run.position`` is where.
         """
         config, active_R = self._schedule_config, run.schedule.active
         steps = range(run.step, self._end(run))
         rates_SR = np.stack([learning_rates(run.schedule, config, self._base_R, s) for s in steps])
+        policy = self.session.config.train.non_finite
+        epoch = Epoch(run.step, rates_SR, self._hyper(run), active_R, policy)
         self._groups = regroup(self._groups, self.session, active_R, self.plan.most)
         members = [group.members[group.real].tolist() for group in self._groups]
-        run.position = run.position or Position(members)
-        check_same_groups(run.position.groups, members, self.workdir)
-        policy = self.session.config.train.non_finite
-        epoch = Epoch(run.step, rates_SR, self._hyper(run), active_R, self._normalisation, policy)
-        run.state, found = train_epoch(
-            epoch, self._groups, run.position, run.state, self._feed, self._program, progress,
-            self.profile, self._stop,
-        )  # fmt: skip
-        self._met |= {one.replica: one for one in found if one.replica not in self._met}
-        for one in found:
-            progress.note(one.line(self.session.names[one.replica], self.store))
-        if policy == "stop":
-            refuse_non_finite(found, self.session.names, self.store, self.workdir)
-        if self._stop.seen:
-            raise StopTraining
-        return run.position.means
+        position = run.position = run.position or Position(members)
+        check_same_groups(position.groups, members, self.workdir)
+        for group in self._groups[position.turn :]:
+            metrics = self._train_group(run, epoch, group, position, progress)
+            self._met |= {one.replica: one for one in metrics.found if one.replica not in self._met}
+            for one in metrics.found:
+                progress.note(one.line(self.session.names[one.replica], self.store))
+            if policy == "stop":
+                refuse_non_finite(metrics.found, self.session.names, self.store, self.workdir)
+            if self._stop.seen:
+                raise StopTraining
+            metrics.add_means(position.means)
+            position.turn, position.done, position.seen = position.turn + 1, 0, {}
+        return position.means
 
-    def _end(self, run: _Run) -> int:
-        """The step of the next validation."""
+    def _train_group(
+        self,
+        run: Run,
+        epoch: Epoch,
+        group: Group,
+        position: Position,
+        progress: TrainingProgress,
+    ) -> GroupMetrics:
+        """Takes the steps of one group, to the end of the epoch or until a stop is requested."""
+        layout, active_G = group.session.layout, group.active(epoch.active_R)
+        train_steps = self._step_fn if group.whole else self._compile(group.session)
+        self._feed.serve(layout)
+        reader = Reader(
+            self._feed.iterators, group, active_G, position.begun,
+            goes_on=position.done > 0, kept=2 * self._feed.steps,
+        )  # fmt: skip
+        metrics = GroupMetrics(epoch, group, position, reader, progress)
+        normalisation = group.normalisation(self._normalisation)
+        hyper = dataclasses.replace(group.rows(epoch.hyper), active=active_G)
+        hyper = layout.replicas(hyper)
+        state = group.take(run.state)
+        for count in remaining_dispatches(epoch.steps, self._feed.steps, position.done):
+            if self._stop.requested():
+                break
+            self.profile.before_dispatch(metrics.pending)
+            windows = self._feed.windows(reader, layout, count)
+            rates_KG = epoch.rates_SR[metrics.done : metrics.done + count, group.members]
+            rates_KG = layout.replicas(rates_KG, steps=True)
+            state, values = train_steps(state, windows, normalisation, hyper, rates_KG)
+            metrics.add(values, count)
+            if metrics.hopeless:
+                break
+        metrics.close()
+        run.state = group.put(run.state, state)
+        return metrics
+
+    def _compile(self, session: Session) -> Steps:
+        """Compiles the steps of some replicas; those that share their data alike share it."""
+        shared = session.shared(session.samplers)
+        return train_steps(session.learner, shared, session.layout, session.window_spec)
+
+    def _end(self, run: Run) -> int:
+        """Returns the step of the next validation."""
         size = self._schedule_config.epoch_steps
         return min(self._total_steps, (run.step // size + 1) * size)
 
-    def _program(self, group: Group) -> Any:
-        """The compiled steps of a group; those that share their data alike share it, too."""
-        return self._step_fn if group.whole else self._compile(group.session)
-
-    def _compile(self, session: Session) -> Any:
-        return training_program(
-            session.model,
-            session.optimizer,
-            tuple(session.losses.items()),
-            session.shared(session.samplers),
-            session.modality_dropout,
-            session.ema,
-            session.config.train.non_finite == "skip",
-            session.layout,
-            self._feed.compile,
-        )
-
-    def _predictor(self, group: Group) -> Predictor:
-        """The predictor of a group, kept while the group lives."""
-        members = tuple(group.members.tolist())
-        if members not in self._predictors:
-            kept = {tuple(other.members.tolist()) for other in self._groups}
-            self._predictors = {k: p for k, p in self._predictors.items() if k in kept}
-            data = self._feed.resident(group.session.layout)
-            self._predictors[members] = Predictor(
-                group.session, self.store, data, between=self._stop.check
-            )
-        return self._predictors[members]
-
-    def _hyper(self, run: _Run) -> Hyper:
-        """What holds for a whole epoch; the learning rates change with every step."""
+    def _hyper(self, run: Run) -> Hyper:
+        """Returns what holds for a whole epoch; the learning rates change with every step."""
         stages, stage_R = self.session.stages, run.schedule.stage
         return Hyper(
             learning_rate=self._base_R.astype(np.float32),
@@ -325,20 +263,66 @@ class Trainer:
             class_weights=self._class_weights,
         )
 
+    # -- validation ------------------------------------------------------------------------
+
+    def _scores(self, run: Run) -> tuple[np.ndarray, dict[int, dict[str, float]]]:
+        """Scores the validation videos.
+
+        A finished replica's weights do not change: it keeps the score of its last validation.
+
+        Returns:
+            (R,) selection scores, and replica -> all its named scores, of those that trained.
+        """
+        session, active_R = self.session, run.schedule.active
+        weights = run.state.evaluated
+        branches_R = on_branches(session.stages, run.schedule.stage)
+        if branches_R is not None:
+            weights |= {"branches": session.layout.replicas(branches_R)}
+        predictions: dict[int, Predictions] = {}
+        for group in self._groups:
+            active_G, folds = group.active(active_R), group.session.folds
+            videos: list[Sequence[str]] = [()] * len(folds.keys)
+            for number in folds.members_R[active_G]:
+                videos[number] = self._validation[session.folds.keys.index(folds.keys[number])]
+            predicted = self._predictor(group)(
+                group.take(weights), group.normalisation(self._normalisation), videos
+            )
+            predictions |= {int(group.members[i]): predicted[i] for i in np.flatnonzero(active_G)}
+        live = np.flatnonzero(active_R)
+        part = session.subset(live, session.layout)
+        truths = [self._truths[session.folds.keys.index(name)] for name in part.folds.keys]
+        found, named = replica_scores(part, [predictions[int(r)] for r in live], truths)
+        scores_R = np.full(len(active_R), np.nan)
+        if run.history:
+            scores_R[:] = run.history[-1]["score"]
+        scores_R[live] = found
+        return scores_R, dict(zip(live.tolist(), named, strict=True))
+
+    def _predictor(self, group: Group) -> Predictor:
+        """Returns the predictor of a group, which is kept as long as the group."""
+        members = tuple(group.members.tolist())
+        if members not in self._predictors:
+            kept = {tuple(other.members.tolist()) for other in self._groups}
+            self._predictors = {k: p for k, p in self._predictors.items() if k in kept}
+            data = self._feed.resident(group.session.layout)
+            self._predictors[members] = Predictor(
+                group.session, self.store, data, between=self._stop.check
+            )
+        return self._predictors[members]
+
     def _observe(
         self,
-        run: _Run,
+        run: Run,
         means: Mapping[str, np.ndarray],
         seconds: float,
         scored: tuple[np.ndarray, dict[int, dict[str, float]]],
         writer: RunWriter | None,
         progress: TrainingProgress,
     ) -> None:
-        """Takes in a validation: schedule, best weights, numbers for people."""
+        """Takes in a validation: schedule, best weights, and numbers for the user."""
         session, config = self.session, self._schedule_config
         before, (scores_R, named) = run.schedule, scored
         run.step, run.position = self._end(run), None
-        trained = before.active.copy()
         rates_R = learning_rates(before, config, self._base_R, run.step - 1)
         run.schedule, improved = observe(before, config, self._base_R, scores_R, run.step)
         # Adam's moments never lose a NaN, so a replica that took one in is finished.
@@ -346,9 +330,9 @@ class Trainer:
         run.schedule = dataclasses.replace(run.schedule, active=run.schedule.active & sound)
         run.state = keep_best(run.state, improved)
         released = run.schedule.stage > before.stage
-        # A release starts from the best weights, whether or not every epoch does.
-        reload = released | (bool(session.config.train.reload_best) & ~improved)
-        run.state = reload_best(run.state, trained & reload)
+        # A release starts from the best weights, with or without config.train.reload_best.
+        reload = released | (session.config.train.reload_best & ~improved)
+        run.state = reload_best(run.state, before.active & reload)
         if session.stages and released.any():
             run.state = restart_optimizer(run.state, released)
         report = EpochReport(
@@ -363,35 +347,83 @@ class Trainer:
         for line in report.lines(self._total_steps):
             progress.note(line)
 
-    def _scores(self, run: _Run) -> tuple[np.ndarray, dict[int, dict[str, float]]]:
-        """(R,) selection scores, and all named scores of the replicas that trained.
+    def _check_trained(self, run: Run) -> list[str]:
+        """Returns warnings about replicas without a result; raises if there is none at all."""
+        stages, schedule = self.session.stages, run.schedule
+        over = run.step >= self._total_steps
+        late_R = over & schedule.active & ~final_objective(schedule, stages)
+        if not run.step:
+            return []
+        about = first_of(self._met.values(), self.store)
+        return check_trained(
+            self.session.names, lost(schedule, stages), late_R, self.workdir,
+            epochs=self.session.config.train.epochs, about=about,
+        )  # fmt: skip
 
-        A finished replica's weights stand still: it keeps the score of its last validation.
-        """
-        session, active_R = self.session, run.schedule.active
-        weights = run.state.evaluated
-        branches_R = on_branches(session.stages, run.schedule.stage)
-        if branches_R is not None:
-            weights |= {"branches": session.layout.replicas(branches_R)}
-        predictions = predict_groups(
-            self._groups, active_R, weights, self._normalisation, self._validation, self._predictor
+    # -- start -----------------------------------------------------------------------------
+
+    def _initialise(self) -> Run:
+        state = self.session.init_state()
+        if self._source is not None:
+            names, replicas = self.session.names, self.session.replicas
+            state, self.initialisation = initialise(names, replicas, state, self._source)
+        return Run(0, state, initial_state(len(self.session.replicas)), [])
+
+    def _restore(self, checkpoints: Checkpoints) -> Run:
+        session = self.session
+        _, meta = checkpoints.meta()
+        check_same_run(meta, session.config, self._identity, self.workdir)
+        abstract = {
+            "train": session.abstract_state(),
+            "normalisation": abstract_normalisation(session.streams, len(session.folds.keys)),
+        }
+        restored = checkpoints.restore(abstract)
+        for feed, saved in zip(self._feed.iterators, meta["iterators"], strict=True):
+            feed.set_state(saved)
+        schedule = saved_state(meta["schedule"])
+        run = Run(restored.step, restored.state["train"], schedule, meta["history"])
+        if meta.get("epoch"):
+            run.step, run.position = meta["epoch"]["start"], position_of(meta["epoch"])
+        return run
+
+    def _open_writer(
+        self, resumed_at: int | None, opened: contextlib.ExitStack
+    ) -> RunWriter | None:
+        """Opens the metrics' files, in the process that writes them."""
+        if not is_primary():
+            return None
+        # Only now, because a run that may not be continued must not be touched.
+        text = json.dumps(as_plain(self.session.config), indent=1)
+        (self.workdir / "config.json").write_text(text + "\n")
+        return opened.enter_context(RunWriter(self.workdir, resume_step=resumed_at))
+
+    def _open_progress(self, run: Run, opened: contextlib.ExitStack) -> TrainingProgress:
+        """Opens the progress, and says what this call is going to do."""
+        stream = (
+            None
+            if is_primary()
+            else opened.enter_context(
+                Path(os.devnull).open("w")  # noqa: SIM115 (the stack closes it)
+            )
         )
-        live = np.flatnonzero(active_R)
-        part = session.subset(live, session.layout)
-        truths = [self._truths[session.folds.keys.index(name)] for name in part.folds.keys]
-        found, named = replica_scores(part, [predictions[int(r)] for r in live], truths)
-        scores_R = np.full(len(active_R), np.nan)
-        if run.history:
-            scores_R[:] = run.history[-1]["score"]
-        scores_R[live] = found
-        return scores_R, dict(zip(live.tolist(), named, strict=True))
+        size = self._schedule_config.epoch_steps
+        done = run.step + (run.position.steps_done(size) if run.position else 0)
+        progress = TrainingProgress(self._total_steps, start_step=done, stream=stream)
+        opened.enter_context(progress)
+        initialised = self.initialisation.lines() if self.initialisation else ()
+        begins = beginning(done, self._total_steps, size)
+        for line in (*self._lines, *initialised, begins):
+            progress.note(line)
+        return progress
 
-    def _save(self, checkpoints: Checkpoints, run: _Run) -> None:
+    # -- checkpoints -----------------------------------------------------------------------
+
+    def _save(self, checkpoints: Checkpoints, run: Run) -> None:
         """Saves after a validation."""
         score = finite_mean(run.history[-1]["score"])
         self._write(checkpoints, run, run.step, score)
 
-    def _save_within(self, checkpoints: Checkpoints, run: _Run) -> int:
+    def _save_within(self, checkpoints: Checkpoints, run: Run) -> int:
         """Saves within an epoch; returns the step of the newest checkpoint there then is.
 
         Between two epochs every number of a step is free but those of their ends. Without a free
@@ -406,7 +438,7 @@ class Trainer:
         self._write(checkpoints, run, step, math.nan)
         return step
 
-    def _write(self, checkpoints: Checkpoints, run: _Run, step: int, score: float) -> None:
+    def _write(self, checkpoints: Checkpoints, run: Run, step: int, score: float) -> None:
         iterators = [iterator.get_state() for iterator in self._feed.iterators]
         meta = run_meta(
             self.session, self.store, self._identity, run.schedule, iterators, run.history

@@ -21,7 +21,7 @@ import numpy as np
 
 from emojax.core.devices import Layout, from_primary
 from emojax.core.session import Session
-from emojax.core.step import Hyper, make_loss
+from emojax.core.step import Hyper
 from emojax.specs import TASKS
 from emojax.training.groups import group_layout, lightest_size
 from emojax.types import Batch
@@ -162,7 +162,7 @@ def _kept(session: Session, state: Any, batch: Batch) -> int:
     normalisation = {
         name: (of(np.float32, spec.width),) * 2 for name, spec in session.streams.items()
     }
-    loss_fn = make_loss(session.model, session.losses, session.modality_dropout)
+    loss_fn = session.learner.loss
 
     def backward(params: Any, *rest: Any) -> Any:
         return jax.vjp(lambda p: loss_fn(p, *rest), params, has_aux=True)[1]
