@@ -20,7 +20,7 @@ from emojax.core.session import Session, build_session
 from emojax.datasets.source import Store
 from emojax.prediction.trained_run import open_run
 from emojax.rundir.checkpoint import Checkpoints
-from emojax.training import loop
+from emojax.training import loop, validation
 from emojax.training.feeds import Reader, dispatches
 from emojax.training.groups import Group, group_size, regroup
 from emojax.training.memory_plan import footprint, needed_bytes
@@ -95,7 +95,7 @@ class Left:
 def left(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Left:
     workdir, log = tmp_path_factory.mktemp("left"), io.StringIO()
     predicted, sizes = [], []
-    predict = loop.Predictor.__call__
+    predict = validation.Predictor.__call__
 
     def watched(self: Any, weights: Any, normalisation: Any, videos: Any) -> Any:
         predicted.append([len(names) for names in videos])
@@ -103,7 +103,7 @@ def left(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Left:
         return predict(self, weights, normalisation, videos)
 
     with finishing(), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(log):
-        patch.setattr(loop.Predictor, "__call__", watched)
+        patch.setattr(validation.Predictor, "__call__", watched)
         run, recorder = train(store, workdir, config_of(store))
     return Left(run, recorder, workdir, predicted, sizes, log.getvalue().splitlines())
 

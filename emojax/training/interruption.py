@@ -24,13 +24,13 @@ _NAMES = {0: "", 1: "SIGINT", 2: "SIGTERM"}
 
 
 class StopRequest:
-    """Whether somebody wants the training to stop. Use in a ``with``, from the main thread.
+    """Tells when somebody wants the training to stop. Use in a ``with``, from the main thread.
 
     Inside it, SIGTERM and the first SIGINT (Ctrl-C) are requests; a second Ctrl-C interrupts at
     once. In another thread than the main one there are no requests.
 
     Attributes:
-        seen: whether ``requested`` has said so.
+        seen: True once ``requested`` has returned True.
         name: of the signal, once there is one.
     """
 
@@ -41,7 +41,7 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def requested(self) -> bool:
-        """Whether to stop. All processes have to ask equally often, and get the same answer."""
+        """Returns True to stop. All processes must ask equally often, and get the same answer."""
         if self._votes is not None and not self.seen:
             name = self._votes.cast(self.name)
             self.seen, self.name = bool(name), name or self.name
@@ -55,7 +55,8 @@ class StopRequest:
             raise StopTraining
 
     def __enter__(self) -> StopRequest:
-        """Takes the signals over."""
+        """Takes the signals over, and forgets the requests of an earlier ``with``."""
+        self.seen, self.name = False, ""
         self._votes = _Votes() if jax.process_count() > 1 else None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -84,9 +85,9 @@ class StopRequest:
 
 
 class _Votes:
-    """What the processes have got, told to all; an answer is that of the vote before.
+    """Shares the signals that processes have received; an answer is that of the vote before.
 
-    So no process waits for the others with every step: the vote before is long over.
+    By then the vote before is over, so no process waits for the others at each step.
     """
 
     def __init__(self) -> None:
@@ -97,7 +98,7 @@ class _Votes:
         self._last: jax.Array | None = None
 
     def cast(self, name: str) -> str:
-        """Votes for a signal, or for none; the signal of the vote before, of any process."""
+        """Votes for a signal, or for none; returns that of the vote before, of any process."""
         number = next(number for number, known in _NAMES.items() if known == name)
 
         def mine(index: tuple[slice, ...] | None) -> np.ndarray:

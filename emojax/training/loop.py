@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ from emojax.core.step import Hyper, Steps, train_steps
 from emojax.datasets.pipeline import fingerprint
 from emojax.datasets.source import Store
 from emojax.errors import Stopped
-from emojax.prediction.predictor import Predictions, Predictor, read_annotations, replica_scores
 from emojax.rundir.checkpoint import Checkpoints, describe, saved_steps
 from emojax.rundir.metric_log import RunWriter
 from emojax.rundir.resume import check_same_groups, check_same_run, check_trained, run_meta
@@ -52,6 +51,7 @@ from emojax.training.memory_plan import plan_lines, plan_memory
 from emojax.training.non_finite import NonFinite, first_of, refuse_non_finite
 from emojax.training.profiling import Profile
 from emojax.training.progress import TrainingProgress
+from emojax.training.validation import Validation
 
 
 @dataclasses.dataclass
@@ -117,18 +117,9 @@ class Trainer:
         self._lines += layout_lines(session.layout, len(session.replicas), session.batch_size)
         self._groups: list[Group] = []
         self._step_fn = self._compile(session)
-        self._predictors: dict[tuple[int, ...], Predictor] = {}
         self._class_weights = fold_class_weights(
             store, session.folds, session.tasks, config.class_weights
         )
-        self._validation = [list(store.fold(name).validation) for name in folds]
-        self._truths = [
-            {
-                task: read_annotations(store, store.fold(name), store.fold(name).validation, task)
-                for task in session.tasks
-            }
-            for name in folds
-        ]
         # A run that is resumed does not need its source any more.
         begins = fresh or not saved_steps(self.workdir)
         init_from = config.init_from
@@ -136,6 +127,7 @@ class Trainer:
         self.initialisation: Initialisation | None = None
         self._met: dict[int, NonFinite] = {}
         self._stop = StopRequest()
+        self._validation = Validation(session, store, self._feed, self._stop)
         self._identity = fingerprint(store, session.window_spec, session.batch_size)
 
     def run(self) -> Run:
@@ -147,7 +139,7 @@ class Trainer:
         with (
             held(self.workdir),
             Checkpoints(self.workdir) as checkpoints,
-            StopRequest() as self._stop,
+            self._stop,
             contextlib.ExitStack() as opened,
         ):
             resumed = bool(checkpoints.steps())
@@ -278,37 +270,12 @@ class Trainer:
         branches_R = on_branches(session.stages, run.schedule.stage)
         if branches_R is not None:
             weights |= {"branches": session.layout.replicas(branches_R)}
-        predictions: dict[int, Predictions] = {}
-        for group in self._groups:
-            active_G, folds = group.active(active_R), group.session.folds
-            videos: list[Sequence[str]] = [()] * len(folds.keys)
-            for number in folds.members_R[active_G]:
-                videos[number] = self._validation[session.folds.keys.index(folds.keys[number])]
-            predicted = self._predictor(group)(
-                group.take(weights), group.normalisation(self._normalisation), videos
-            )
-            predictions |= {int(group.members[i]): predicted[i] for i in np.flatnonzero(active_G)}
-        live = np.flatnonzero(active_R)
-        part = session.subset(live, session.layout)
-        truths = [self._truths[session.folds.keys.index(name)] for name in part.folds.keys]
-        found, named = replica_scores(part, [predictions[int(r)] for r in live], truths)
+        found, named = self._validation(self._groups, active_R, weights, self._normalisation)
         scores_R = np.full(len(active_R), np.nan)
         if run.history:
             scores_R[:] = run.history[-1]["score"]
-        scores_R[live] = found
-        return scores_R, dict(zip(live.tolist(), named, strict=True))
-
-    def _predictor(self, group: Group) -> Predictor:
-        """Returns the predictor of a group, which is kept as long as the group."""
-        members = tuple(group.members.tolist())
-        if members not in self._predictors:
-            kept = {tuple(other.members.tolist()) for other in self._groups}
-            self._predictors = {k: p for k, p in self._predictors.items() if k in kept}
-            data = self._feed.resident(group.session.layout)
-            self._predictors[members] = Predictor(
-                group.session, self.store, data, between=self._stop.check
-            )
-        return self._predictors[members]
+        scores_R[active_R] = found
+        return scores_R, named
 
     def _observe(
         self,
