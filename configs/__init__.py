@@ -1,1 +1,1 @@
-"""Configurations: one file a system. ``--config=configs/NAME.py:VARIANT``."""
+"""Configurations: one file a system. ``--config=NAME:VARIANT``."""

@@ -1,6 +1,6 @@
 """EMMA-Net: attention from the current face to face, voice and pose (Calloway et al. 2025).
 
-    python -m emojax.train --config=configs/emma_net.py --config.data.store=STORE --workdir=RUN
+    emojax train --config=emma_net --config.data.store=STORE --workdir=RUN
 
 trains eight expressions on the store's official fold. Published on Aff-Wild2, validation: macro F1
 .361, accuracy .492 (Table 2). The abstract claims "a performance score of 0.418" there: the paper
@@ -17,7 +17,7 @@ splits);
 (other tasks, ours); ``meld`` (text and speech of MELD, real data, ours); ``simulated``,
 ``simulated_va``, ``simulated_au``, ``simulated_many`` (small and fast, for a store of
 
-    python -m data.synthetic --out=STORE --streams=fan,deepspectrum,openpose
+    emojax simulate --out=STORE --streams=fan,deepspectrum,openpose
 
 ; ours).
 """
@@ -133,9 +133,9 @@ def audio(stream: str) -> ConfigDict:
 def meld() -> ConfigDict:
     """Emotion of utterances from text (the anchor) and speech, dialogues as sequences; ours.
 
-    For the store of ``python -m data.meld``: one row an utterance, so no clock and no rates. Five
+    For the store of ``emojax meld``: one row an utterance, so no clock and no rates. Five
     folds by dialogue and three seeds, as replicas. The epoch is chosen on dialogues that are not
-    scored: ``python -m emojax.evaluate --partition=test`` scores every utterance once. One choice
+    scored: ``emojax evaluate --partition=test`` scores every utterance once. One choice
     of numbers for all folds, by the cross-entropy of those other dialogues, and
     the dialogues of one fold are scored in another, so a little optimistic. All
     utterances: accuracy .633 and macro F1 .415 of the three seeds' mean prediction, .624 and .417

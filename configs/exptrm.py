@@ -1,6 +1,6 @@
 """ExpTrm: cross-modal transformer on vggface and compare_lld (Brown et al. 2025).
 
-    python -m emojax.train --config=configs/exptrm.py --config.data.store=STORE --workdir=RUN
+    emojax train --config=exptrm --config.data.store=STORE --workdir=RUN
 
 trains one model of valence and arousal on the store's official fold. Published on Aff-Wild2, in a
 table that does not name its partition (Table 1): CCC .396 valence, .525 arousal; vision alone
@@ -10,7 +10,7 @@ Variants, after a colon: ``v`` and ``a`` (one stream), ``tanh`` and ``relu`` (th
 head; the latter is eq. 12 as printed), ``mse`` (the loss of eq. 13), ``expr``, ``au`` and ``all``
 (the other tasks, and all three in one model; ours), ``simulated`` (small and fast, for a store of
 
-    python -m data.synthetic --out=STORE --streams=vggface,compare_lld --width=vggface=128
+    emojax simulate --out=STORE --streams=vggface,compare_lld --width=vggface=128
 
 ; ours). Parameters, as the paper has it within 10 % of the recurrent baselines': (A+V) 18.9 M
 beside 18.9 M, (V) 17.9 M beside 18.5 M.

@@ -1,6 +1,6 @@
 """LFAN: leader-follower attention over ir50, bert and vggish (Zhang, Zhao and Guan 2023).
 
-    python -m emojax.train --config=configs/lfan.py --config.data.store=STORE --workdir=RUN
+    emojax train --config=lfan --config.data.store=STORE --workdir=RUN
 
 trains valence and arousal apart, as two replicas of one program, on the store's official fold.
 Published in RJCMA's Table 2 (arXiv:2403.13659, row [42]) for Aff-Wild2: CCC .441 valence, .645

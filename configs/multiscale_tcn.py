@@ -1,6 +1,6 @@
 r"""Multi-scale TCN with cross-modal attention over ir50, vggish and logmel (Yu et al. 2025).
 
-    python -m emojax.train --config=configs/multiscale_tcn.py --config.data.store=STORE \
+    emojax train --config=multiscale_tcn --config.data.store=STORE \
         --workdir=RUN
 
 trains one model of valence and arousal on the store's official fold, each stream's TCNs first.

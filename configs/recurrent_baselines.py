@@ -1,6 +1,6 @@
 """The baselines of ExpTrm: static and recurrent networks (Brown et al. 2025, section 4.5).
 
-    python -m emojax.train --config=configs/recurrent_baselines.py --config.data.store=STORE \
+    emojax train --config=recurrent_baselines --config.data.store=STORE \
         --workdir=RUN
 
 trains VGGFace-RNN (A+V) for valence and arousal on the store's official fold. Variants, after a

@@ -1,6 +1,6 @@
 """RJCMA: recursive joint cross-modal attention over ir50, vggish and bert (Praveen & Alam 2024).
 
-    python -m emojax.train --config=configs/rjcma.py --config.data.store=STORE --workdir=RUN
+    emojax train --config=rjcma --config.data.store=STORE --workdir=RUN
 
 trains valence and arousal apart, as two replicas of one program, on the store's official fold.
 Published on Aff-Wild2, validation of fold 0: CCC .455 valence, .652 arousal (Table 1).

@@ -1,7 +1,7 @@
 """Segment MLP on EPiC-2023: all folds of scenarios 2, 3 and 4 at once, four seeds each.
 
-    python -m data.epic2023 --source=FOLDER --out=stores/epic2023
-    python -m emojax.epic2023 --store=stores/epic2023 --workdir=RUN
+    emojax epic2023 --source=FOLDER --out=stores/epic2023
+    emojax crossval-epic2023 --store=stores/epic2023 --workdir=RUN
 
 Not from a paper; see models/segment_mlp.py. Hyper-parameters were chosen by the error of
 cross-validation among the training people of scenario 2, one choice for all folds. 44 replicas,

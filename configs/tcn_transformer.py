@@ -1,6 +1,6 @@
 r"""TCN-Transformer on valence and arousal, expressions or action units (Zhou et al. 2023).
 
-    python -m emojax.train --config=configs/tcn_transformer.py --config.data.store=STORE \
+    emojax train --config=tcn_transformer --config.data.store=STORE \
         --workdir=RUN
 
 trains valence and arousal on the store's official fold; ``:expr`` and ``:au`` after the file's
@@ -28,9 +28,9 @@ streams: ``va_eff+arcface``. ``emojax/published/tcn_transformer_tables.py`` has 
 ``simulated``, ``simulated_expr``, ``simulated_au``, ``simulated_all``, ``simulated_many`` (for
 thousands of videos): narrow and quick, for
 
-    python -m data.synthetic --out=STORE --streams=eff,affectnet8,raf_db,wav2vec2_emotion
+    emojax simulate --out=STORE --streams=eff,affectnet8,raf_db,wav2vec2_emotion
 
-and ``meld``: text and speech of MELD, real data, for the store of ``python -m data.meld``; ours.
+and ``meld``: text and speech of MELD, real data, for the store of ``emojax meld``; ours.
 """
 
 import functools
@@ -181,7 +181,7 @@ def meld() -> ConfigDict:
 
     For about 740 utterances of training: narrow, and more regularised than the paper's. Five
     folds by dialogue and three seeds, as replicas. The epoch is chosen on dialogues that are not
-    scored: ``python -m emojax.evaluate --partition=test`` scores every utterance once. One choice
+    scored: ``emojax evaluate --partition=test`` scores every utterance once. One choice
     of numbers for all folds, by the cross-entropy of those other dialogues, and
     the dialogues of one fold are scored in another, so a little optimistic. All
     utterances: accuracy .638 and macro F1 .416 of the three seeds' mean prediction, .620 and .400

@@ -1,6 +1,6 @@
 r"""Builds a store from Aff-Wild2: annotation folders, features of any tool, official partitions.
 
-    python -m data.aff_wild2 --annotations=annotations --features=ir50=features/ir50 \
+    emojax aff-wild2 --annotations=annotations --features=ir50=features/ir50 \
         --features=vggish=features/vggish,clock=hop:10ms --out=stores/va
 
 ``--annotations`` is the folder with the organisers' challenges, in the forms of the 3rd to 7th

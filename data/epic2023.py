@@ -1,6 +1,6 @@
 """Builds a store from the EPiC-2023 / CASE export: physiology with continuous ratings.
 
-    python -m data.epic2023 --source=FOLDER --out=stores/epic2023
+    emojax epic2023 --source=FOLDER --out=stores/epic2023
 
 30 people rated their own valence and arousal with a joystick (0.5 to 9.5) while watching eight
 clips each; 50 s of every recording are given at 20 Hz, of which 33.6 s are labelled. Folds

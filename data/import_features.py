@@ -1,8 +1,8 @@
 """Builds a store from features of one's own videos, to predict them with a trained run.
 
-    python -m data.import_features --features=ir50=faces,clock=frame \
+    emojax import-features --features=ir50=faces,clock=frame \
         --features=vggish=audio,clock=hop:10ms --fps=25 --out=stores/mine
-    python -m emojax.predict --checkpoint=RUN --store=stores/mine --out=predictions
+    emojax predict --checkpoint=RUN --store=stores/mine --out=predictions
 
 The videos are those that the features are named after. They get no labels and are all in the
 partition "test". ``data.features.feature_sources`` lists the forms and clocks that --features

@@ -1,6 +1,6 @@
 """Builds a store from the MELD development split: utterance embeddings with seven emotions.
 
-    python -m data.meld --source=FOLDER --out=stores/meld
+    emojax meld --source=FOLDER --out=stores/meld
 
 1108 utterances of 114 dialogues from the series Friends, each with one of seven emotions. A
 dialogue is a video and an utterance a frame, one a second in the order in which they are said,

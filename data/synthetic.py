@@ -1,7 +1,7 @@
 r"""Builds a simulated Aff-Wild2 with a known optimum.
 
-    python -m data.synthetic --out=stores/demo --preset=plain --size=demo
-    python -m data.synthetic --out=stores/full --preset=switching --size=full --tasks=va
+    emojax simulate --out=stores/demo --preset=plain --size=demo
+    emojax simulate --out=stores/full --preset=switching --size=full --tasks=va
 
 It behaves like the real thing: spans without a face, silence, unannotated gaps, ``_left`` /
 ``_right`` pairs, 24 to 30 fps with dropped frames, streams at rates and delays of their own,

@@ -1,6 +1,6 @@
 """Writes a store as a TensorFlow Datasets data set, to be read by TFDS without TensorFlow.
 
-python -m data.tfds --store=STORE --out=TFDS_DIR
+emojax tfds --store=STORE --out=TFDS_DIR
 
 import tensorflow_datasets as tfds
 builder = tfds.builder_from_directory("TFDS_DIR/NAME/1.0.0")

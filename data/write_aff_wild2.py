@@ -1,6 +1,6 @@
 r"""Writes a store in Aff-Wild2's own form on disk: annotation folders, test lists, feature files.
 
-    python -m data.write_aff_wild2 --store=stores/demo --out=aff_wild2_demo
+    emojax write-aff-wild2 --store=stores/demo --out=aff_wild2_demo
 
 What comes out is what ``data.aff_wild2`` reads, and the command that reads it is printed: with
 simulated data the whole way from annotation folders to a submission can be walked without the
@@ -310,7 +310,7 @@ def main(given: flags.FlagValues) -> None:
         arguments = write(
             store, given.out, per_frame=given.per_frame, test_labels=given.test_labels
         )
-    lines = ["python -m data.aff_wild2", *map(shlex.quote, arguments)]
+    lines = ["emojax aff-wild2", *map(shlex.quote, arguments)]
     lines.append(shlex.quote(f"--out={given.store}-from-files"))
     cli.tell(**store_facts(given.store) | {"out": path_text(given.out)})
     cli.say("read it back with:\n\n" + " \\\n  ".join(lines))

@@ -1,4 +1,4 @@
-"""Studies of trained runs: ``python -m emojax.analyse STUDY --checkpoint=RUN [--partition=test]``.
+"""Studies of trained runs: ``emojax analyse STUDY --checkpoint=RUN [--partition=test]``.
 
     missing      scores while more and more frames of a modality go missing (ExpTrm, section 5.3)
     streams      what each stream is worth: left out, and with another video's rows

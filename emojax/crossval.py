@@ -1,4 +1,4 @@
-"""Cross-validates a system: ``python -m emojax.crossval --config=... --workdir=RUN``.
+"""Cross-validates a system: ``emojax crossval --config=... --workdir=RUN``.
 
 Trains all folds of the store, times the configuration's targets and seeds, as replicas of one
 program; a run that was interrupted is continued and one that is finished is not trained again.
@@ -85,7 +85,7 @@ def main(given: flags.FlagValues) -> None:
             field="--config.data.store",
             found="nothing",
             expected="the folder of a store",
-            remedy="build one: python -m data.synthetic --out=stores/mine",
+            remedy="build one: emojax simulate --out=stores/mine",
         )
     store = Store(config.data.store)
     config.replicas.folds = choose_folds(store, given.folds)

@@ -1,4 +1,4 @@
-"""EPiC-2023, all folds as replicas: ``python -m emojax.epic2023 --store=... --workdir=...``.
+"""EPiC-2023, all folds as replicas: ``emojax crossval-epic2023 --store=... --workdir=...``.
 
 Trains every fold and seed of the configuration in one program (or continues), predicts each
 fold's test recordings with the mean over its seeds, and prints the official RMSE of each
@@ -41,7 +41,7 @@ def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     define.config(
         "Configuration; folds are named s2_0, s3_0, s4_0 ...",
-        default="configs/segment_mlp.py",
+        default="segment_mlp",
     )
     define.string("store", "", "Store of data.epic2023; the configuration's by default.")
     define.string("workdir", None, "Folder of the run.", required=True)

@@ -1,4 +1,4 @@
-"""Evaluates a trained run: ``python -m emojax.evaluate --checkpoint=RUN [--partition=test]``.
+"""Evaluates a trained run: ``emojax evaluate --checkpoint=RUN [--partition=test]``.
 
 Everything but the data comes from the checkpoint: model, streams, normalisation, weights. With
 ``--decision=tuned`` classes and units are also decided as suits F1 best on the training videos,

@@ -1,4 +1,4 @@
-"""Predicts whole videos: ``python -m emojax.predict --checkpoint=RUN --out=FOLDER``.
+"""Predicts whole videos: ``emojax predict --checkpoint=RUN --out=FOLDER``.
 
 Writes one CSV per video and task, a row for every frame. Replicas of all folds and seeds are
 averaged, with ``--ensemble=ccc_centring`` after their traces were shifted to a common level (see

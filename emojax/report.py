@@ -1,12 +1,12 @@
-"""One interactive HTML page about trained runs: ``python -m emojax.report RUN [RUN ...]``.
+"""One interactive HTML page about trained runs: ``emojax report RUN [RUN ...]``.
 
 The page shows scores with confidence intervals, each video's predictions and annotations over
 time, confusion matrices, learning curves, data and configuration; several runs are compared.
 It is one file that loads nothing, so it can be mailed and opened offline. It is made from the
 files that training and evaluation left; another partition than validation is evaluated first:
 
-    python -m emojax.evaluate --checkpoint=RUN --partition=test
-    python -m emojax.report RUN --partition=test
+    emojax evaluate --checkpoint=RUN --partition=test
+    emojax report RUN --partition=test
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Writes a submission to ABAW: ``python -m emojax.submit --checkpoint=RUN --task=va --out=FILE``.
+"""Writes a submission to ABAW: ``emojax submit --checkpoint=RUN --task=va --out=FILE``.
 
-    python -m emojax.submit --predictions=FOLDER --task=au --template=TEMPLATE --out=FILE
-    python -m emojax.submit --validate=FILE --task=au --template=TEMPLATE
+    emojax submit --predictions=FOLDER --task=au --template=TEMPLATE --out=FILE
+    emojax submit --validate=FILE --task=au --template=TEMPLATE
 
 One file a task, a row for each frame of the organisers' template (5th to 8th edition), or one
 .txt a video (``--edition=3``). Every file is read again after it was written.

@@ -1,9 +1,8 @@
-"""Every system that can be trained, side by side: ``python -m emojax.systems``.
+"""Every system that can be trained, side by side: ``emojax systems``.
 
-    python -m emojax.systems [--format=table|csv|markdown] [--fast] [--configs=FOLDER]
-    python -m emojax.systems configs/rjcma.py              the variants of one file
-    python -m emojax.systems configs/rjcma.py:upstream     one in detail ("configs/rjcma.py:" the
-                                                           one without a name)
+    emojax systems [--format=table|csv|markdown] [--fast] [--configs=FOLDER]
+    emojax systems rjcma              the variants of one configuration, by name or path
+    emojax systems rjcma:upstream     one in detail; "rjcma:" is the one without a name
 
 Each variant of each configuration is built, not trained. *before* and *after* are how many frames
 on either side influence a prediction, measured on gradients; "window" means everything that the
@@ -34,6 +33,7 @@ from emojax.core.session import Session
 from emojax.datasets.source import Store
 from emojax.errors import InputError, closest
 from emojax.papers.variants import Variant, discover, read_variants
+from emojax.shipped import config_argument, config_folder, find_config
 from emojax.specs import STREAMS, StreamSpec
 from emojax.studies.system_facts import (
     Reach,
@@ -51,7 +51,7 @@ COLUMNS = (
 
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    define.string("configs", "configs", "Folder with configuration files.")
+    define.string("configs", "", "Folder of configuration files, instead of those of emojax.")
     define.enum("format", "table", list(_PRINTERS), "How to print.")
     define.bool("fast", False, "Leave out how far each system sees.")
     define.string("store", "", "Store whose streams count beside the papers'.")
@@ -193,7 +193,7 @@ def show(variant: Variant, streams: Mapping[str, StreamSpec], *, fast: bool = Fa
         variant.title,
         variant.reference,
         variant.summary,
-        f"python -m emojax.train --config={variant.file}:{variant.name} "
+        f"emojax train --config={config_argument(variant.file, variant.name)} "
         "--config.data.store=STORE --workdir=RUN",
     ]
     console = cli.console(asked=True)
@@ -233,13 +233,18 @@ def main(given: flags.FlagValues, *arguments: str) -> None:
             "One configuration at a time.",
             field="arguments",
             found=" ".join(arguments),
-            expected="configs/NAME.py:VARIANT, configs/NAME.py, or nothing",
+            expected="NAME:VARIANT, NAME, the path of a file in place of NAME, or nothing",
         )
     if not arguments:
-        list_systems(discover(Path(given.configs)), streams, fast=given.fast, form=given.format)
+        list_systems(
+            discover(Path(given.configs) if given.configs else config_folder()),
+            streams,
+            fast=given.fast,
+            form=given.format,
+        )
         return
     file, colon, name = arguments[0].partition(":")
-    variants = {variant.name: variant for variant in read_variants(Path(file))}
+    variants = {variant.name: variant for variant in read_variants(Path(find_config(file)))}
     if not colon:
         list_systems(list(variants.values()), streams, fast=given.fast, form=given.format)
     elif name in variants:

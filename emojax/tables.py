@@ -1,9 +1,9 @@
-r"""Trains and prints the tables of the five papers: ``python -m emojax.tables NAME --store=STORE``.
+r"""Trains and prints the tables of the five papers: ``emojax tables NAME --store=STORE``.
 
-    python -m emojax.tables --list
-    python -m emojax.tables rjcma.3 --store=STORE --workdir=runs/tables --budget=small
-    python -m emojax.tables exptrm.1 --store=STORE --only="ExpTrm (A+V)" --only="RNN (A)"
-    python -m emojax.tables --all --store=STORE --budget=tiny
+    emojax tables --list
+    emojax tables rjcma.3 --store=STORE --workdir=runs/tables --budget=small
+    emojax tables exptrm.1 --store=STORE --only="ExpTrm (A+V)" --only="RNN (A)"
+    emojax tables --all --store=STORE --budget=tiny
 
 Trains what is missing, all folds, targets and seeds of a row as replicas of one program, scores it
 on the partition and fold that the paper names, and prints our numbers beside the paper's. Rows of
@@ -39,6 +39,7 @@ from emojax.papers.table_runs import find_run, train
 from emojax.papers.table_writers import print_list, print_table, write_table
 from emojax.published import TABLES
 from emojax.published.schema import PaperTable, Row
+from emojax.shipped import config_folder
 from emojax.training.host_memory import keep_freed_memory
 
 
@@ -61,7 +62,7 @@ def define_flags(define: cli.Flags) -> None:
     define.integer("trials", 10, "Draws for each share of exptrm.missing.", lower_bound=1)
     define.bool("dry_run", False, "Print the trainings as commands, and stop.")
     define.bool("verbose", False, "Show every epoch.")
-    define.string("configs", "configs", "Folder of the configurations.")
+    define.string("configs", "", "Folder of configuration files, instead of those of emojax.")
 
 
 def main(given: flags.FlagValues, *names: str) -> None:
@@ -72,10 +73,11 @@ def main(given: flags.FlagValues, *names: str) -> None:
     """
     use_compilation_cache()
     keep_freed_memory()
+    configs = Path(given.configs) if given.configs else config_folder()
     # What was asked for is printed whatever the level.
     console = cli.console(asked=bool(given["list"].value or given.dry_run))
     if given["list"].value:
-        _list(Recipes(Path(given.configs), PAPER), console)
+        _list(Recipes(configs, PAPER), console)
         return
     tables = _chosen(names, bool(given["all"].value))
     only, starts = given.only, dict(_start(text, tables) for text in given.init_from)
@@ -83,7 +85,7 @@ def main(given: flags.FlagValues, *names: str) -> None:
     workdir = cli.folder("workdir", given.workdir)
     store = Store(given.store) if given.store or not given.dry_run else None
     checksum = store.metadata["checksum"] if store else ""
-    recipes = Recipes(Path(given.configs), given.budget, checksum, starts)
+    recipes = Recipes(configs, given.budget, checksum, starts)
     if store:
         for table in tables:
             Needs(table, _rows(table, only), recipes).check(store)
@@ -184,7 +186,7 @@ def _chosen(names: Sequence[str], everything: bool) -> list[PaperTable]:
         field="table",
         found=f"--all and {', '.join(names)}" if names else "nothing",
         expected="names of tables, such as rjcma.3, or --all",
-        remedy="see python -m emojax.tables --list",
+        remedy="see emojax tables --list",
     )
 
 

@@ -1,4 +1,4 @@
-"""Trains a system: ``python -m emojax.train --config=configs/rjcma.py --workdir=RUN``.
+"""Trains a system: ``emojax train --config=rjcma --workdir=RUN``.
 
 Any value of the configuration can be overridden: ``--config.data.store=stores/mine``,
 ``--config.train.epochs=20``. Calling again with the same workdir continues the run exactly.
@@ -55,7 +55,7 @@ def main(given: flags.FlagValues) -> None:
             field="--config.data.store",
             found="nothing",
             expected="the folder of a store",
-            remedy="build one: python -m data.synthetic --out=stores/mine",
+            remedy="build one: emojax simulate --out=stores/mine",
         )
     store = Store(config.data.store)
     session = build_session(config, store.streams)

@@ -1,8 +1,8 @@
-"""Weights as files, out and in: ``python -m emojax.weights COMMAND --flags``.
+"""Weights as files, out and in: ``emojax weights COMMAND --flags``.
 
     export        --checkpoint=RUN --out=FILE.safetensors [--replica=NAME] [--step=STEP]
     import        --weights=FILE,FILE,... --out=RUN [--store=STORE]
-    import_torch  --layout=rjcma --weights=FILE --config=configs/rjcma.py:upstream --out=RUN
+    import_torch  --layout=rjcma --weights=FILE --config=rjcma:upstream --out=RUN
                   [--statistics=public] [--modalities=video,logmel,bert]
     layouts       [--layout=rjcma]
 
@@ -219,7 +219,7 @@ def _tell(run: TrainedRun) -> None:
     cli.console().print(
         f"{len(run.session.replicas)} replica(s) of {run.session.config.model['name']} "
         f"({', '.join(run.session.names)}): {run.workdir}\n"
-        f"python -m emojax.evaluate --checkpoint={run.workdir}{flag}",
+        f"emojax evaluate --checkpoint={run.workdir}{flag}",
         highlight=False,
         soft_wrap=True,
     )

@@ -182,7 +182,7 @@ def test_simulated_data_come_back_by_the_printed_command(tmp_path: Path) -> None
     store, out = tmp_path / "store", tmp_path / "files"
     printed = command("data.write_aff_wild2", f"--store={store}", f"--out={out}")
     # The last line is the summary, for machines.
-    shown = printed.partition("python -m ")[2].partition("summary: ")[0]
+    shown = printed.partition("with:")[2].partition("summary: ")[0]
     words = shlex.split(shown.replace("\\\n", " "))
     assert "alignment.csv" in command(*words)
     before, after = Store(store), Store(f"{store}-from-files")

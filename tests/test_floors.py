@@ -24,7 +24,7 @@ SCORING = PREDICTION | {"scoring"}
 REPORTING = SCORING | {"reporting"}
 EXCHANGE = PREDICTION | {"exchange"}
 STUDIES = REPORTING | {"studies"}
-PAPERS = STUDIES | TRAINING | EXCHANGE | {"papers", "published"}
+PAPERS = STUDIES | TRAINING | EXCHANGE | {"papers", "published", "shipped"}
 ALLOWED = {
     "__init__": set(),
     "specs": VOCABULARY,
@@ -34,6 +34,7 @@ ALLOWED = {
     "config_reading": VOCABULARY,
     "configuration": VOCABULARY,
     "screen": VOCABULARY,
+    "shipped": VOCABULARY,
     "ops": VOCABULARY | {"ops"},
     "layers": BELOW_MODELS,
     "published": VOCABULARY | {"published"},
@@ -48,7 +49,7 @@ ALLOWED = {
     "exchange": EXCHANGE,
     "studies": STUDIES,
     "papers": PAPERS,
-    "commands": CORE | {"screen", "commands"},
+    "commands": CORE | {"__init__", "screen", "shipped", "commands"},
     "data": DATASETS | {"commands", "screen", "data", "__init__"},
     "configs": VOCABULARY | {"configuration", "configs", "published"},
 }

@@ -1,9 +1,6 @@
 """What is shipped: the lock, the version and its changelog, the wheel."""
 
 import re
-import shutil
-import subprocess
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
@@ -13,6 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import emojax
+from tests.wheels import build_wheel
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -79,27 +77,19 @@ def test_the_changelog_knows_the_version() -> None:
 
 def test_the_wheel_holds_emojax_alone(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("emojax", "data", "configs", "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check",
-         "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", tmp_path, source],
-        check=True, timeout=120,
-    )  # fmt: skip
-    (wheel,) = tmp_path.glob("*.whl")
-    files = zipfile.ZipFile(wheel).namelist()
+    files = zipfile.ZipFile(build_wheel(tmp_path)).namelist()
     info = f"emojax-{emojax.__version__}.dist-info"
     assert {file.split("/")[0] for file in files} == {"emojax", info}
+    expected = {
+        f"{place}/{path.relative_to(ROOT / folder)}"
+        for folder, place in {
+            "emojax": "emojax", "data": "emojax/builders", "configs": "emojax/configs"
+        }.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".js", ".css", ".html", ".j2")
+    }  # fmt: skip
     shipped = {file for file in files if file.startswith("emojax/")}
-    assert shipped == {
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "emojax").rglob("*")
-        if path.suffix in (".py", ".js", ".css", ".j2")
-    }
+    assert shipped == expected, "a new package has to be listed in pyproject.toml, tool.setuptools"
     assert f"{info}/licenses/LICENSE" in files
 
 

@@ -9,6 +9,7 @@ import pytest
 from absl import flags
 
 from emojax.commands.cli import Flags
+from emojax.commands.verbs import VERBS
 from emojax.datasets.source import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,13 +30,16 @@ def test_the_store_example_writes_a_store(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_every_command_and_flag_exists() -> None:
     """Modules in README are in the tree and define the flags they are shown with."""
-    commands = re.findall(r"python -m ([\w.]+)((?:\s+\\?\n?\s*--\S+)*)", README)
+    commands = re.findall(
+        r"(?:python -m ([\w.]+)|^ *emojax ([\w-]+))((?:\s+\\?\n?\s*--\S+)*)", README, re.MULTILINE
+    )
     assert len(commands) >= 6
-    for module, arguments in commands:
+    for module, verb, arguments in commands:
+        command = VERBS[verb].command() if verb else importlib.import_module(module).COMMAND
         defined = flags.FlagValues()
-        importlib.import_module(module).COMMAND.define_flags(Flags(defined))
+        command.define_flags(Flags(defined))
         for name in re.findall(r"--([\w.]+)", arguments):
-            assert name.split(".")[0] in defined, f"{module} --{name}"
+            assert name.split(".")[0] in defined, f"{module}{verb} --{name}"
 
 
 def test_every_config_and_variant_that_readme_names_is_one() -> None:

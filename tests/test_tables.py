@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from ml_collections import config_flags
 
 import emojax.tables
 from data.synthetic import make_options
@@ -215,11 +214,11 @@ def test_budgets_shorten_and_narrow(recipes: dict[str, Recipes]) -> None:
 
 def parsed(command: str) -> Any:
     words = shlex.split(command)
-    assert words[:3] == ["python", "-m", "emojax.train"]
+    assert words[:2] == ["emojax", "train"]
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    sys.argv = ["train", *words[3:]]
+    Flags(values).config("")
+    Flags(values).string("workdir", None, "")
+    sys.argv = ["train", *words[2:]]
     values(sys.argv)
     return values["config"].value
 
@@ -233,12 +232,11 @@ def test_dry_run_prints_commands_that_train_the_same(
     names = ("exptrm.1", "emma.length", "rjcma.2", "multiscale.2", "tcn_transformer.5")
     command(*names, "--dry_run", "--budget=tiny", f"--workdir={tmp_path}", "--seeds=2")
     lines = capsys.readouterr().out.splitlines()
-    commands = [line for line in lines if line.startswith("python -m emojax.train")]
+    commands = [line for line in lines if line.startswith("emojax train")]
     assert len(commands) == 7 + 5 + 6 + 1 + 3
-    assert sum(line.startswith("# a store: python -m data.synthetic") for line in lines) == 5
+    assert sum(line.startswith("# a store: emojax simulate") for line in lines) == 5
     for wanted in ("rjcma:jca", "emma_net:t18", "multiscale_tcn:folds", "tcn_transformer:folds_au"):
-        file, variant = wanted.split(":")
-        (text,) = [line for line in commands if f"/{file}.py:{variant} " in line]
+        (text,) = [line for line in commands if f"--config={wanted} " in line]
         (job,) = [
             job
             for name in names
@@ -288,7 +286,7 @@ def test_a_store_that_lacks_something_is_refused_with_the_command_for_one(tmp_pa
         found, remedy = caught.value.details["found"], caught.value.details["remedy"]
         assert missing in found
         assert name in str(caught.value)
-        words = shlex.split(re.search(r"python -m data\.synthetic .*", remedy)[0])[3:]  # type: ignore[index]
+        words = shlex.split(re.search(r"emojax simulate .*", remedy)[0])[2:]  # type: ignore[index]
         given = [word.removeprefix("--").split("=", 1) for word in words]
         widths = [value for key, value in given if key == "width"]
         named = {key: value for key, value in given if key != "width"}

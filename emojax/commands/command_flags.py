@@ -12,11 +12,20 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from emojax import screen
 from emojax.errors import InputError
+from emojax.shipped import find_config
 
 _CONFIG = "config"
+
+
+class _ConfigByName(ConfigFileFlagParser):
+    """Reads the configuration that is given by its name or by its path."""
+
+    def parse(self, path: str) -> Any:
+        return super().parse(find_config(path))
 
 
 class Flags:
@@ -43,10 +52,12 @@ class Flags:
 
         Args:
             about: shown by ``--help``.
-            default: what is read without the flag; None for nothing.
+            default: name or path of what is read without the flag; None for nothing.
             required: refuse a call without the flag.
         """
-        config_flags.DEFINE_config_file(_CONFIG, default, about, flag_values=self._values)
+        path = find_config(default) if default else None
+        config_flags.DEFINE_config_file(_CONFIG, path, about, flag_values=self._values)
+        self._values[_CONFIG].parser = _ConfigByName(name=_CONFIG)
         if required:
             flags.mark_flag_as_required(_CONFIG, flag_values=self._values)
 

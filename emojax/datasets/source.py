@@ -339,7 +339,7 @@ def _check_folder(path: Path) -> None:
         field="store",
         found=found,
         expected=f"a folder with {DATASET_FILE}, {INDEX_FILE} and shards",
-        remedy="build the store first, for instance with `python -m data.synthetic --out=...`",
+        remedy="build the store first, for instance with `emojax simulate --out=...`",
     )
 
 

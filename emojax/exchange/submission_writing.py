@@ -74,7 +74,7 @@ def read_predictions(folder: str | Path, task: str) -> dict[str, Path]:
             file=Path(folder, task),
             field="--predictions",
             found="folders " + ", ".join(other) if other else "nothing",
-            expected=f"{task}/VIDEO.csv, as written by python -m emojax.predict",
+            expected=f"{task}/VIDEO.csv, as written by emojax predict",
         )
     return files
 
@@ -177,7 +177,7 @@ def read_decision(path: str | Path, task: str, fold: str = "") -> Decision:
             file=path,
             field=field,
             found="decisions of folds " + ", ".join(by_fold) if by_fold else "no decisions",
-            expected="the scores.json of python -m emojax.evaluate --decision=tuned",
+            expected="the scores.json of emojax evaluate --decision=tuned",
         )
     each = [_parameters(found, task, rule.parameter, path, name) for name, found in chosen.items()]
     whose = f"fold {next(iter(chosen))}" if len(each) == 1 else f"the mean of {len(each)} folds"
@@ -202,7 +202,7 @@ def _parameters(found: Any, task: str, parameter: str, path: Path, fold: str) ->
             field=f"decisions, fold {fold}, {task}",
             found=shortened([json.dumps(found)[:200]]),
             expected=f"tuned: {parameter}, and a number for each of " + ", ".join(labels),
-            remedy="write it anew with python -m emojax.evaluate --decision=tuned",
+            remedy="write it anew with emojax evaluate --decision=tuned",
         )
     return np.array([found[label] for label in labels], np.float64)
 

@@ -213,7 +213,7 @@ def _check_missing(path: Path, head: str, weights: TorchWeights) -> None:
             file=path,
             field=other[0],
             found=f"{len(weights.taken)} tensors taken, {len(weights.unused)} not known",
-            expected="a tensor for it; python -m emojax.weights layouts lists the names",
+            expected="a tensor for it; emojax weights layouts lists the names",
             remedy="give the configuration the layers and streams of the model that was saved",
         )
 

@@ -44,7 +44,7 @@ class Needs:
         size, widest = _SIZES[self._budget]
         wide = [n for n in self.streams if widest and STREAMS[n].width > widest]
         parts = [
-            f"python -m data.synthetic --out={out} --size={size}",
+            f"emojax simulate --out={out} --size={size}",
             *([f"--train_videos={_TINY_VIDEOS}"] if self._budget == TINY else []),
             f"--streams={','.join(self.streams)}",
             *(f"--width={name}={widest}" for name in wide),

@@ -16,6 +16,7 @@ from emojax.errors import InputError, closest
 from emojax.papers.budgets import narrowed
 from emojax.papers.variants import Variant, discover
 from emojax.published.schema import PaperTable, Place, Row, Training, place
+from emojax.shipped import config_argument
 
 # What tells runs of one recipe apart, where the data lie and how fast they come; not part of
 # its identity.
@@ -57,14 +58,14 @@ class Recipe:
 
     def command(self, store: str, folds: Sequence[str], seeds: int, workdir: Path) -> list[str]:
         """The command that trains the same run."""
-        _, colon, variant = self.training.config.partition(":")
+        variant = self.training.config.partition(":")[2]
         flags: dict[str, Any] = {
             "data.store": store,
             "replicas.folds": tuple(folds),
             "replicas.seeds": tuple(range(seeds)),
         } | self.overrides
         return [
-            *("python", "-m", "emojax.train", f"--config={self.file}{colon}{variant}"),
+            *("emojax", "train", f"--config={config_argument(self.file, variant)}"),
             f"--workdir={workdir}",
             *(f"--config.{key}={value}" for key, value in flags.items()),
         ]

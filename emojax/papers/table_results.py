@@ -280,8 +280,8 @@ def _notes(table: PaperTable, lines: Sequence[Line], context: Context) -> list[s
     if any(cell.state == SUBMISSION for line in lines for cell in line.cells):
         notes.append(
             "The test videos are not annotated here. Submission files lie in "
-            "RUN/submissions/PARTITION; for the organisers' own list of frames: python -m "
-            "emojax.submit --checkpoint=RUN --task=TASK --fold=FOLD --template=TEMPLATE --out=FILE"
+            "RUN/submissions/PARTITION; for the organisers' own list of frames: emojax submit "
+            "--checkpoint=RUN --task=TASK --fold=FOLD --template=TEMPLATE --out=FILE"
         )
     if any(math.isnan(v) for line in lines for cell in line.cells for v in cell.values):
         notes.append("A seed that diverged is left out; /n says how many are in a number.")

@@ -102,7 +102,7 @@ def discover(folder: Path) -> list[Variant]:
             field="--configs",
             found="no Python files" if folder.is_dir() else "no folder",
             expected="a folder such as configs/",
-            remedy="call it from the project's folder, or name one with --configs=FOLDER",
+            remedy="leave --configs out to take those of emojax",
         )
     return [variant for file in files for variant in read_variants(file)]
 

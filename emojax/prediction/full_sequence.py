@@ -46,7 +46,7 @@ def model_extent(session: Session) -> Extent:
             field="--full_sequence",
             found=f"model {session.config.model['name']}",
             expected="one of " + ", ".join(fitting) + ", in a form that allows it",
-            remedy="leave the flag out; `python -m emojax.systems` lists how far systems see",
+            remedy="leave the flag out; `emojax systems` lists how far systems see",
         )
     return model.extent()
 

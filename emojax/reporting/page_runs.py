@@ -86,7 +86,7 @@ def read_runs(workdirs: Sequence[str], partition: str) -> list[ReportedRun]:
             field="arguments",
             found="nothing",
             expected="the folder of a run, or of several",
-            remedy="python -m emojax.report RUN",
+            remedy="emojax report RUN",
         )
     for path in paths:
         if sum(path.resolve() == other.resolve() for other in paths) > 1:
@@ -111,10 +111,10 @@ def _read(workdir: Path, name: str, partition: str) -> ReportedRun:
             file=workdir,
             found="a folder without config.json" if workdir.is_dir() else "no folder",
             expected="the --workdir of a training",
-            remedy="train first: python -m emojax.train --config=CONFIG --workdir=RUN",
+            remedy="train first: emojax train --config=CONFIG --workdir=RUN",
         )
     folder = workdir / partition
-    remedy = f"python -m emojax.evaluate --checkpoint={workdir} --partition={partition}"
+    remedy = f"emojax evaluate --checkpoint={workdir} --partition={partition}"
     if not (folder / TIMELINES_FILE).is_file():
         evaluated = sorted(path.parent.name for path in workdir.glob(f"*/{TIMELINES_FILE}"))
         raise InputError(

@@ -162,7 +162,7 @@ def read_timelines(path: str | Path) -> list[VideoTimeline]:
             file=path,
             found="nothing",
             expected="what emojax.train and emojax.evaluate leave there",
-            remedy="evaluate the run: python -m emojax.evaluate --checkpoint=RUN",
+            remedy="evaluate the run: emojax evaluate --checkpoint=RUN",
         ) from error
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
@@ -170,7 +170,7 @@ def read_timelines(path: str | Path) -> list[VideoTimeline]:
             file=path,
             found=str(error) or type(error).__name__,
             expected="a timelines.npz of this version",
-            remedy="write it again: python -m emojax.evaluate --checkpoint=RUN",
+            remedy="write it again: emojax evaluate --checkpoint=RUN",
         ) from error
 
 

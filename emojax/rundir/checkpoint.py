@@ -76,7 +76,7 @@ class Checkpoints:
                 file=workdir,
                 found="no folder " + FOLDER if Path(workdir).is_dir() else "nothing",
                 expected="the --workdir of a training run",
-                remedy="train first: python -m emojax.train --config=... --workdir=...",
+                remedy="train first: emojax train --config=... --workdir=...",
             )
         # max_to_keep with best_fn would delete the latest step; a union of policies does not.
         keep = policies.AnyPreservationPolicy(
