@@ -27,6 +27,7 @@ COLUMNS = {
 # Files of emojax that all others may import; its other files are commands.
 VOCABULARY = (
     "specs", "types", "errors", "config_schema", "config_reading", "screen", "configuration",
+    "shipped",
 )  # fmt: skip
 MARK = "<!-- written by docs/house.py -->"
 

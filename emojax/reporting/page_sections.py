@@ -391,7 +391,7 @@ def embedded_pictures(runs: Sequence[ReportedRun]) -> dict[str, str]:
                     file=path,
                     found=error.strerror,
                     expected="a PNG file",
-                    remedy="make it again: python -m emojax.analyse",
+                    remedy="make it again: emojax analyse",
                 ) from error
             study, picture = path.parent.parent.name, path.stem.replace("_", " ")
             title = study if picture == study else f"{study}: {picture}"
