@@ -62,7 +62,7 @@ _MOST_OFFENDERS = 20  # after so many the rest of the features is not read
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to build from.
+    """The options of a build.
 
     Attributes:
         annotations: root of the annotation folders.
@@ -197,7 +197,7 @@ def build(
 def fold_table(
     folds: Sequence[Fold], shares: dict[str, dict[str, dict[str, list[float]]]]
 ) -> Table:
-    """Videos of every fold and the class shares of its validation videos, for the screen."""
+    """Returns a table of every fold's videos and of the class shares of its validation videos."""
     title = "Folds in videos" + ", and class shares of the validation frames" * bool(shares)
     table = Table("fold", "train", "validation", "test", title=title)
     for task in shares:
@@ -240,7 +240,7 @@ def _clocks(options: Options) -> FrameClocks:
 
 
 def _labelled(options: Options) -> tuple[list[LabelledVideo], list[str], dict[str, str]]:
-    """Videos with a partition each, notes, and the digests of what was read."""
+    """Reads the videos with a partition each, notes, and the digests of the files."""
     files = find_annotations(options.annotations)
     tested = [name for path in options.test_lists for name in read_test_list(path)]
     with _bar("annotations") as progress:
@@ -250,7 +250,7 @@ def _labelled(options: Options) -> tuple[list[LabelledVideo], list[str], dict[st
 
 
 def _digests(annotations: Sequence[Annotation], root: Path) -> dict[str, str]:
-    """sha256 of each set of annotations: names and contents of its files, in order."""
+    """Returns the sha256 of each set of annotations, over its files' names and contents."""
     hashes: dict[str, Any] = {}
     for path in dict.fromkeys(annotation.file for annotation in annotations):
         of = path.parent if path.parent.name.lower() in {s.lower() for s in SETS.values()} else path
@@ -262,7 +262,7 @@ def _digests(annotations: Sequence[Annotation], root: Path) -> dict[str, str]:
 def _classes(
     videos: Sequence[LabelledVideo], tasks: Sequence[str]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Task -> video -> annotated frames of each class, for tasks that have classes."""
+    """Counts annotated frames of each class, task -> video -> counts, if a task has classes."""
     return {
         task: {
             video.name: class_counts(video.labels[task], TASKS[task])
@@ -282,7 +282,7 @@ def _read(
 
 
 def _feature_frames(video: LabelledVideo, sources: Sequence[FeatureSource]) -> int | None:
-    """Frames up to the last one that a feature is about; None if no feature is about frames."""
+    """Returns the frames up to the last one with features; None if no features are by frame."""
     names = [(source, feature_name(source, video.name, video.source_video)) for source in sources]
     spans = [source.span(name)[0] for source, name in names if name is not None]
     return max((frames for frames in spans if frames is not None), default=None)
@@ -308,7 +308,7 @@ def _record(
 
 
 def absent_rows(spec: StreamSpec, pts_N: np.ndarray) -> StreamRows:
-    """Rows that are not valid, at the stream's own rate over a video with these frame times."""
+    """Returns rows that are not valid, at the stream's own rate, for these frame times."""
     row_pts = pts_N
     if spec.rate is not None:
         row_pts = np.arange(pts_N[0], pts_N[-1] + 1 / spec.rate, 1 / spec.rate)
@@ -318,7 +318,7 @@ def absent_rows(spec: StreamSpec, pts_N: np.ndarray) -> StreamRows:
 
 @contextlib.contextmanager
 def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; elsewhere a line every tenth of the work, on standard error."""
+    """Shows a bar on a terminal, and else a line every tenth of the work on standard error."""
     if not screen.shown():
         yield lambda done, total: None
         return

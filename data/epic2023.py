@@ -67,7 +67,7 @@ class Export:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each recording: the person, and a number within the person.
+        """Returns a name for each recording: the person, and a number within the person.
 
         Numbers are drawn, because the export lists each person's clips in the same order.
         """
@@ -86,8 +86,8 @@ def read_export(source: str | Path) -> Export:
         source: the folder with the file, or the file.
 
     Raises:
-        InputError: the file is missing or damaged, or one of its arrays is not what it should
-            be, naming the array.
+        InputError: the file is missing or damaged, or one of its arrays is wrong; the field
+            names the array.
     """
     path = Path(source)
     path = path / FILE if path.is_dir() else path
@@ -127,7 +127,7 @@ def read_export(source: str | Path) -> Export:
 
 
 def make_folds(export: Export, seed: int = 0) -> list[Fold]:
-    """The official folds of all scenarios, one of six training people validating.
+    """Makes the official folds of all scenarios; one of six training people validates.
 
     Training and validation recordings are all that the fold does not test on; they are split by
     person, so that early stopping sees new people. In s3 and s4 everybody also has test
@@ -170,7 +170,7 @@ def make_folds(export: Export, seed: int = 0) -> list[Fold]:
 
 
 def records(export: Export) -> Iterator[VideoRecord]:
-    """Every recording with its features; people are the sources that folds keep together."""
+    """Yields every recording with its features; folds keep a person's recordings together."""
     features = person_features(export.streams, export.person_V)
     ignore = np.float32(TASKS["va"].ignore)
     labels_VN2 = np.where(np.isnan(export.labels_VN2), ignore, export.labels_VN2)

@@ -39,7 +39,7 @@ SOURCE_WIDTHS: dict[str, int] = {"cardiac": 2, "eda": 2, "resp": 1, "temp": 1, "
 def person_features(
     streams: Mapping[str, np.ndarray], person_V: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Features of all recordings, stream -> (V, N, D) float64 with the columns of ``COLUMNS``.
+    """Computes all recordings' features, stream -> (V, N, D) float64, columns as in ``COLUMNS``.
 
     Args:
         streams: stream -> (V, N, source width), 20 Hz, finite, in the units of the source.
@@ -60,7 +60,7 @@ def person_features(
 
 
 def _relative(x_VND: np.ndarray, person_V: np.ndarray) -> np.ndarray:
-    """z-scores within each person, less the mean over the person's recordings at each frame."""
+    """Computes z-scores within a person, less the mean of the person's recordings at each frame."""
     out_VND = np.empty_like(x_VND)
     for person in np.unique(person_V):
         own = person_V == person
@@ -84,7 +84,7 @@ def _breathing(x_VN1: np.ndarray) -> np.ndarray:
 
 
 def _eda(x_VN2: np.ndarray) -> np.ndarray:
-    """Levels of phasic and tonic conductance, and three measures of responses under way."""
+    """Computes phasic and tonic conductance, and three measures of responses under way."""
     raw_VN = x_VN2[..., 0].astype(np.float64)
     phasic_VN = np.log(np.clip(raw_VN, *_PHASIC) + 0.02)
     tonic_VN = np.log(np.clip(x_VN2[..., 1].astype(np.float64), *_TONIC))
@@ -115,5 +115,5 @@ def _smooth(x_VN: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _slope(x_VN: np.ndarray, sigma: float) -> np.ndarray:
-    """Change from frame to frame of the smoothed course."""
+    """Computes the change of the smoothed course from frame to frame."""
     return np.gradient(_smooth(x_VN, sigma), axis=1)

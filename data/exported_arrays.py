@@ -1,4 +1,4 @@
-"""Reading what somebody else exported: a numpy .npz archive whose every array is checked."""
+"""Reads a .npz archive that others exported, and checks every array of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NpzArrays:
 
     Args:
         path: of the file.
-        about: what the file is, for messages.
+        about: name of the file in messages, such as "MELD export".
 
     Attributes:
         sha256: of the file.
@@ -51,9 +51,9 @@ class NpzArrays:
         self.sha256 = hashlib.sha256(content).hexdigest()
 
     def error(self, name: str, found: object, expected: object) -> InputError:
-        """What to raise about an array, with the file and a hint."""
+        """Returns the error about an array, with the file and a hint."""
         return InputError(
-            f"An array of the {self._about} is not what it should be.",
+            f"An array of the {self._about} is wrong.",
             file=self._path,
             field=name,
             found=found,
@@ -62,7 +62,7 @@ class NpzArrays:
         )
 
     def floats(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        """A real array of this shape, None standing for any length."""
+        """Returns a real array of this shape; None stands for any length."""
         array = self._get(name)
         fits = len(shape) == array.ndim and all(
             want is None or want == have for want, have in zip(shape, array.shape, strict=True)
@@ -73,7 +73,7 @@ class NpzArrays:
         return array
 
     def finite(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        """As ``floats``, without NaN or infinity."""
+        """Returns an array as ``floats`` does, without NaN or infinity."""
         array = self.floats(name, shape)
         if not np.isfinite(array).all():
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
@@ -81,7 +81,7 @@ class NpzArrays:
         return array
 
     def integers(self, name: str, *, least: int, axes: int) -> np.ndarray:
-        """An integer array with so many axes, as int64, no number below ``least``."""
+        """Returns an integer array with ``axes`` axes, as int64, no number below ``least``."""
         array = self._get(name)
         if array.dtype.kind not in "iu" or array.ndim != axes:
             raise self.error(name, f"{array.dtype} {array.shape}", f"integers, {axes} axis")
@@ -90,14 +90,14 @@ class NpzArrays:
         return array.astype(np.int64)
 
     def booleans(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A bool array of this shape."""
+        """Returns a bool array of this shape."""
         array = self._get(name)
         if array.dtype != np.bool_ or array.shape != shape:
             raise self.error(name, f"{array.dtype} {array.shape}", f"bool {shape}")
         return array
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A list of strings."""
+        """Returns a list of strings."""
         array = self._get(name)
         if array.dtype.kind != "U" or array.ndim != 1:
             raise self.error(name, f"{array.dtype} {array.shape}", "texts, 1 axis")

@@ -36,7 +36,7 @@ _PARTITION = "test"
 
 @dataclasses.dataclass(frozen=True)
 class ImportedStream:
-    """What the report says about one stream of one video.
+    """A row of the report: one stream of one video.
 
     Attributes:
         video: its name.
@@ -83,7 +83,7 @@ def build(
         pts: folder with VIDEO.npy or VIDEO.txt, the seconds of each frame.
         name: of the data set.
         dtype: of the rows, "float16" or "float32".
-        allow_missing: whether a video may lack a stream; its rows are then not valid.
+        allow_missing: accept videos that lack a stream, whose rows are then not valid.
         overwrite: replace a store that is there already.
         features: the flags, to be written down.
 
@@ -91,7 +91,7 @@ def build(
         A row for each video and stream.
 
     Raises:
-        InputError: features are malformed or lacking, nothing tells the frames of a video, or
+        InputError: features are malformed or lacking, the frames of a video are unknown, or
             the target exists.
     """
     _check_clocks(sources, fps, pts)
@@ -129,7 +129,7 @@ def build(
 def _import(
     sources: Sequence[FeatureSource], name: str, pts_N: np.ndarray, *, allow_missing: bool
 ) -> tuple[VideoRecord, list[ImportedStream]]:
-    """One video with all its streams, and what to report of it."""
+    """Returns one video with all its streams, and its rows of the report."""
     video = VideoFrames(name, _whole(name), pts_N, np.zeros(len(pts_N), bool))
     streams: dict[str, StreamRows] = {}
     report = []
@@ -207,7 +207,7 @@ def _check_clocks(
 
 
 def _videos(sources: Sequence[FeatureSource]) -> list[str]:
-    """Names of the videos, sorted.
+    """Returns the names of the videos, sorted.
 
     A recording whose sound both "x_left" and "x_right" use is no video "x" of its own, unless
     it has every stream.
@@ -219,12 +219,12 @@ def _videos(sources: Sequence[FeatureSource]) -> list[str]:
 
 
 def _whole(video: str) -> str:
-    """The recording that a video with one of several persons is of."""
+    """Returns the recording that a video of one of its people was cut from."""
     return video.removesuffix("_left").removesuffix("_right") or video
 
 
 def _even_pts(sources: Sequence[FeatureSource], video: str, fps: float) -> np.ndarray:
-    """Frames at a steady rate, as many as the longest stream tells."""
+    """Returns frames at a steady rate, as many as the longest stream covers."""
     spans = [
         source.span(_known_as(source, video)) for source in sources if _known_as(source, video)
     ]
@@ -232,7 +232,7 @@ def _even_pts(sources: Sequence[FeatureSource], video: str, fps: float) -> np.nd
     ends = [end for _, end in spans if end is not None]
     if not frames and not ends:
         raise InputError(
-            "Nothing tells how many frames a video has.",
+            "The number of a video's frames is unknown.",
             field=video,
             found="only rows that are stretched to the frames",
             expected="a stream with a clock, or --pts",
@@ -243,13 +243,13 @@ def _even_pts(sources: Sequence[FeatureSource], video: str, fps: float) -> np.nd
 
 
 def _known_as(source: FeatureSource, video: str) -> str:
-    """The name of a video's features in a source, "" if there are none."""
+    """Returns the name of a video's features in a source, "" if there are none."""
     names = source.videos()
     return next((name for name in (video, _whole(video)) if name in names), "")
 
 
 def _read_pts(folder: Path, video: str) -> np.ndarray:
-    """The seconds of each frame, from VIDEO.npy or from the lines of VIDEO.txt."""
+    """Reads the seconds of each frame, from VIDEO.npy or from the lines of VIDEO.txt."""
     array, file = folder / f"{video}.npy", folder / f"{video}.txt"
     if array.is_file():
         file, pts_N = array, read_npy(array)

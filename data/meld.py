@@ -79,7 +79,7 @@ class Export:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Name of each utterance's dialogue."""
+        """Returns the name of each utterance's dialogue."""
         return tuple(f"dialogue_{number:03d}" for number in self.dialogue_U)
 
 
@@ -90,8 +90,8 @@ def read_export(source: str | Path) -> Export:
         source: the folder with the file, or the file.
 
     Raises:
-        InputError: the file is missing or damaged, or one of its arrays is not what it should
-            be, naming the array.
+        InputError: the file is missing or damaged, or one of its arrays is wrong; the field
+            names the array.
     """
     path = Path(source)
     path = path / FILE if path.is_dir() else path
@@ -154,7 +154,7 @@ def _checked_emotions(arrays: NpzArrays, count: int) -> np.ndarray:
 
 
 def make_folds(export: Export, seed: int = 0) -> list[Fold]:
-    """Five folds by dialogue, and the same five with a validation set of their own.
+    """Makes five folds by dialogue, and the same five with a validation set of their own.
 
     Args:
         export: the data.
@@ -183,7 +183,7 @@ def make_folds(export: Export, seed: int = 0) -> list[Fold]:
 
 
 def records(export: Export) -> Iterator[VideoRecord]:
-    """Every dialogue, an utterance a second."""
+    """Yields every dialogue, an utterance a second."""
     names = np.array(export.names)
     for name in dict.fromkeys(export.names):
         own = names == name

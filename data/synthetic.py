@@ -3,12 +3,12 @@ r"""Builds a simulated Aff-Wild2 with a known optimum.
     emojax simulate --out=stores/demo --preset=plain --size=demo
     emojax simulate --out=stores/full --preset=switching --size=full --tasks=va
 
-It behaves like the real thing: spans without a face, silence, unannotated gaps, ``_left`` /
-``_right`` pairs, 24 to 30 fps with dropped frames, streams at rates and delays of their own,
-modalities that become unreliable, videos shorter than a window, row counts that differ from
-frame counts. Unlike the real thing it has a best possible answer, the exact posterior of every
-label given all rows (``data.simulation.optimum``), which is stored as the reference "optimum" and
-whose scores are printed. For valence and arousal the reference is the posterior mean moved to the
+The data have the difficulties of the real ones: spans without a face, silence, unannotated gaps,
+``_left`` / ``_right`` pairs, 24 to 30 fps with dropped frames, streams at rates and delays of
+their own, modalities that become unreliable, videos shorter than a window, row counts that differ
+from frame counts. Unlike the real ones they have a best possible answer, the exact posterior of
+every label given all rows (``data.simulation.optimum``). It is stored as the reference "optimum",
+and its scores are printed. For valence and arousal the reference is the posterior mean moved to the
 labels' mean and variance on the training partition, the best predictor under CCC.
 
 Time on 2 cores: demo about 15 seconds, full (594 videos, about 3 M frames, 8.3 GB) about
@@ -61,7 +61,7 @@ _BATCH = 8  # videos smoothed together; more would be hardly faster and take mor
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to simulate.
+    """The options of a simulation.
 
     Attributes:
         preset: a key of ``PRESETS``.
@@ -119,7 +119,7 @@ def make_options(
     folds: int | str | None = None,
     dtype: str = "float16",
 ) -> Options:
-    """Options from a size and what differs from it.
+    """Makes options from a size and from what differs from it.
 
     Args:
         preset, size: keys of ``PRESETS`` and ``SIZES``.
@@ -130,7 +130,7 @@ def make_options(
         seed, folds, dtype: as in ``Options``.
 
     Raises:
-        InputError: a name is unknown or a number makes no sense.
+        InputError: a name is unknown, or a number is out of range.
     """
     check_known([preset], PRESETS, "preset", "--preset")
     check_known([size], SIZES, "size", "--size")
@@ -250,7 +250,7 @@ def _folds(
 def _require(condition: bool, field: str, found: object, expected: str) -> None:
     if not condition:
         raise InputError(
-            "An option of the simulation makes no sense.",
+            "An option of the simulation has a wrong value.",
             field=field,
             found=found,
             expected=expected,
@@ -275,7 +275,7 @@ def _make_plan(options: Options) -> _Plan:
 
 
 def _all_posteriors(plan: _Plan, say: Callable[[str], None]) -> list[dict[str, np.ndarray]]:
-    """Task -> (N, outputs) float32 for every video, smoothed in batches of similar length."""
+    """Computes task -> (N, outputs) float32 of every video, in batches of similar length."""
     options = plan.options
     frames = [draw_clock(options.seed, *video, options.seconds)[-1].size for video in plan.videos]
     order = np.argsort(frames, kind="stable")
@@ -340,7 +340,7 @@ def _record(plan: _Plan, video: Video, optimum: dict[str, np.ndarray]) -> VideoR
 
 
 def _progress(say: Callable[[str], None], what: str, done: int, total: int) -> None:
-    """One line about every tenth of the work."""
+    """Says one line about every tenth of the work."""
     if done == total or done * 10 // total > (done - 1) * 10 // total:
         say(f"{what}: {done} of {total} videos")
 

@@ -52,7 +52,7 @@ _SIMULATED = (
 
 @dataclasses.dataclass
 class _Traits:
-    """What all videos' rows of a stream have in common; narrowed video by video."""
+    """The traits that all videos' rows of a stream share; narrowed video by video."""
 
     locked: bool = True  # row i is at frame i
     regular: bool = True  # row i is at i / rate
@@ -73,14 +73,14 @@ class _Traits:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a stream is written: the writer of one video, and what declares it when read."""
+    """The form of a written stream: the writer of one video, and the options that declare it."""
 
     write: Callable[[Path, StreamRows], None]
     options: tuple[str, ...]
 
 
 def choose_form(spec: StreamSpec, traits: _Traits, *, per_frame: bool) -> Form:
-    """The form that tools of such a stream use, if it says everything about the rows.
+    """Chooses the form that tools of such a stream use, if it holds everything about the rows.
 
     - one row per frame: ``<video>.npy``, rows of zeros where nothing was found; or, if asked
       for, ``<video>/00001.npy``, no file where nothing was found;
@@ -170,7 +170,7 @@ def write(
 
 
 def _write_tests(store: Store, out: Path) -> list[str]:
-    """Test lists and, for ``emojax.submit``, templates; the arguments that name the former."""
+    """Writes test lists and ``emojax.submit``'s templates; returns the lists' arguments."""
     names = store.partitions["test"]
     frames = {name: store.videos[store.index_of(name)].num_frames for name in names}
     arguments = []

@@ -1,1 +1,1 @@
-"""Aff-Wild2's annotation files: lines, clocks, partitions, and what does not fit together."""
+"""Aff-Wild2's annotation files: lines, clocks, partitions, and a report of mismatches."""

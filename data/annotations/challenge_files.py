@@ -79,7 +79,7 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True)
 class AnnotationFiles:
-    """Where annotations lie below a root: the challenges' folders, or multi-task files.
+    """The places of annotations below a root: the challenges' folders, or multi-task files.
 
     Attributes:
         root: what the user gave.
@@ -98,7 +98,7 @@ class AnnotationFiles:
 
 
 def header_of(task: str) -> tuple[str, ...]:
-    """The columns that the header of a task's annotation file names."""
+    """Returns the columns that the header of a task's annotation file names."""
     return TASKS[task].labels
 
 
@@ -268,7 +268,7 @@ def _read_multitask(path: Path, partition: str, tasks: Sequence[str]) -> Iterato
 
 
 def _label_files(folder: Path) -> list[tuple[str, Path]]:
-    """(partition, file) of every annotation file of a challenge."""
+    """Lists (partition, file) of every annotation file of a challenge."""
     known = {name.lower(): partition for partition, name in SETS.items()}
     result = []
     for inner in sorted(folder.iterdir()):

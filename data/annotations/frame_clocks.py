@@ -1,4 +1,4 @@
-"""When each frame of a video was shown: timestamps if there are some, a frame rate if not."""
+"""The instant of each frame of a video, from timestamps or else from a frame rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_FRAMES = 10_000_000
 
 @dataclasses.dataclass(frozen=True)
 class FrameClocks:
-    """The clocks of all videos; what is not there under a video's name is its source's.
+    """The clocks of all videos. A video without an entry of its own has its source video's.
 
     Attributes:
         fps: frames per second of every video, or of each.
@@ -57,7 +57,7 @@ class FrameClocks:
         )
 
     def pts(self, name: str, source: str, frames: int, stamps: np.ndarray | None) -> np.ndarray:
-        """Seconds of the first ``frames`` frames, (frames,) float64.
+        """Returns the seconds of the first ``frames`` frames, (frames,) float64.
 
         Timestamps beyond are left out; where some are missing at the end, the clock goes on at
         the median step.
@@ -87,7 +87,7 @@ class FrameClocks:
 
 
 def read_timestamps(path: Path) -> np.ndarray:
-    """Seconds of every frame, (n,) float64, increasing.
+    """Reads the seconds of every frame, (n,) float64, increasing.
 
     A text file holds one number a line, perhaps with one line of heading.
 
@@ -120,7 +120,7 @@ def read_timestamps(path: Path) -> np.ndarray:
 
 
 def read_table(path: Path, header: tuple[str, str], *, whole: bool) -> dict[str, float]:
-    """A CSV file of a number per video.
+    """Reads a CSV file with a number per video.
 
     Args:
         path: with the columns of ``header`` on its first line.

@@ -1,4 +1,4 @@
-"""The lines of an annotation file: a header and numbers, each checked, told by line number."""
+"""Reads and checks the lines of an annotation file; errors name the line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NUMBERS = re.compile(r"[0-9eE+\-.,\n \t]*")
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without trailing blank ones; at least one.
+    """Reads the lines of a text file without trailing blank ones; at least one.
 
     Raises:
         InputError: the file cannot be read, is not UTF-8 or holds nothing.
@@ -64,7 +64,7 @@ def check_header(path: Path, line: str, *accepted: tuple[str, ...]) -> None:
 
 
 def parse_numbers(path: Path, lines: list[str], columns: int, *, first_line: int = 2) -> np.ndarray:
-    """The numbers of comma-separated lines; all at once, for there are millions.
+    """Reads the numbers of comma-separated lines, all at once because there may be millions.
 
     Args:
         path: of the file, for messages.
@@ -122,7 +122,7 @@ def check_values(path: Path, values_NK: np.ndarray, task: str) -> None:
 
 
 def as_labels(values_NK: np.ndarray, task: str) -> np.ndarray:
-    """Checked values as float32 labels; a frame without valence or arousal has neither."""
+    """Converts checked values to float32 labels; a frame without valence or arousal has neither."""
     labels_NK = values_NK.astype(np.float32)
     spec = TASKS[task]
     if spec.kind == "continuous":
@@ -131,7 +131,7 @@ def as_labels(values_NK: np.ndarray, task: str) -> np.ndarray:
 
 
 def bad_line(path: Path, row: int, line: str, expected: str) -> InputError:
-    """What to raise about a line; ``row`` counts from 0 after the header."""
+    """Returns the error about a line; ``row`` counts from 0 after the header."""
     return InputError(
         "A line of an annotation file cannot be read.",
         file=path,

@@ -1,4 +1,4 @@
-"""How annotations, clocks and features of a video fit together, and the report about it.
+"""Compares the lengths of a video's annotations, clock and features, and reports mismatches.
 
 Everything is aligned by index: frame i is frame i in all of them. A video has as many frames as
 its longest annotation; without annotations, as its timestamps or ``--frame_counts`` say, and
@@ -52,7 +52,7 @@ class AlignedVideo:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One line of the report: a count that was compared with what it should be.
+    """One line of the report: a count and what it should be.
 
     Attributes:
         what: "va", "clock" or the name of a stream.
@@ -72,7 +72,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """How many frames a length may be off.
+    """The number of frames by which a length may be off.
 
     Attributes:
         amount: frames, or percent of a video's frames.
@@ -86,12 +86,12 @@ class Limit:
         return f"{self.amount:g}{'%' if self.percent else ' frames'}"
 
     def frames(self, num_frames: int) -> int:
-        """The limit of a video in frames."""
+        """Returns the limit of a video in frames."""
         return math.ceil(self.amount * num_frames / 100) if self.percent else int(self.amount)
 
 
 def parse_limit(text: str) -> Limit:
-    """The limit that ``--max_mismatch`` gives: "10" frames or "1%".
+    """Reads the limit of ``--max_mismatch``: "10" frames or "1%".
 
     Raises:
         InputError: it is neither.
@@ -115,17 +115,17 @@ def align(
     Args:
         video: with labels as its files have them.
         clocks: the frames' times.
-        count_features: how many frames its features are about, if they tell; asked only where
+        count_features: returns the frames that its features are about, if known; called only if
             no annotation or clock tells.
 
     Raises:
-        InputError: nothing tells how many frames there are, or a clock is wrong.
+        InputError: the number of frames is unknown, or a clock is wrong.
     """
     stamps, counted = clocks.known(video.name, video.source_video)
     frames = max(video.frames.values(), default=counted) or count_features()
     if not frames:
         raise InputError(
-            "Nothing tells how many frames a video has.",
+            "The number of a video's frames is unknown.",
             field=video.name,
             found="no annotations, no timestamps, no frame count and no rows of features",
             expected="one of them",
@@ -199,13 +199,13 @@ def read_stream(source: FeatureSource, video: VideoFrames) -> StreamRead:
 
 
 def feature_name(source: FeatureSource, name: str, source_video: str) -> str | None:
-    """The name under which a source has something for a video, if it has."""
+    """Returns the name under which a source has features of a video, or None."""
     known = source.videos()
     return next((found for found in (name, source_video) if found in known), None)
 
 
 class Report:
-    """Collects what was compared, video by video, and tells about it."""
+    """Collects the comparisons, video by video, and reports them."""
 
     def __init__(self, limit: Limit, notes: Sequence[str] = ()) -> None:
         self.limit = limit
@@ -223,7 +223,7 @@ class Report:
         self.missing += [(video.name, of.item.what) for of in streams if of.rows is None]
 
     def content(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Returns the whole report as JSON values."""
         return {
             "max_mismatch": str(self.limit),
             "totals": self.totals(),
@@ -241,7 +241,7 @@ class Report:
         }
 
     def totals(self) -> dict[str, int]:
-        """Numbers of videos, of frames, and of what did not fit."""
+        """Counts videos, frames and mismatches."""
         every = [item for _, items in self._videos for item in items]
         return {
             "videos": len(self._videos),
@@ -254,7 +254,7 @@ class Report:
         }
 
     def table(self) -> Table:
-        """What does not fit, the worst first, for the screen."""
+        """Returns a table of the mismatches, the worst first."""
         lines = [
             (video, item)
             for video, items in self._videos

@@ -1,4 +1,4 @@
-"""One partition for each video of Aff-Wild2, from partitions that differ between its tasks.
+"""Chooses one partition for each video of Aff-Wild2, whose tasks have different partitions.
 
 Each task has a split of its own: a video may train valence-arousal and validate expressions.
 A store has one partition a video, so a video goes to the most held-out one that any of the
@@ -49,7 +49,7 @@ class LabelledVideo:
 
 
 def source_of(name: str) -> str:
-    """The recording that a video belongs to: its name without ``_left`` or ``_right``."""
+    """Returns the recording of a video: its name without ``_left`` or ``_right``."""
     for person in ("_left", "_right"):
         if name.endswith(person) and name != person:
             return name.removesuffix(person)
@@ -57,7 +57,7 @@ def source_of(name: str) -> str:
 
 
 def read_test_list(path: Path) -> list[str]:
-    """Names of an official test list: one video a line, no header.
+    """Reads an official test list: one video a line, no header.
 
     Raises:
         InputError: the file cannot be read, or a line is no name or comes twice.

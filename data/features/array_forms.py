@@ -20,7 +20,7 @@ from .rows import RawRows, as_rows, count_of, frames_from_numbers
 
 
 class Form(abc.ABC):
-    """How one stream's features lie on disk.
+    """A form of one stream's feature files on disk.
 
     Attributes:
         options: those that make sense for the form, beside clock, width, modality and rate.
@@ -35,7 +35,7 @@ class Form(abc.ABC):
 
     @functools.cached_property
     def files(self) -> dict[str, Path]:
-        """Video -> file or folder, sorted by name.
+        """Returns video -> file or folder, sorted by name.
 
         Raises:
             InputError: nothing is there, or a name is none for a video.
@@ -56,19 +56,19 @@ class Form(abc.ABC):
 
     @abc.abstractmethod
     def read(self, video: str) -> RawRows:
-        """The rows of one of ``files``.
+        """Reads the rows of one of ``files``.
 
         Raises:
             InputError: its file is damaged or not of this form.
         """
 
     def clock(self) -> str:
-        """The clock that goes without saying, or "" if it must be declared."""
+        """Returns the clock of undeclared rows, or "" if one must be declared."""
         return self.default_clock
 
     @abc.abstractmethod
     def _find(self) -> dict[str, Path]:
-        """Video -> file or folder, in any order."""
+        """Returns video -> file or folder, in any order."""
 
     def _with_suffix(self, suffix: str) -> dict[str, Path]:
         return {path.name[: -len(suffix)]: path for path in entries(self._options.path, suffix)}
@@ -83,7 +83,7 @@ class ArrayFiles(Form):
         return self._with_suffix(".npy")
 
     def read(self, video: str) -> RawRows:
-        """See ``Form``."""
+        """Reads the rows of a video, see ``Form``."""
         return self._rows(read_npy(self.files[video]), self.files[video])
 
     def _rows(self, array: np.ndarray, file: Path) -> RawRows:
@@ -104,7 +104,7 @@ class ArchiveFiles(ArrayFiles):
     options = frozenset({"reduce", "missing", "offset", "key"})
 
     def clock(self) -> str:
-        """Times of the file, if it has them."""
+        """Returns "pts" if the file has times."""
         first = next(iter(self.files.values()))
         return "pts" if self._timed(npz_names(first)) else ""
 
@@ -115,7 +115,7 @@ class ArchiveFiles(ArrayFiles):
         return not self._options.key and {"rows", "pts"} <= {*names}
 
     def read(self, video: str) -> RawRows:
-        """See ``Form``."""
+        """Reads the rows of a video, see ``Form``."""
         file = self.files[video]
         names = npz_names(file)
         if self._timed(names):
@@ -140,7 +140,7 @@ class FrameFiles(Form):
         return {path.name: path for path in folders if holds_frames(path)}
 
     def read(self, video: str) -> RawRows:
-        """See ``Form``."""
+        """Reads the rows of a video, see ``Form``."""
         folder = self.files[video]
         by_number: dict[int, Path] = {}
         for path in numbered(folder):
@@ -188,13 +188,13 @@ class HogFiles(Form):
         return self._with_suffix(".hog")
 
     def read(self, video: str) -> RawRows:
-        """See ``Form``."""
+        """Reads the rows of a video, see ``Form``."""
         rows_ND, valid_N = read_hog(self.files[video])
         return RawRows(rows_ND, valid_N, notes=_lost(valid_N, "without face"))
 
 
 def entries(folder: Path, suffix: str = "") -> list[Path]:
-    """What is in a folder and ends so, without hidden files.
+    """Lists the entries of a folder that end with ``suffix``, without hidden ones.
 
     Raises:
         InputError: the folder cannot be read.
@@ -212,7 +212,7 @@ def entries(folder: Path, suffix: str = "") -> list[Path]:
 
 
 def holds_frames(folder: Path) -> bool:
-    """Whether a folder has any file such as 00001.npy; stops at the first."""
+    """Returns True if a folder has a file such as 00001.npy; stops at the first."""
     try:
         with os.scandir(folder) as found:
             return any(_is_frame(entry.name) for entry in found)
@@ -221,7 +221,7 @@ def holds_frames(folder: Path) -> bool:
 
 
 def numbered(folder: Path) -> list[Path]:
-    """The files 00001.npy and so on of a folder."""
+    """Lists the files 00001.npy and so on of a folder."""
     return [path for path in entries(folder, ".npy") if _is_frame(path.name)]
 
 
@@ -243,7 +243,7 @@ def _vector(array: np.ndarray, kind: str, count: int, file: Path, name: str) -> 
 
 
 def zeros_missing(raw: RawRows) -> RawRows:
-    """The same rows, those of zeros not valid."""
+    """Returns the same rows, with rows of zeros not valid."""
     valid_N = raw.valid_N & raw.rows_ND.any(axis=1)
     notes = _lost(raw.valid_N & ~valid_N, "of zeros, taken as missing", lost=True)
     return RawRows(raw.rows_ND, valid_N, raw.index_N, raw.pts_N, raw.notes + notes)

@@ -28,7 +28,7 @@ _ABOUT = {
 
 @dataclasses.dataclass(frozen=True)
 class TableOptions:
-    """How to read tables.
+    """The options of reading tables.
 
     Attributes:
         columns: patterns of column names such as "AU*_r"; none takes all columns but those that
@@ -37,7 +37,7 @@ class TableOptions:
         first: number of the first frame; None if the tool or the file tells.
         time: column of timestamps; "" finds it.
         unit: "s", "ms" or "": whole numbers that advance by 2 or more are milliseconds.
-        timed: whether rows stand at their timestamps and not at their frame numbers.
+        timed: rows lie at their timestamps, not at their frame numbers.
     """
 
     columns: tuple[str, ...] = ()
@@ -57,11 +57,11 @@ class Table:
     cells: list[list[str]]
 
     def find(self, candidates: Sequence[str]) -> str | None:
-        """The first of the candidates that is a column."""
+        """Returns the first of the candidates that is a column."""
         return next((name for name in candidates if name in self.names), None)
 
     def numbers(self, names: Sequence[str]) -> np.ndarray:
-        """(n, columns) float64; empty cells are NaN.
+        """Returns columns as numbers, (n, columns) float64; empty cells are NaN.
 
         Raises:
             InputError: a cell is no number, or a column is there twice.
@@ -85,9 +85,9 @@ class Table:
     def error(
         self, field: str, found: object, expected: object, remedy: str | None = None
     ) -> InputError:
-        """What to raise about this table."""
+        """Returns an error about this table."""
         return InputError(
-            "A table of features is not what it should be.",
+            "A table of features is malformed.",
             file=self.file,
             field=field,
             found=found,
@@ -135,7 +135,7 @@ def read_table(path: Path) -> Table:
 
 
 def choose_columns(table: Table, patterns: Sequence[str], time: str = "") -> tuple[str, ...]:
-    """Names of the feature columns, in the order of the table.
+    """Returns the names of the feature columns, in the order of the table.
 
     Args:
         table: the first one.
@@ -161,17 +161,17 @@ def choose_columns(table: Table, patterns: Sequence[str], time: str = "") -> tup
 
 
 def tells_frames(table: Table) -> bool:
-    """Whether rows have frame numbers."""
+    """Returns True if rows have frame numbers."""
     return table.find(_FRAME) is not None
 
 
 def tells_times(table: Table) -> bool:
-    """Whether a column of timestamps is known by its name."""
+    """Returns True if a column has a name that means timestamps."""
     return table.find(_TIME) is not None
 
 
 def table_rows(table: Table, names: Sequence[str], options: TableOptions) -> RawRows:
-    """The rows of one video; one row per frame number or timestamp remains.
+    """Returns the rows of one video, one per frame number or timestamp.
 
     Rows whose ``success`` is 0 are not valid. Of several faces in a frame the declared
     ``face_id`` or the most confident remains, a valid one before others.
@@ -182,8 +182,8 @@ def table_rows(table: Table, names: Sequence[str], options: TableOptions) -> Raw
         options: how.
 
     Raises:
-        InputError: a column is missing, a number is none, several rows are about one frame and
-            nothing tells which counts, or no row is about the declared face.
+        InputError: a column is missing, a cell is no number, several rows are about one frame and
+            none of them can be chosen, or no row is about the declared face.
     """
     missing = [name for name in names if name not in table.names]
     if missing:
@@ -215,7 +215,7 @@ def _one_face(
     pts_N: np.ndarray | None,
     valid_N: np.ndarray,
 ) -> tuple[np.ndarray, list[str]]:
-    """Which rows remain, in the order of frames or else of the file."""
+    """Chooses the rows that remain, in the order of frames or else of the file."""
     kept_N = np.arange(len(valid_N))
     column = table.find(_FACE)
     if options.face is not None:

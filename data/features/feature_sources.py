@@ -15,7 +15,7 @@
     width=512, modality=visual, rate=100   what the stream is; else known, told or inferred
     resample=nearest|linear|mean   to ``rate``, or else to the frames
 
-A missing row is not valid and holds zeros; it is never left out, and nothing fills it here.
+A missing row is not valid and holds zeros; it is neither left out nor filled.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SAME_RATE = 0.01  # rates that differ by less are one rate, written with few di
 
 @dataclasses.dataclass(frozen=True)
 class FeatureRows:
-    """What was found for one video.
+    """The features of one video.
 
     Attributes:
         stream: float16 or float32 rows on the video's clock, zeros where not valid.
@@ -52,8 +52,8 @@ class FeatureRows:
         found: rows in the file or files.
         expected: rows that the clock calls for; None for clocks of their own (pts, fps, hop).
         how: phrases for the report of mismatches: "one row per frame, last 2 frames without".
-        numbered: whether the file says which frame each row is of; such rows may have gaps and
-            end early, where rows in order may not.
+        numbered: the file names the frame of each row; such rows may have gaps and end early,
+            rows in order may not.
     """
 
     stream: StreamRows
@@ -65,11 +65,11 @@ class FeatureRows:
 
 
 class FeatureSource:
-    """One stream of features on disk; see the module for what a flag says.
+    """One stream of features on disk; the module lists the options of a flag.
 
     Args:
         options: of the flag.
-        pickles: whether a pickle may be read.
+        pickles: accept a pickle.
 
     Attributes:
         spec: of the stream, its width read from the first video.
@@ -91,18 +91,18 @@ class FeatureSource:
         self.spec = self._make_spec(raw, self._form.files[first])
 
     def videos(self) -> list[str]:
-        """Names for which there is something, sorted."""
+        """Returns the names of videos with features, sorted."""
         return list(self._form.files)
 
     def span(self, name: str) -> tuple[int | None, float | None]:
-        """How long a video must be, as far as its features tell.
+        """Returns the length that a video must have for its features.
 
         Args:
             name: one of ``videos``.
 
         Returns:
-            Frames, if a row is a frame, and else None; seconds until the last row, if rows have
-            times, and else None.
+            The number of frames if a row is a frame, else None; and the seconds until the last
+            row if rows have times, else None.
 
         Raises:
             InputError: the file is malformed.
@@ -118,9 +118,9 @@ class FeatureSource:
         return None, None
 
     def rows(self, video: VideoFrames) -> FeatureRows | None:
-        """The stream of one video, or None if there is nothing for it.
+        """Returns the stream of one video, or None if it has no features.
 
-        Rows that hold NaN or infinity are not valid, and ``how`` tells their number.
+        Rows that hold NaN or infinity are not valid, and ``how`` says how many they are.
 
         Raises:
             InputError: the file is malformed, has another width than the stream, does not fit
@@ -146,7 +146,7 @@ class FeatureSource:
         return FeatureRows(stream, file, raw.found, placed.expected, ", ".join(notes), numbered)
 
     def _read(self, name: str) -> RawRows:
-        """Rows of a video, finite where valid; the last one is kept, for it is asked for twice."""
+        """Reads a video's rows, finite where valid, and keeps the last, which is read twice."""
         if self._last is None or self._last[0] != name:
             raw = finish_rows(self._form.read(name), self._options)
             if raw.pts_N is not None:
@@ -195,7 +195,7 @@ class FeatureSource:
         text = given.clock or self._form.clock()
         if not text:
             raise InputError(
-                "Nothing tells which instant a row of features is about.",
+                "The clock of the rows of features is unknown.",
                 file=given.path,
                 field=given.flag,
                 found="no clock",
@@ -273,10 +273,10 @@ def parse_features(flags: Sequence[str], *, allow_pickle: bool = False) -> list[
 
     Args:
         flags: "NAME=PATH[,option=value...]", one per stream.
-        allow_pickle: whether pickles may be read, see ``data.features.restricted_pickle``.
+        allow_pickle: accept pickles, see ``data.features.restricted_pickle``.
 
     Raises:
-        InputError: a flag makes no sense, a stream is named twice, or see ``FeatureSource``.
+        InputError: a flag is malformed, a stream is named twice, or see ``FeatureSource``.
     """
     sources: list[FeatureSource] = []
     for options in [parse_options(flag) for flag in flags]:
@@ -293,7 +293,7 @@ def parse_features(flags: Sequence[str], *, allow_pickle: bool = False) -> list[
 
 
 def _finite(raw: RawRows, file: Path) -> RawRows:
-    """The same rows, those with NaN or infinity not valid.
+    """Returns the same rows, with rows of NaN or infinity not valid.
 
     Raises:
         InputError: all rows hold NaN or infinity.

@@ -46,7 +46,7 @@ class Tables(Form):
     options = frozenset({"columns", "face", "first", "time", "unit", "offset", "missing"})
 
     def clock(self) -> str:
-        """Frame numbers where there are any, and else timestamps."""
+        """Returns "frame" if there are frame numbers, else "pts" if there are timestamps."""
         table = self._first
         if self._options.time or (tells_times(table) and not tells_frames(table)):
             return "pts"
@@ -61,11 +61,11 @@ class Tables(Form):
 
     @functools.cached_property
     def columns(self) -> tuple[str, ...]:
-        """Names of the feature columns, as the first table has them."""
+        """Returns the names of the feature columns, as the first table has them."""
         return choose_columns(self._first, self._options.columns, self._options.time)
 
     def read(self, video: str) -> RawRows:
-        """See ``Form``."""
+        """Reads the rows of a video, see ``Form``."""
         given = self._options
         clock = given.clock or self.clock()
         options = TableOptions(
@@ -89,7 +89,7 @@ class Pickles(Form):
 
     @functools.cached_property
     def _videos(self) -> dict[str, dict[str | int, Any]]:
-        """Video -> frame -> what the pickle holds."""
+        """Returns video -> frame -> the pickle's value."""
         content = read_pickle(self._options.path)
         if type(content) is not dict or not content:
             raise self._error("pickle", type(content).__name__, "a dict with videos")
@@ -105,7 +105,7 @@ class Pickles(Form):
         return videos
 
     def read(self, video: str) -> RawRows:
-        """See ``Form``."""
+        """Reads the rows of a video, see ``Form``."""
         frames = self._videos[video]
         if not frames:
             raise self._error(video, "no frames", "at least one")
@@ -152,7 +152,7 @@ class Pickles(Form):
 
     def _error(self, field: str, found: object, expected: str) -> InputError:
         return InputError(
-            "A pickle of features is not what it should be.",
+            "A pickle of features is malformed.",
             file=self._options.path,
             field=field,
             found=found,
@@ -173,14 +173,14 @@ FORMS: dict[str, Callable[[FeatureOptions], Form]] = {
 
 
 def open_form(options: FeatureOptions, *, pickles: bool) -> Form:
-    """The declared form, or the one that the path has unambiguously.
+    """Opens features in their declared form, or in the only one that fits the path.
 
     Args:
         options: of the flag.
-        pickles: whether a pickle may be read.
+        pickles: accept a pickle.
 
     Raises:
-        InputError: nothing is there, the form is open or unknown, or pickles are not allowed.
+        InputError: nothing is there, the form is unknown, or pickles are not allowed.
     """
     path = options.path
     if not path.exists():
@@ -203,7 +203,7 @@ def open_form(options: FeatureOptions, *, pickles: bool) -> Form:
         )
     if name == "pickle" and not pickles:
         raise InputError(
-            "Pickles are read only if that is asked for.",
+            "Pickles are read only with --allow_pickle.",
             file=path,
             field=options.flag,
             found="a pickle",
@@ -214,7 +214,7 @@ def open_form(options: FeatureOptions, *, pickles: bool) -> Form:
 
 
 def finish_rows(raw: RawRows, options: FeatureOptions) -> RawRows:
-    """Rows of zeros marked as missing, if that was declared."""
+    """Marks rows of zeros as missing, if that was declared."""
     return zeros_missing(raw) if options.missing == "zeros" else raw
 
 
@@ -239,7 +239,7 @@ def _detect(options: FeatureOptions) -> str:
         found.append("frames")
     if len(found) != 1:
         raise InputError(
-            "The form of the features is open.",
+            "The form of the features is unknown.",
             file=path,
             field=options.flag,
             found="files of several forms" if found else "no files that hold features",

@@ -1,4 +1,4 @@
-"""Reading .npy and .npz files of strangers: plain numbers only, sizes checked before memory.
+"""Reads .npy and .npz files of plain numbers, and checks sizes before it allocates memory.
 
 ``numpy.load`` would evaluate the header and allocate whatever it declares. Here the header is
 matched, and an array is made only if the file really holds as many bytes as it declares.
@@ -29,7 +29,7 @@ _PLAIN = re.compile(r"[<>|=]?([bui][1248]|f[248])|[<>|=]?\?")
 
 @functools.lru_cache(maxsize=64)
 def numeric_dtype(descr: str) -> np.dtype | None:
-    """The dtype of "<f4" and its like; None for anything but plain real numbers and bool."""
+    """Returns the dtype of "<f4" and its like; None for anything but real numbers and bool."""
     if not _PLAIN.fullmatch(descr):
         return None
     try:
@@ -39,7 +39,7 @@ def numeric_dtype(descr: str) -> np.dtype | None:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of a .npy file, read-only.
+    """Reads the array of a .npy file; the array is read-only.
 
     Raises:
         InputError: the file cannot be read, is no .npy file, is shorter or longer than its
@@ -53,7 +53,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_npz(path: Path, name: str) -> np.ndarray:
-    """One array of a .npz file, see ``read_npy`` and ``npz_names``.
+    """Reads one array of a .npz file, see ``read_npy`` and ``npz_names``.
 
     Raises:
         InputError: also if there is no such array, or it is compressed beyond what is possible.
@@ -66,7 +66,7 @@ def read_npz(path: Path, name: str) -> np.ndarray:
 
 
 def npz_names(path: Path) -> tuple[str, ...]:
-    """Names of the arrays of a .npz file.
+    """Returns the names of the arrays of a .npz file.
 
     Raises:
         InputError: the file cannot be read.

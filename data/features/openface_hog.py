@@ -17,7 +17,7 @@ _LARGEST = 4096  # columns, rows or channels
 
 
 def read_hog(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (n, columns x rows x channels) float32, read-only, and (n,) bool where a face was.
+    """Reads rows (n, columns x rows x channels) float32, and (n,) bool where a face was found.
 
     Raises:
         InputError: the file cannot be read, is cut short, or frames differ in size.

@@ -64,7 +64,7 @@ def parse_options(flag: str) -> FeatureOptions:
     """Reads one flag.
 
     Raises:
-        InputError: a name, an option or a value makes no sense.
+        InputError: a name, an option or a value is wrong.
     """
     name, _, rest = flag.partition("=")
     path, *parts = rest.split(",")
@@ -150,7 +150,7 @@ _EXPECTED = {
 
 def _wrong(flag: str, option: str, found: str, expected: str) -> InputError:
     return InputError(
-        "An option of features makes no sense.",
+        "An option of features has a wrong value.",
         field=f"{option} in --features={flag}",
         found=found,
         expected=expected,

@@ -1,4 +1,4 @@
-"""Bringing rows to other instants by their timestamps; vectorised, and honest about gaps."""
+"""Brings rows to other instants by their timestamps; gaps stay not valid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Resampled = tuple[np.ndarray, np.ndarray]
 def nearest(
     rows_ND: np.ndarray, pts_N: np.ndarray, valid_N: np.ndarray, target_M: np.ndarray
 ) -> Resampled:
-    """The row closest in time, valid or not; of two equally close, the earlier.
+    """Takes the row closest in time, valid or not; of two equally close, the earlier.
 
     Args:
         rows_ND: (N, D), N at least 1.
@@ -37,7 +37,7 @@ def nearest(
 def linear(
     rows_ND: np.ndarray, pts_N: np.ndarray, valid_N: np.ndarray, target_M: np.ndarray
 ) -> Resampled:
-    """The straight line between the two rows around an instant, if both are valid.
+    """Interpolates between the two rows around an instant, if both are valid.
 
     Where only the nearer of the two is valid and within one usual step, or the instant lies up
     to one usual step outside of all rows, that row is taken. Arguments and result as for
@@ -61,7 +61,7 @@ def linear(
 def window_mean(
     rows_ND: np.ndarray, pts_N: np.ndarray, valid_N: np.ndarray, target_M: np.ndarray
 ) -> Resampled:
-    """The mean of the valid rows nearer to an instant than to any other instant.
+    """Averages the valid rows nearer to an instant than to any other instant.
 
     The first and last instant's windows reach as far out as in. An instant without a valid row
     in its window is not valid. Arguments and result as for ``nearest``.
@@ -96,7 +96,7 @@ RESAMPLERS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 def stretch(
     rows_ND: np.ndarray, valid_N: np.ndarray, count: int, method: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows drawn out to another number, whatever their times.
+    """Stretches rows to another number, whatever their times.
 
     Args:
         rows_ND: (n, D).
@@ -120,7 +120,7 @@ def stretch(
 
 
 def usual_step(pts_N: np.ndarray, target_M: np.ndarray) -> float:
-    """Seconds from row to row: the greater of the two clocks' median steps."""
+    """Returns the seconds from row to row: the greater of the two clocks' median steps."""
     steps = [np.median(np.diff(times)) for times in (pts_N, target_M) if len(times) > 1]
     return float(max(steps, default=np.inf))
 

@@ -194,7 +194,7 @@ def _refused(path: Path, found: object) -> InputError:
 def _scan(content: bytes) -> None:
     """Refuses unknown instructions, memo numbers beyond the file and tuples as keys.
 
-    Follows the kinds of the values on the reader's stack, as ``pickletools`` tells them.
+    Follows the kinds of the values on the reader's stack with the help of ``pickletools``.
     """
     stack: list[pickletools.StackObject] = []
     marks: list[int] = []  # how long the stack was at each mark

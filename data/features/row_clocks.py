@@ -1,4 +1,4 @@
-"""Which instant a row of features describes: the declared clocks, and rows put on them."""
+"""The instant that a row of features describes: declared clocks, and rows put on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIME = re.compile(r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)(ms|s)")
 
 @dataclasses.dataclass(frozen=True)
 class VideoFrames:
-    """The frames that features are asked for.
+    """The frames of a video whose features are wanted.
 
     Attributes:
         name: "7-60-1920x1080_left"; features are looked up under it, then under source_video.
@@ -53,7 +53,7 @@ class Clock:
 
     @property
     def per_frame(self) -> bool:
-        """Whether the result has one row per frame."""
+        """Returns True if the result has one row per frame."""
         return self.kind in ("frame", "annotated", "stretch")
 
 
@@ -73,7 +73,7 @@ class Placed:
 
 
 def parse_clock(text: str, offset: str, flag: str) -> Clock:
-    """The clock that ``clock=`` and ``offset=`` declare.
+    """Reads the clock that ``clock=`` and ``offset=`` declare.
 
     Raises:
         InputError: naming the clocks there are.
@@ -102,7 +102,7 @@ def parse_clock(text: str, offset: str, flag: str) -> Clock:
 
 
 def seconds(text: str, flag: str) -> float:
-    """A time such as "10ms" or "0.5s" in seconds.
+    """Converts a time such as "10ms" or "0.5s" to seconds.
 
     Raises:
         InputError: the unit is missing, or this is no time.
@@ -131,7 +131,7 @@ def place(
         method: of "stretch", "nearest" or "linear".
 
     Raises:
-        InputError: the file tells no times, or frame numbers where the clock asks for rows in
+        InputError: the file has no times, or has frame numbers although the clock asks for rows in
             order.
     """
     return {
@@ -206,7 +206,7 @@ def _stretch(raw: RawRows, clock: Clock, video: VideoFrames, file: Path, method:
 def _scatter(
     raw: RawRows, chosen_K: np.ndarray, video: VideoFrames, clock: str, unit: str
 ) -> Placed:
-    """Row i to frame ``chosen_K[i]``; what lies beyond is left out, and told."""
+    """Puts row i on frame ``chosen_K[i]``; rows beyond are left out and noted."""
     index_N = np.arange(raw.found) if raw.index_N is None else raw.index_N
     inside_N = index_N < len(chosen_K)
     target_N = chosen_K[index_N[inside_N]]

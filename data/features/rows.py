@@ -1,4 +1,4 @@
-"""What a file of features holds, before any clock: rows, and what the file says about them."""
+"""The rows of a feature file and their numbers or times in it, before any clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from emojax.errors import InputError
 
-# A number this many times beyond the rows there are is a slip, and would cost as much memory.
+# A frame number this many times the number of rows is a slip, and would cost as much memory.
 _MOST_GAPS = 100
 _FEW_ROWS = 10_000
 
@@ -22,7 +22,7 @@ class RawRows:
         rows_ND: (n, D) float16 or float32; anything where not valid.
         valid_N: (n,) bool, False where the extractor had nothing to say.
         index_N: (n,) int64, increasing frame numbers from 0, if the file numbers its rows.
-        pts_N: (n,) float64 seconds, never decreasing, if the file tells times.
+        pts_N: (n,) float64 seconds, never decreasing, if the file has times.
         notes: phrases for the report of mismatches.
     """
 
@@ -34,12 +34,12 @@ class RawRows:
 
     @property
     def found(self) -> int:
-        """n, the rows that the file holds."""
+        """Returns n, the rows that the file holds."""
         return len(self.rows_ND)
 
 
 def as_rows(array: np.ndarray, reduce: str, file: Path) -> np.ndarray:
-    """(n, D) of an array whose first axis counts rows.
+    """Returns the rows (n, D) of an array whose first axis counts rows.
 
     Args:
         array: real numbers, (n, ...).
@@ -84,21 +84,21 @@ def as_rows(array: np.ndarray, reduce: str, file: Path) -> np.ndarray:
         )
     rows_ND = array.reshape(len(array), -1)
     if rows_ND.dtype != np.float16 and rows_ND.dtype != np.float32:
-        # What is too large becomes infinite, and is told as that.
+        # Too large values become infinite, and are reported as infinite.
         with np.errstate(over="ignore", invalid="ignore"):
             rows_ND = rows_ND.astype(np.float32)
     return rows_ND.astype(rows_ND.dtype.newbyteorder("="), copy=False)
 
 
 def count_of(number: int, noun: str) -> str:
-    """Such as "1 row" or "2 rows"."""
+    """Returns a text such as "1 row" or "2 rows"."""
     return f"{number} {noun}" + "s" * (number != 1)
 
 
 def frames_from_numbers(
     numbers_N: np.ndarray, first: int | None, known_first: int | None, file: Path
 ) -> np.ndarray:
-    """Frame indices from 0 of numbers that a file or its names give.
+    """Converts the frame numbers of a file to indices from 0.
 
     Args:
         numbers_N: (n,) int64.
@@ -107,7 +107,7 @@ def frames_from_numbers(
         file: for messages.
 
     Raises:
-        InputError: a number is below the first or implausibly large, or nothing tells what the
+        InputError: a number is below the first or implausibly large, or it is unknown what the
             first is.
     """
     start = known_first if first is None else first
@@ -124,7 +124,7 @@ def frames_from_numbers(
     if start is None:
         if lowest:
             raise InputError(
-                "Nothing tells whether frames are numbered from 0 or from 1.",
+                "It is unknown if frames are numbered from 0 or from 1.",
                 file=file,
                 field="frame numbers",
                 found=f"numbers from {lowest}",

@@ -24,7 +24,7 @@ def chunked_smoother(
     backward_start: Tree,
     events: dict[str, np.ndarray],
 ) -> np.ndarray:
-    """Run ``forward`` over all chunks, then ``backward`` from the last to the first.
+    """Runs ``forward`` over all chunks, then ``backward`` from the last to the first.
 
     Args:
         forward: (state, chunk) -> state after the chunk.
@@ -52,5 +52,5 @@ def chunked_smoother(
 
 
 def pad_events(num_events: int) -> int:
-    """The next multiple of CHUNK."""
+    """Returns the next multiple of CHUNK."""
     return -(-num_events // CHUNK) * CHUNK

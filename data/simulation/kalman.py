@@ -32,7 +32,7 @@ def smooth(
     nuisance_tau: float,
     noise_variance: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean (E, 2, B) and variance (E, B) of x at every event, float64.
+    """Computes posterior mean (E, 2, B) and variance (E, B) of x at every event, float64.
 
     Args:
         dt_EB: seconds since the previous event (0 for the first and for padding).
@@ -55,7 +55,7 @@ def smooth(
 
 
 def _transition(dt_B: jax.Array, n: int, parameters: tuple[float, ...]) -> jax.Array:
-    """F (n, n, B): Matern-3/2 block, then exponential decay of every nuisance."""
+    """Returns F (n, n, B): Matern-3/2 block, then exponential decay of every nuisance."""
     signal_rate, nuisance_tau, _ = parameters
     u_B = signal_rate * dt_B
     fade_B = jnp.exp(-u_B)
@@ -67,7 +67,7 @@ def _transition(dt_B: jax.Array, n: int, parameters: tuple[float, ...]) -> jax.A
 
 
 def _times(a_ijB: jax.Array, b_jkB: jax.Array) -> jax.Array:
-    """Matrix product for every lane of the last axis."""
+    """Multiplies matrices, for every lane of the last axis."""
     return jnp.sum(a_ijB[:, :, None] * b_jkB[None], axis=1)
 
 
@@ -78,7 +78,7 @@ def _swap(a_ijB: jax.Array) -> jax.Array:
 def _filter_step(
     parameters: tuple[float, ...], state: Carry, event: dict[str, jax.Array]
 ) -> tuple[Carry, dict[str, jax.Array]]:
-    """Predict over dt, update with the event; C = P - I."""
+    """Predicts over dt and updates with the event; C = P - I."""
     mean_n2B, c_nnB = state
     h_nB, n = event["h"], event["h"].shape[0]
     f_nnB = _transition(event["dt"], n, parameters)
@@ -107,7 +107,7 @@ def _forward(parameters: tuple[float, ...], state: Carry, chunk: dict[str, jax.A
 def _backward(
     parameters: tuple[float, ...], state: Carry, message: Carry, chunk: dict[str, jax.Array]
 ) -> tuple[Carry, jax.Array]:
-    """Adjoint (l, L) of the events after; smoothed x = mean - P l, variance = P - P L P."""
+    """Computes the adjoint (l, L) of later events; x = mean - P l, variance = P - P L P."""
     _, kept = jax.lax.scan(partial(_filter_step, parameters), state, chunk)
 
     def step(message: Carry, event: dict[str, jax.Array]) -> tuple[Carry, jax.Array]:

@@ -34,7 +34,7 @@ def chain_posterior(
     state_tau: float,
     nuisance_tau: float,
 ) -> np.ndarray:
-    """Posterior probabilities (E, K, L) of k at every event given all events, float64.
+    """Computes the posterior probabilities (E, K, L) of k at every event given all, float64.
 
     Args:
         dt_EL: seconds since the previous event (0 for the first and for padding).
@@ -65,19 +65,19 @@ Rule = Callable[[jax.Array, int, jax.Array, jax.Array], jax.Array]
 
 
 def _redraw(p: jax.Array, axis: int, share: jax.Array, keep_L: jax.Array) -> jax.Array:
-    """Forward transition of one chain: p <- e p + (1 - e) share * sum_axis(p)."""
+    """Applies a chain's forward transition: p <- e p + (1 - e) share * sum_axis(p)."""
     return keep_L * p + (1.0 - keep_L) * (share * jnp.sum(p, axis=axis, keepdims=True))
 
 
 def _average(p: jax.Array, axis: int, share: jax.Array, keep_L: jax.Array) -> jax.Array:
-    """Backward (transposed) transition: p <- e p + (1 - e) sum_axis(share * p)."""
+    """Applies a chain's transposed transition: p <- e p + (1 - e) sum_axis(share * p)."""
     return keep_L * p + (1.0 - keep_L) * jnp.sum(share * p, axis=axis, keepdims=True)
 
 
 def _move(
     p: jax.Array, event: dict[str, jax.Array], parameters: Parameters, rule: Rule
 ) -> jax.Array:
-    """Apply every chain's transition, one axis at a time."""
+    """Applies every chain's transition, one axis at a time."""
     share_KL, nuisance_J, state_tau, nuisance_tau = parameters
     lift = (1,) * (p.ndim - 1)
     keep_state = jnp.exp(-event["dt"] / state_tau).reshape(*lift, -1)
@@ -91,7 +91,7 @@ def _move(
 
 
 def _observe(p: jax.Array, event: dict[str, jax.Array]) -> jax.Array:
-    """Multiply by the likelihood, along class and the observed modality's nuisance axis."""
+    """Multiplies by the likelihood, along class and the observed modality's nuisance axis."""
     likelihood_KJL = event["likelihood"]
     classes, nuisances, _ = likelihood_KJL.shape
     for axis in range(1, p.ndim - 1):
@@ -125,7 +125,7 @@ def _forward(parameters: Parameters, alpha: jax.Array, chunk: dict[str, jax.Arra
 def _backward(
     parameters: Parameters, alpha: jax.Array, beta: jax.Array, chunk: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Posterior of k is proportional to alpha * beta, summed over the nuisances."""
+    """Computes the posterior of k, proportional to alpha * beta summed over the nuisances."""
     _, alphas = jax.lax.scan(partial(_forward_step, parameters), alpha, chunk)
 
     def step(beta: jax.Array, event: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

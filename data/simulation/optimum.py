@@ -36,7 +36,7 @@ def posteriors(
     *,
     batch: int | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    """Posterior of every task at every frame of every video.
+    """Computes the posterior of every task at every frame of every video.
 
     Args:
         videos: smoothed together, so of similar length for speed.
@@ -70,7 +70,7 @@ def posteriors(
 
 
 def clipped_gaussian_mean(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """E[clip(x, -1, 1)] for x ~ N(mean, std^2)."""
+    """Computes E[clip(x, -1, 1)] for x ~ N(mean, std^2)."""
     low, high = (-1.0 - mean) / std, (1.0 - mean) / std
     density_low, density_high = (np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) for z in (low, high))
     inside = mean * (ndtr(high) - ndtr(low)) + std * (density_low - density_high)
@@ -80,7 +80,7 @@ def clipped_gaussian_mean(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
 def _merge(
     video: Video, sensors: tuple[Sensor, ...], tasks: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """One time axis: "time", "stream" (-1 for a frame), "reliable" and each task's code / gain."""
+    """Merges rows and frames: "time", "stream" (-1: frame), "reliable", each task's code / gain."""
     width = next(iter(video.rows.values())).code_NQ.shape[1]
     times, streams = [video.pts_N], [np.full(video.pts_N.size, -1)]
     codes, reliable = [np.zeros((video.pts_N.size, width))], [np.ones(video.pts_N.size, bool)]
@@ -105,7 +105,7 @@ def _merge(
 def _of_stream(
     events: dict[str, np.ndarray], sensors: tuple[Sensor, ...], modalities: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(E,) modality number of each event (-1 for frames) and (E,) gain of its stream (or 0)."""
+    """Returns each event's modality number (E,), -1 for frames, and its stream's gain (E,) or 0."""
     number_S = np.array([modalities.index(s.spec.modality) for s in sensors] + [-1])
     gain_S = np.array([s.gain for s in sensors] + [0.0])
     return number_S[events["stream"]], gain_S[events["stream"]]
@@ -145,7 +145,7 @@ def _va_posterior(
 
 
 def _likelihood(distance_EKJL: np.ndarray, variance: float) -> np.ndarray:
-    """exp(-distance / 2 variance) with the largest over k and j at 1; overwrites distance."""
+    """Computes exp(-distance / 2 variance), scaled to a maximum of 1 over k and j, in place."""
     distance_EKJL -= distance_EKJL.min(axis=(1, 2), keepdims=True)
     return np.exp(distance_EKJL * (-0.5 / variance))
 

@@ -77,21 +77,21 @@ class Preset:
     white: float = 0.05
 
     def code_variance(self, task: str) -> float:
-        """Variance of the white noise inside a task's subspace."""
+        """Returns the variance of the white noise inside a task's subspace."""
         amplitude = {"va": 0.0, "expr": self.expr_gain, "au": self.au_gain}[task]
         return self.white**2 + (amplitude * self.code_white) ** 2
 
     def expr_points(self) -> np.ndarray:
-        """(9, 8) float64: where each class, and "blank", lies in the expression subspace."""
+        """Returns the points (9, 8) of each class and of "blank" in the expression subspace."""
         classes = EXPRESSION_SHARES.size
         return self.expr_gain * (np.eye(classes + 1, classes) - np.eye(classes).mean(axis=0))
 
     def expr_nuisance(self) -> np.ndarray:
-        """(3,) stationary shares of j."""
+        """Returns the stationary shares (3,) of j."""
         return np.asarray(self.expr_share)
 
     def expr_shown(self, modality: str) -> np.ndarray:
-        """(2, 8, 3) int64: row of ``expr_points`` shown, by reliability, true class and j."""
+        """Returns the row of ``expr_points`` shown, (2, 8, 3) by reliability, true class and j."""
         true_K = np.arange(EXPRESSION_SHARES.size)
         shown = np.empty((2, true_K.size, len(self.expr_share)), np.int64)
         for reliable, kinds in enumerate(self.expr_kinds):
@@ -102,11 +102,11 @@ class Preset:
         return shown
 
     def au_nuisance(self) -> np.ndarray:
-        """(2,) stationary shares of f."""
+        """Returns the stationary shares (2,) of f."""
         return np.array([1.0 - self.au_share, self.au_share])
 
     def au_shown(self) -> np.ndarray:
-        """(2, 2, 2) float64: code shown, by reliability (0 unreliable), true unit and f."""
+        """Returns the code shown, (2, 2, 2) by reliability (0 unreliable), true unit and f."""
         shown = {
             "off": [[-1.0, -1.0], [1.0, -1.0]],
             "blank": [[-1.0, 0.0], [1.0, 0.0]],

@@ -48,7 +48,7 @@ _BEFORE = -1.0  # processes start here: a delayed row looks back before the firs
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """What one stream shows of one video, before it is embedded in D dimensions.
+    """One stream's rows of one video, before they are embedded in D dimensions.
 
     Attributes:
         pts_N: (n,) float64 seconds.
@@ -87,7 +87,7 @@ class Video:
 
 
 def generator(seed: int, *keys: str | int) -> Generator:
-    """A random generator of its own for every (seed, keys)."""
+    """Returns a random generator of its own for every (seed, keys)."""
     words = [zlib.crc32(str(key).encode()) for key in keys]
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, *words])))
 
@@ -95,7 +95,7 @@ def generator(seed: int, *keys: str | int) -> Generator:
 def draw_clock(
     seed: int, partition: str, index: int, seconds: tuple[float, float]
 ) -> tuple[str, str, float, np.ndarray]:
-    """Name, source video, fps and frame timestamps of one video.
+    """Draws name, source video, fps and frame timestamps of one video.
 
     Videos 2i and 2i + 1 of a partition are, one time in eight, the ``_left`` and ``_right``
     person of one source video and then share the clock. Length is log-uniform in ``seconds``.
@@ -121,7 +121,7 @@ def draw_clock(
 
 
 def telegraph(rng: Generator, end: float, mean_on: float, mean_off: float) -> np.ndarray:
-    """Switching times of a stationary on/off process on [-1, end] seconds.
+    """Draws the switching times of a stationary on/off process on [-1, end] seconds.
 
     Returns:
         Increasing times; the state is "on" after an even number of them (0, 2, ...). A process
@@ -136,14 +136,14 @@ def telegraph(rng: Generator, end: float, mean_on: float, mean_off: float) -> np
 
 
 def is_on(switches: np.ndarray, time_E: np.ndarray) -> np.ndarray:
-    """State of a telegraph process at the given times, bool."""
+    """Returns the state of a telegraph process at the given times, bool."""
     return np.searchsorted(switches, time_E, side="right") % 2 == 0
 
 
 def resampling_chain(
     rng: Generator, time_E: np.ndarray, tau: float, share_K: np.ndarray
 ) -> np.ndarray:
-    """A continuous-time Markov chain that redraws its state from ``share_K`` at rate 1 / tau.
+    """Draws a continuous-time Markov chain that redraws its state from ``share_K`` at rate 1 / tau.
 
     Its transition matrix is P(dt) = e I + (1 - e) 1 share^T with e = exp(-dt / tau)
     (Felsenstein 1981), which the forward-backward pass exploits.
@@ -159,7 +159,7 @@ def resampling_chain(
 
 
 def _decayed_sums(rng_noise_CE: np.ndarray, time_E: np.ndarray, rate: float) -> np.ndarray:
-    """y_i = sum_j exp(-rate (t_i - t_j)) w_j for j <= i, without a loop over events."""
+    """Computes y_i = sum_j exp(-rate (t_i - t_j)) w_j for j <= i, without a loop over events."""
     out_CE = np.empty_like(rng_noise_CE)
     carry_C, carried_to = np.zeros(rng_noise_CE.shape[0]), time_E[0]
     # exp() stays far from overflow inside a stretch of 300 time constants.
@@ -174,7 +174,7 @@ def _decayed_sums(rng_noise_CE: np.ndarray, time_E: np.ndarray, rate: float) -> 
 
 
 def ornstein_uhlenbeck(rng: Generator, time_E: np.ndarray, tau: float, count: int) -> np.ndarray:
-    """``count`` independent stationary OU processes of unit variance, exactly, at sorted times.
+    """Draws ``count`` independent stationary OU processes of unit variance at sorted times.
 
     Covariance exp(-|dt| / tau). Returns (count, E) float64.
     """
@@ -184,7 +184,7 @@ def ornstein_uhlenbeck(rng: Generator, time_E: np.ndarray, tau: float, count: in
 
 
 def matern(rng: Generator, time_E: np.ndarray, rate: float, count: int) -> np.ndarray:
-    """``count`` independent Matern-3/2 processes of unit variance, exactly, at sorted times.
+    """Draws ``count`` independent Matern-3/2 processes of unit variance, exactly, at sorted times.
 
     Covariance (1 + rate |dt|) exp(-rate |dt|); as a stochastic differential equation its state
     is (x, x' / rate) with transition exp(-u) [[1 + u, u], [-u, 1 - u]], u = rate dt, and
@@ -213,7 +213,7 @@ def matern(rng: Generator, time_E: np.ndarray, rate: float, count: int) -> np.nd
 
 
 def _row_clock(sensor: Sensor, rng: Generator, pts_N: np.ndarray, fps: float) -> np.ndarray:
-    """Timestamps of a stream's rows: frame-locked or a uniform hop, a few rows more or fewer."""
+    """Draws the times of a stream's rows: those of frames or a uniform hop, a few more or fewer."""
     locked = sensor.spec.rate is None and sensor.spec.modality != "audio"
     rate = sensor.spec.rate or fps
     last = float(pts_N[-1])
@@ -227,7 +227,7 @@ def _row_clock(sensor: Sensor, rng: Generator, pts_N: np.ndarray, fps: float) ->
 
 
 def _annotated(seed: int, name: str, task: str, pts_N: np.ndarray) -> np.ndarray:
-    """(N, columns) bool: where an annotator wrote something; AUs also have gaps of their own."""
+    """Draws where annotations are, (N, columns) bool; AUs also have gaps of their own."""
     end = float(pts_N[-1])
     columns = TASKS[task].columns
     row_N = is_on(telegraph(generator(seed, name, task, "gap"), end, 15.0, 0.8), pts_N)
@@ -248,7 +248,7 @@ def simulate(
     index: int,
     seconds: tuple[float, float],
 ) -> Video:
-    """Draw video ``index`` of ``partition``: deterministic in the arguments, no side effects."""
+    """Draws video ``index`` of ``partition``, which depends on the arguments alone."""
     name, source, fps, pts_N = draw_clock(seed, partition, index, seconds)
     row_pts = [
         _row_clock(sensor, generator(seed, name, sensor.spec.name, "rows"), pts_N, fps)
@@ -262,7 +262,7 @@ def simulate(
     time_E = time_all_E[order_E]
 
     def at(values_CE: np.ndarray, part: int) -> np.ndarray:
-        """Values on the sorted axis -> (rows of that part, C)."""
+        """Returns the values of one part, (rows of that part, C), from those on the sorted axis."""
         unsorted_CE = np.empty_like(values_CE)
         unsorted_CE[:, order_E] = values_CE
         return unsorted_CE[:, bounds[part] : bounds[part + 1]].T
@@ -320,7 +320,7 @@ def _va_codes(
     time_E: np.ndarray,
     reliable_E: dict[str, np.ndarray],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Labels (2, E) and, by modality, codes (2, E) of valence and arousal."""
+    """Draws labels (2, E) and, by modality, codes (2, E) of valence and arousal."""
     x_2E = matern(generator(seed, name, "va"), time_E, preset.signal_rate, 2)
     codes = {}
     for m in modalities:
@@ -341,7 +341,7 @@ def _expr_codes(
     time_E: np.ndarray,
     reliable_E: dict[str, np.ndarray],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Classes (1, E) and, by modality, codes (8, E): points of the classes shown."""
+    """Draws classes (1, E) and, by modality, codes (8, E): points of the classes shown."""
     class_E = resampling_chain(
         generator(seed, name, "expr"), time_E, preset.state_tau, EXPRESSION_SHARES
     )
@@ -363,7 +363,7 @@ def _au_codes(
     time_E: np.ndarray,
     reliable_E: dict[str, np.ndarray],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Units (12, E) and, by modality, codes (12, E)."""
+    """Draws units (12, E) and, by modality, codes (12, E)."""
     units = range(AU_RATES.size)
     active_UE = np.stack(
         [

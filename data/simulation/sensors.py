@@ -32,7 +32,7 @@ class Sensor:
 
 
 def code_slices(tasks: tuple[str, ...]) -> dict[str, slice]:
-    """Columns of the code: "cue" and each task -> slice."""
+    """Returns the columns of the code: "cue" and each task -> slice."""
     slices, start = {"cue": slice(0, 1)}, 1
     for task in tasks:
         slices[task] = slice(start, start + TASKS[task].outputs)
@@ -41,7 +41,7 @@ def code_slices(tasks: tuple[str, ...]) -> dict[str, slice]:
 
 
 def make_sensor(spec: StreamSpec, tasks: tuple[str, ...], rng: Generator) -> Sensor:
-    """Draw a stream's delay, gain and embedding.
+    """Draws a stream's delay, gain and embedding.
 
     Raises:
         InputError: the stream is too narrow to hold the tasks' orthogonal subspaces.
@@ -65,7 +65,7 @@ def make_sensor(spec: StreamSpec, tasks: tuple[str, ...], rng: Generator) -> Sen
 def embed(
     sensor: Sensor, code_NQ: np.ndarray, valid_N: np.ndarray, white: float, rng: Generator
 ) -> np.ndarray:
-    """(n, D) float32 features: offset + code @ basis + white noise outside the subspace.
+    """Computes features (n, D) float32: offset + code @ basis + white noise outside the subspace.
 
     ``code_NQ`` already holds its share of the white noise, so together the noise is isotropic
     and the projection on the subspace is sufficient for everything the code depends on.

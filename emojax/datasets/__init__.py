@@ -1,1 +1,1 @@
-"""From shards on disk to batches: the store and the input pipeline."""
+"""Stores of videos and the batches that are read from them."""

@@ -1,4 +1,4 @@
-"""JSON files that know when they were damaged or edited, and how to replace a file atomically."""
+"""JSON files with a checksum, which shows when they were damaged or edited."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read_document(path: Path) -> dict[str, Any]:
     """
     remedy = "copy the store again or build it again"
     try:
-        # A pipe would be waited for, and a device never ends.
+        # Reading a pipe would wait, and reading a device would never end.
         size = path.stat().st_size if path.is_file() else None
         if size is not None and size <= MAX_BYTES:
             document = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
@@ -74,7 +74,7 @@ def read_document(path: Path) -> dict[str, Any]:
             expected="a readable file",
             remedy=remedy,
         ) from error
-    # Brackets within brackets end at the interpreter's limit.
+    # Deeply nested brackets reach the interpreter's recursion limit.
     except (ValueError, RecursionError) as error:
         raise InputError(
             "A file of the store is damaged.",
@@ -127,7 +127,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def canonical_checksum(content: Any) -> str:
-    """CRC-32C of JSON content in canonical form (keys sorted, no spaces), 8 hexadecimal digits."""
+    """Returns the CRC-32C of JSON content with sorted keys and no spaces, 8 hexadecimal digits."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return f"{crc32c.crc32c(canonical.encode()):08x}"
 

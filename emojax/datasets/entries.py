@@ -1,9 +1,9 @@
-"""What a store's two JSON files may say, checked before anything of that size is allocated.
+"""Checks a store's two JSON files before memory is allocated for what they describe.
 
-A store can come from anywhere, and whoever makes one can make its checksums right. So every
-number is bounded by what it describes: frames and rows by the bytes of their record, a record by
-its shard, statistics by their stream's width, time by ``MAX_SECONDS``. All functions raise
-ValueError, KeyError, TypeError or InputError for what cannot be.
+A store can come from anywhere, and its checksums say nothing about who made it. So every number
+is bounded by what it describes: frames and rows by the bytes of their record, a record by its
+shard, statistics by their stream's width, time by ``MAX_SECONDS``. All functions raise
+ValueError, KeyError, TypeError or InputError for impossible content.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAX_NUMBER = float(np.finfo(np.float32).max)
 
 @dataclasses.dataclass(frozen=True)
 class VideoEntry:
-    """What the index knows about a video without opening its shard.
+    """A video as the index describes it, without opening its shard.
 
     Attributes:
         name: unique in the store.
@@ -62,7 +62,7 @@ class VideoEntry:
 
 
 def read_streams(rows: Sequence[Mapping[str, Any]]) -> dict[str, StreamSpec]:
-    """The streams of ``dataset.json`` by name."""
+    """Reads the streams of ``dataset.json``, by name."""
     specs = [StreamSpec(**row) for row in _list(rows, "streams")]
     for spec in specs:
         check_name(spec.name, "stream name")
@@ -78,7 +78,7 @@ def read_streams(rows: Sequence[Mapping[str, Any]]) -> dict[str, StreamSpec]:
 
 
 def read_shards(rows: Sequence[Mapping[str, Any]], file: Path) -> list[dict[str, Any]]:
-    """The shards of ``dataset.json``; ``file`` is named in errors."""
+    """Reads the shards of ``dataset.json``; errors name ``file``."""
     shards = [dict(row) for row in _list(rows, "shards")]
     for shard in shards:
         check_name(shard["file"], "shard file", file)
@@ -89,7 +89,7 @@ def read_shards(rows: Sequence[Mapping[str, Any]], file: Path) -> list[dict[str,
 
 
 def read_partitions(parts: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Partition -> names of its videos; no video is in two."""
+    """Reads the names of each partition's videos; no video is in two partitions."""
     found = {part: _names(parts[part], f"partition {part}") for part in PARTITIONS}
     _distinct([name for names in found.values() for name in names], "partitions")
     return found
@@ -98,7 +98,7 @@ def read_partitions(parts: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, 
 def read_folds(
     folds: Mapping[str, Mapping[str, Any]], streams: Mapping[str, StreamSpec], videos: Iterable[str]
 ) -> dict[str, Fold]:
-    """The folds of ``dataset.json`` by name; their statistics are checked and left there."""
+    """Reads the folds of ``dataset.json``, by name, and checks their statistics."""
     known = dict.fromkeys(videos)
     found = {}
     for name, row in folds.items():
@@ -132,7 +132,7 @@ def _check_statistics(
             array = np.asarray(values, np.float64)
             lowest = 0.0 if key == "std" else -_MAX_NUMBER
             if not ((lowest <= array) & (array <= _MAX_NUMBER)).all():
-                raise ValueError(f"{what} holds what it cannot")
+                raise ValueError(f"{what} is not of finite numbers")
 
 
 def read_entries(
@@ -142,7 +142,7 @@ def read_entries(
     itemsize: int,
     folder: Path,
 ) -> tuple[VideoEntry, ...]:
-    """The videos of ``index.json``.
+    """Reads the videos of ``index.json``.
 
     Args:
         rows: of the index.
@@ -202,7 +202,7 @@ def _unlike(entry: VideoEntry, file: Path, summary: str, found: str, expected: s
 
 
 def _list(value: Any, what: str) -> Sequence[Any]:
-    """A text is a sequence, too, but never what is meant."""
+    """Returns ``value`` if it is a list; a text would be a sequence, too."""
     if not isinstance(value, list):
         raise TypeError(f"{what} is a {type(value).__name__}, not a list")
     return value

@@ -46,7 +46,7 @@ def make_folds(
     seed: int = 0,
     classes: Mapping[str, np.ndarray] | None = None,
 ) -> list[Fold]:
-    """The folds of a named scheme; fold "0" is the official split in each.
+    """Makes the folds of a named scheme; fold "0" is always the official split.
 
     - ``official``: nothing else.
     - ``blocks:6`` (ours): folds 1 to 5 rotate blocks of the training videos, the official
@@ -89,16 +89,16 @@ def make_folds(
 
 
 def parse_scheme(scheme: str) -> tuple[str, int]:
-    """Name and number of folds of a scheme.
+    """Returns the name of a scheme and its number of folds.
 
     Raises:
-        InputError: the name is unknown or the number makes no sense.
+        InputError: the name is unknown, or the number is not a number of folds.
     """
     name, colon, number = scheme.partition(":")
     fits = name in SCHEMES and (not colon or (name == "blocks" and number.isdecimal()))
     if not fits or (colon and int(number) < 1):
         raise InputError(
-            "This is no scheme of folds.",
+            "Unknown scheme of folds.",
             field="--folds",
             found=scheme,
             expected="official, blocks:6 (or another number), emma, tcn_transformer",
@@ -113,7 +113,7 @@ def official_and_blocks(
     seed: int = 0,
     classes: Mapping[str, np.ndarray] | None = None,
 ) -> list[Fold]:
-    """Fold "0" is the official split; folds "1" to "k-1" rotate blocks of the training videos.
+    """Makes the official split, fold "0", and k - 1 folds that rotate blocks of training videos.
 
     The training videos are dealt, source video by source video and in an order drawn from
     ``seed``, into k - 1 blocks of nearly equal size. In fold i block i validates, and the other
@@ -160,7 +160,7 @@ def official_and_blocks(
 
 
 def class_counts(labels_NK: np.ndarray, task: TaskSpec) -> np.ndarray:
-    """Annotated frames of each class of one video, (classes,) int64.
+    """Counts the annotated frames of each class in one video, (classes,) int64.
 
     Args:
         labels_NK: (N, 1) class indices, the task's ignore value where not annotated.
@@ -171,7 +171,7 @@ def class_counts(labels_NK: np.ndarray, task: TaskSpec) -> np.ndarray:
 
 
 def class_shares(fold: Fold, classes: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-    """Role -> share of each class among the annotated frames of a fold's videos.
+    """Returns the share of each class among the annotated frames of a fold's videos, by role.
 
     Args:
         fold: the fold.

@@ -26,12 +26,12 @@ class RowMoments:
 
     @property
     def std(self) -> np.ndarray:
-        """(D,) float64, biased standard deviation; zero without rows."""
+        """Returns the biased standard deviation, (D,) float64; zero without rows."""
         return np.sqrt(self.m2_D / max(self.count, 1))
 
 
 def row_moments(rows_ND: np.ndarray, valid_N: np.ndarray) -> RowMoments:
-    """Moments of the valid rows, taken in float64 a chunk at a time to bound memory.
+    """Computes the moments of the valid rows in float64, chunk by chunk to bound memory.
 
     Args:
         rows_ND: (n, D), any floating type.
@@ -47,7 +47,7 @@ def row_moments(rows_ND: np.ndarray, valid_N: np.ndarray) -> RowMoments:
 
 
 def merge_moments(parts: Iterable[RowMoments], width: int) -> RowMoments:
-    """Moments of all parts' rows together.
+    """Merges the moments of several sets of rows.
 
     Chan, Golub and LeVeque (1983): with delta the difference of the means,
     m2 = m2_a + m2_b + delta^2 n_a n_b / (n_a + n_b).

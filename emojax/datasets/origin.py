@@ -1,19 +1,19 @@
-"""Where data come from, as far as it must never be mistaken."""
+"""Tells simulated data from real data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# Beside annotations that a simulation made up; whatever is built from them is simulated too.
+# Lies beside simulated annotations, so that a store built from them is known as simulated.
 SIMULATED_FILE = "SIMULATED.txt"
 
 
 def is_simulated(metadata: Mapping[str, Any]) -> bool:
-    """Whether a store's data were made up by the simulation of this package.
+    """Returns True if a store holds data simulated by this package.
 
     Args:
-        metadata: what ``dataset.json`` holds, of which "builder" is looked at.
+        metadata: the content of ``dataset.json``; only "builder" is read.
     """
     builder = metadata.get("builder", {})
     return builder.get("command") == "data.synthetic" or bool(builder.get("simulated"))

@@ -18,7 +18,7 @@ from emojax.datasets.ticks import labels_at, row_grid, rows_at
 from emojax.datasets.window_spec import WindowSpec
 from emojax.types import Batch
 
-# Windows of a fixed grid return in every epoch, fold and seed: so many bytes of them are kept.
+# Windows of a fixed grid return in every epoch, fold and seed; this many bytes of them are kept.
 _KEPT_BYTES = 1 << 28
 # Entry of a window list that only fills up a batch, and start of a window drawn at random.
 FILLER = -1
@@ -44,7 +44,7 @@ class LoadWindow:
         self._room = _KEPT_BYTES if keep and not spec.random_offset else 0
 
     def __call__(self, entry: tuple[int, int]) -> Batch:
-        """Ticks start .. start + window of a video, padded beyond its end."""
+        """Returns the ticks start .. start + window of a video, padded beyond its end."""
         window = self._kept.get(entry)
         if window is None:
             window = self._load(*entry)
@@ -86,7 +86,7 @@ class LoadWindow:
     def _rows(
         self, record: VideoRecord, name: str, start: int, num_ticks: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, mask and validity of one stream. A row that covers a tick of the video is real."""
+        """Returns rows, mask and validity. Rows that cover a tick of the video are real."""
         length, context = self._lengths[name], self._spec.context.get(name, 0)
         grid = self._grids[name]
         low, high = grid.bounds(start, num_ticks)
@@ -145,13 +145,13 @@ class _Rows:
 def window_list(
     store: Store, videos: Sequence[str], spec: WindowSpec, *, evaluation: bool = False
 ) -> list[tuple[int, int]]:
-    """All (video index, first tick) of the grid over these videos, in order.
+    """Lists the (video index, first tick) of every window of these videos, in order.
 
     Args:
         store: where the videos are.
         videos: their names.
         spec: how windows are cut.
-        evaluation: whether windows are ``evaluation_stride`` ticks apart, where it is set.
+        evaluation: use ``evaluation_stride``, if it is set.
     """
     entries = []
     for name in videos:
@@ -171,7 +171,7 @@ def training_batches(
     load: LoadWindow | None = None,
     rows: range | None = None,
 ) -> grain.DatasetIterator:
-    """An endless, seeded, globally shuffled stream of training batches.
+    """Returns an endless, seeded, globally shuffled stream of training batches.
 
     Every window of the grid comes once per epoch, in an order drawn anew for each epoch.
     Batches run on across epochs, so each is full. ``get_state`` / ``set_state`` of the
@@ -199,7 +199,7 @@ def training_batches(
 def training_windows(
     store: Store, videos: Sequence[str], spec: WindowSpec, *, seed: int
 ) -> grain.MapDataset:
-    """The endless, seeded, shuffled (video index, first tick) that training batches are of."""
+    """Returns the endless, seeded, shuffled (video index, first tick) of training batches."""
     entries = window_list(store, videos, spec)
     if spec.random_offset:
         entries = [(video, _RANDOM) for video, _ in entries]
@@ -216,7 +216,7 @@ def training_feeds(
     batch_size: int,
     rows: range | None = None,
 ) -> list[grain.DatasetIterator]:
-    """``training_batches`` for each (fold, seed), each the same whatever others there are."""
+    """Returns ``training_batches`` for each (fold, seed); none depends on the others."""
     options: dict[str, Any] = {"batch_size": batch_size, "rows": rows}
     options["load"] = LoadWindow(store, spec)
     return [
@@ -234,7 +234,7 @@ def evaluation_batches(
     num_batches: int | None = None,
     rows: range | None = None,
 ) -> Iterator[Batch]:
-    """Every window of these videos once, in order; the last batches are filled up.
+    """Yields every window of these videos once, in order; fillers complete the last batches.
 
     Args:
         store: where the videos are.
@@ -262,7 +262,7 @@ def evaluation_entries(
     batch_size: int,
     num_batches: int | None = None,
 ) -> list[list[tuple[int, int]]]:
-    """The (video index, first tick) of each batch that ``evaluation_batches`` reads."""
+    """Lists the (video index, first tick) of each batch that ``evaluation_batches`` reads."""
     entries = window_list(store, videos, spec, evaluation=True)
     count = num_batches or -(-len(entries) // batch_size)
     entries += [(FILLER, 0)] * (count * batch_size - len(entries))
@@ -271,7 +271,7 @@ def evaluation_entries(
 
 @dataclasses.dataclass(frozen=True)
 class WindowIds:
-    """Which windows a batch holds: what is known of them without reading any.
+    """The videos and ticks of a batch's windows, known without reading any.
 
     Attributes:
         example_mask, video_ids, frame_ids: those of the ``Batch``.
@@ -283,7 +283,7 @@ class WindowIds:
 
 
 def window_ids(store: Store, spec: WindowSpec, entries: Sequence[tuple[int, int]]) -> WindowIds:
-    """The ids of a batch of these (video index, first tick)."""
+    """Returns the ids of a batch of these (video index, first tick)."""
     video_B, start_B = np.array(entries, np.int32).reshape(-1, 2).T
     ticks_B = np.array(
         [0 if video == FILLER else spec.num_ticks(store.videos[video]) for video in video_B]
@@ -311,7 +311,7 @@ def fingerprint(store: Store, spec: WindowSpec, batch_size: int) -> str:
         "rates": {name: float(rate) for name, rate in spec.rates.items()},
         "context": {name: rows for name, rows in spec.context.items() if rows},
     }
-    # Options that came later say nothing while they are not used, so that runs can be resumed.
+    # Unused options do not count, so that a run resumes after an option was added.
     unused = WindowSpec(spec.streams, spec.tasks, spec.window, spec.stride)
     for name in ("clock", "rates", "context", "fill", "scored", "evaluation_stride"):
         if options[name] == getattr(unused, name):

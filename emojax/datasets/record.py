@@ -1,4 +1,4 @@
-"""One video on the host, and how its arrays are named inside a stored record.
+"""One video on the host, and the names of its arrays in a stored record.
 
 A record is a ``tf.train.Example`` whose features are all raw little-endian bytes:
 
@@ -46,7 +46,7 @@ class StreamRows:
 
 @dataclasses.dataclass(frozen=True)
 class VideoRecord:
-    """One video: its clock, streams, labels and what may be known about it.
+    """One video: its clock, streams, labels and attributes.
 
     Attributes:
         name: unique in its store ("7-60-1920x1080_left").
@@ -71,12 +71,12 @@ class VideoRecord:
 
     @property
     def num_frames(self) -> int:
-        """N, the number of frames."""
+        """Returns N, the number of frames."""
         return len(self.pts_N)
 
 
 def to_features(record: VideoRecord) -> dict[str, bytes]:
-    """The features of one stored record, from arrays that already have their stored dtypes."""
+    """Returns the features of one stored record, from arrays in their stored dtypes."""
     features = {
         "name": record.name.encode(),
         "source_video": record.source_video.encode(),

@@ -76,7 +76,7 @@ class Entries:
 
 
 def obstacle(store: Store, spec: WindowSpec, videos: Sequence[str] | None = None) -> str | None:
-    """Why windows of these videos (all by default) cannot be gathered; None when they can."""
+    """Says why windows of these videos (all by default) cannot be gathered; None if they can."""
     names = [video.name for video in store.videos] if videos is None else videos
     ticks, rows = _counts(store, names, spec)
     for what, count in {
@@ -89,7 +89,7 @@ def obstacle(store: Store, spec: WindowSpec, videos: Sequence[str] | None = None
 
 
 def resident_bytes(store: Store, videos: Sequence[str], spec: WindowSpec) -> int:
-    """Exactly the bytes of what ``load_resident`` returns, from the index alone."""
+    """Computes the exact bytes of what ``load_resident`` returns, from the index alone."""
     ticks, rows = _counts(store, videos, spec)
     of_row = {name: store.streams[name].width * np.dtype(store.dtype).itemsize + 1 for name in rows}
     of_tick = sum(TASKS[task].columns * (4 + 1) for task in spec.tasks)
@@ -98,7 +98,7 @@ def resident_bytes(store: Store, videos: Sequence[str], spec: WindowSpec) -> int
 
 
 def _counts(store: Store, videos: Sequence[str], spec: WindowSpec) -> tuple[int, dict[str, int]]:
-    """Ticks, and rows of each stream, of these videos together."""
+    """Counts the ticks, and the rows of each stream, of these videos together."""
     places = {name: _Places.of(spec, name) for name in spec.streams}
     ticks = [spec.num_ticks(store.videos[i]) for i in _numbers(store, videos)]
     return sum(ticks), {name: sum(place.count(n) for n in ticks) for name, place in places.items()}
@@ -109,7 +109,7 @@ def _numbers(store: Store, videos: Sequence[str]) -> list[int]:
 
 
 class _Places:
-    """At which positions of a stream's grid windows have rows, see ``RowGrid``.
+    """The positions of a stream's grid at which windows have rows, see ``RowGrid``.
 
     Windows start at multiples of some number of ticks, hence rows are at multiples of
     ``between`` positions: each multiple within the video is stored.
@@ -131,7 +131,7 @@ class _Places:
         return cls(grid, between)
 
     def count(self, num_ticks: Any) -> Any:
-        """Rows of a video of so many ticks; an int, or an array of several videos."""
+        """Returns the rows of a video of ``ticks`` ticks, which may be an array."""
         return -(-num_ticks * self.grid.per_tick // self.between) - self.first
 
 
@@ -197,7 +197,7 @@ def load_resident(
 
 
 def gather(data: ResidentData, entries_B2: Array, spec: WindowSpec) -> Batch:
-    """The batch of some windows; pure, and to be traced inside a step.
+    """Gathers the batch of some windows; a pure function, traced inside a step.
 
     Args:
         data: the videos, on the device.
@@ -248,7 +248,7 @@ def gather(data: ResidentData, entries_B2: Array, spec: WindowSpec) -> Batch:
 
 
 def _from(first_B: jax.Array, steps_T: jax.Array) -> jax.Array:
-    """(..., B) and (T,) -> (..., B, T), their sums."""
+    """Returns the sums (..., B, T) of (..., B) and (T,)."""
     return first_B[..., None] + steps_T.reshape((1,) * first_B.ndim + steps_T.shape)
 
 
@@ -262,7 +262,7 @@ def _take(rows_ND: Array, index_BT: Array) -> Array:
 def entry_feeds(
     store: Store, samplers: Sequence[tuple[str, int]], spec: WindowSpec, *, batch_size: int
 ) -> list[grain.DatasetIterator]:
-    """What ``training_feeds`` reads, as (B, 2) int32 for ``gather``.
+    """Returns the windows that ``training_feeds`` reads, as (B, 2) int32 for ``gather``.
 
     Order and offsets are the same, and so are the states of the iterators: a run may go on with
     the other feed.

@@ -31,7 +31,7 @@ from emojax.specs import TASKS
 
 # Columns whose deviation is below this fraction of their mean are constants plus rounding.
 _CONSTANT = 1e-6
-# What files raise that hold something else than they should, on the way to an InputError.
+# Raised while malformed files are read; ``_reading`` turns them into InputError.
 _MALFORMED = (
     KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
 )  # fmt: skip
@@ -94,11 +94,11 @@ class Store:
                 self.read(i)
 
     def __len__(self) -> int:
-        """Number of videos."""
+        """Returns the number of videos."""
         return len(self.videos)
 
     def __getitem__(self, i: int) -> VideoRecord:
-        """``read(i)``; makes a store a Grain random access source."""
+        """Returns ``read(i)``, as Grain asks of a random access source."""
         return self.read(i)
 
     def __repr__(self) -> str:
@@ -106,7 +106,7 @@ class Store:
         return f"Store({self.name!r}, checksum={self.metadata['checksum']!r})"
 
     def __enter__(self) -> Self:
-        """Itself; leaving the context closes it."""
+        """Returns the store itself, which the context closes."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,7 +114,7 @@ class Store:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Only where the store is and which one it was: maps and locks do not travel."""
+        """Returns where the store is and its checksum; maps and locks do not travel."""
         return {"path": str(self.path), "checksum": self.metadata["checksum"]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ class Store:
             )
 
     def index_of(self, name: str) -> int:
-        """Number of a video for ``read``.
+        """Returns the number of a video, for ``read``.
 
         Raises:
             InputError: there is no such video.
@@ -141,7 +141,7 @@ class Store:
         return self._number[name]
 
     def read(self, i: int) -> VideoRecord:
-        """Video ``i`` as read-only views of its shard.
+        """Returns video ``i`` as read-only views of its shard.
 
         Raises:
             IndexError: there is no video ``i``.
@@ -161,7 +161,7 @@ class Store:
         return from_features(shard, fields, tuple(self.streams.values()), self._row_dtype)
 
     def fold(self, name: str) -> Fold:
-        """A fold by name.
+        """Returns a fold by name.
 
         Raises:
             InputError: there is no such fold.
@@ -170,7 +170,7 @@ class Store:
         return self.folds[name]
 
     def statistics(self, fold: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Statistics of the valid rows of a fold's training videos.
+        """Returns the statistics of the valid rows of a fold's training videos.
 
         Args:
             fold: name of the fold.
@@ -191,16 +191,16 @@ class Store:
         return result
 
     def release(self) -> None:
-        """Gives back the memory of what was read; arrays stay good and are read anew if used.
+        """Frees the memory of records that were read; arrays stay good and are read anew if used.
 
-        A mapped file stays in a process's memory as far as it was touched, which is all of a
-        video once it was read and checked. Where the system has no ``madvise``, nothing is done.
+        The touched parts of a mapped file stay in a process's memory: all of a video, once it was
+        read and checked. Does nothing on systems without ``madvise``.
         """
         for shard in self._maps:
             _release(shard)
 
     def close(self) -> None:
-        """Lets go of the shards; their memory goes when the last view of it does."""
+        """Closes the shards; their memory is freed with the last view of it."""
         self._closed = True
         self._maps = [None] * len(self._shards)
 
@@ -261,7 +261,7 @@ class Store:
             raise ValueError(f"the videos differ from those in {DATASET_FILE}")
 
     def _map(self, number: int) -> memoryview:
-        """The whole shard; the caller holds the shard's lock."""
+        """Maps a whole shard; the caller holds the shard's lock."""
         found = self._maps[number]
         if found is None:
             shard = self._shards[number]
@@ -345,14 +345,14 @@ def _check_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Tells what is wrong with the contents of a file as InputError, and always which file."""
+    """Turns errors about the contents of a file into InputError that names the file."""
     try:
         yield
     except InputError as error:
         raise error.within(file, "build the store again") from error
     except _MALFORMED as error:
         raise InputError(
-            "A file of the store does not hold what it should.",
+            "A file of the store is malformed.",
             file=file,
             field="contents",
             found=f"{type(error).__name__}: {error}"[:200],

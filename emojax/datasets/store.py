@@ -99,7 +99,7 @@ class StoreWriter:
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._videos_per_shard = videos_per_shard
         self._about = {"name": name, "description": description}
-        # Through JSON at once: what cannot be written fails before the build, not after it.
+        # Through JSON at once, so that values that JSON cannot hold fail before the build.
         origin = {"builder": dict(builder or {}), "sources": dict(sources or {})}
         self._origin = json.loads(json.dumps(origin))
         self._partial: Path | None = None
@@ -131,7 +131,7 @@ class StoreWriter:
     ) -> None:
         """Removes the build unless it was finished."""
         if self._shard is not None:
-            # On a full disk closing fails as writing did, and what is closed here goes anyway.
+            # On a full disk closing fails as writing did; the file is removed anyway.
             with contextlib.suppress(OSError):
                 self._shard.close()
             self._shard = None
@@ -353,7 +353,7 @@ class StoreWriter:
 
 
 def store_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """How large a store is: "store" (its absolute path), "videos", "frames" and "bytes" of videos.
+    """Returns a store's absolute path ("store") and its number of "videos", "frames" and "bytes".
 
     Raises:
         InputError: there is no store.
@@ -383,10 +383,10 @@ def _checked_streams(streams: Sequence[StreamSpec]) -> tuple[StreamSpec, ...]:
 
 
 def _free_name_beside(path: Path, kind: str) -> Path:
-    """A name for a temporary folder on the same disk.
+    """Returns a free name for a temporary folder on the same disk.
 
-    Numbered, because a killed build may have left one under a process id that came back, as
-    happens in containers.
+    Numbered, because a killed build may have left a folder with the same process id, as happens
+    in containers.
     """
     for attempt in itertools.count():
         name = path.with_name(f"{path.name}.{kind}-{os.getpid()}" + f"-{attempt}" * (attempt > 0))

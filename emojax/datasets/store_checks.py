@@ -1,4 +1,4 @@
-"""What a video must fulfil before it is stored, and its conversion to stored dtypes."""
+"""Checks videos and folds before they are stored, and converts videos to stored dtypes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from emojax.datasets.record import MAX_ATTRIBUTES, PARTITIONS, StreamRows, Video
 from emojax.errors import InputError, closest
 from emojax.specs import TASKS, StreamSpec, TaskSpec
 
-# A recording longer than a week, or further from its origin than years have seconds, is none;
-# what is cut into windows by the clock would be without bounds.
+# Longer times, or times further from zero, are not those of a recording. Windows are cut by the
+# clock, so that without a bound a record could ask for any number of them.
 MAX_SECONDS = 7 * 86400.0
 _MAX_TIME = 1e12
 
@@ -22,7 +22,7 @@ _MAX_TIME = 1e12
 def conform(
     record: VideoRecord, streams: Sequence[StreamSpec], tasks: Sequence[str], dtype: np.dtype
 ) -> VideoRecord:
-    """The same video in stored dtypes, with zeros in rows that are not valid.
+    """Returns the same video in stored dtypes, with zeros in rows that are not valid.
 
     Args:
         record: the video as a builder made it.
@@ -31,8 +31,8 @@ def conform(
         dtype: of stream rows in the store.
 
     Raises:
-        InputError: anything about the video that would spoil a store, naming the video and the
-            stream, task or array concerned.
+        InputError: the video does not fit the store; the field names the video and the stream,
+            task or array.
     """
     check_name(record.name, "video name")
     check_name(record.source_video, f"source video of {record.name}")
@@ -151,17 +151,17 @@ def check_known(
 
 
 def check_stored(record: VideoRecord, tasks: Sequence[str]) -> None:
-    """Refuses a record that was read and that ``conform`` would not have let into a store.
+    """Refuses a record that was read and that ``conform`` would have refused.
 
-    Checksums say that a record is what was written, not who wrote it. Features themselves are
-    not looked at again.
+    Checksums say that a record is what was written, not who wrote it. The values of features are
+    not checked again.
 
     Args:
         record: as it was read.
         tasks: of the store.
 
     Raises:
-        ValueError, InputError: as said.
+        ValueError, InputError: times, validity, labels, references or attributes are wrong.
     """
     _clock(record.pts_N, "frame times", strictly=True)
     for name, data in record.streams.items():
@@ -219,12 +219,12 @@ def check_fold(fold: Fold, videos: Iterable[str]) -> None:
 
 
 def annotated(labels_NK: np.ndarray, task: TaskSpec) -> np.ndarray:
-    """(N,) bool, True where at least one column of the task carries an annotation."""
+    """Returns (N,) bool, True where at least one column of the task is annotated."""
     return (labels_NK != np.float32(task.ignore)).any(axis=1)
 
 
 def count_annotated(labels: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Task -> number of annotated frames."""
+    """Returns the number of annotated frames of each task."""
     return {task: int(annotated(values, TASKS[task]).sum()) for task, values in labels.items()}
 
 
@@ -259,7 +259,7 @@ def _stream(data: StreamRows, spec: StreamSpec, dtype: np.dtype, what: str) -> S
             expected="one time and one validity per row",
         )
     if not valid_N.all():
-        # Whatever an extractor leaves where it found nothing (often NaN) is not data.
+        # An extractor often leaves NaN where it found nothing.
         rows_ND = np.where(valid_N[:, None], rows_ND, rows_ND.dtype.type(0))
     _check_range(rows_ND, dtype, what)
     return StreamRows(rows_ND.astype(dtype), pts_N, valid_N)
@@ -355,7 +355,7 @@ def _clock(times: np.ndarray, what: str, *, strictly: bool) -> np.ndarray:
         return pts_N
     if np.abs(pts_N[[0, -1]]).max() > _MAX_TIME or pts_N[-1] - pts_N[0] > MAX_SECONDS:
         raise InputError(
-            "Times cannot be those of a recording.",
+            "Times are not those of a recording.",
             field=what,
             found=f"{pts_N[0]:g} to {pts_N[-1]:g} s",
             expected=f"at most {MAX_SECONDS:g} s (a week), and at most {_MAX_TIME:g} s from zero",

@@ -114,13 +114,13 @@ def _write(
 
 
 def tfds_name(name: str) -> str:
-    """A store's name as TFDS allows it: letters, digits and "_", and a letter in front."""
+    """Returns a store's name as TFDS allows it: letters, digits and "_", and a letter in front."""
     word = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     return word if word[:1].isalpha() else f"store_{word}".rstrip("_")
 
 
 def fold_splits(store: Store) -> dict[str, dict[str, str]]:
-    """Fold -> role -> a split expression of TFDS; a role without videos is left out."""
+    """Returns fold -> role -> TFDS split expression, without roles that have no videos."""
     place = {
         name: (part, i) for part, names in store.partitions.items() for i, name in enumerate(names)
     }
@@ -150,7 +150,7 @@ def _expression(places: Sequence[tuple[str, int]]) -> str:
 
 
 def _references(store: Store) -> dict[str, list[str]]:
-    """Which references any video has, and for which tasks."""
+    """Returns the references that any video has, with their tasks."""
     found: dict[str, set[str]] = {}
     for i in range(len(store)):
         for reference, by_task in store.read(i).references.items():
@@ -159,7 +159,7 @@ def _references(store: Store) -> dict[str, list[str]]:
 
 
 def _features(tfds: Any, store: Store, references: References) -> Any:
-    """The nested features of an example, each with its unit and what marks absence."""
+    """Returns the nested features of an example, with their units and marks of absence."""
     raw = tfds.features.Encoding.BYTES
 
     def array(dtype: str, doc: str, *columns: int) -> Any:
@@ -216,7 +216,7 @@ def _features(tfds: Any, store: Store, references: References) -> Any:
 
 
 def _example(record: VideoRecord, tasks: Sequence[str], references: References) -> dict[str, Any]:
-    """A video as TFDS encodes it; arrays as they are in the store."""
+    """Returns a video as TFDS encodes it; arrays as they are in the store."""
 
     def rows(values: np.ndarray | None, columns: int) -> np.ndarray:
         return np.zeros((0, columns), np.float32) if values is None else values
@@ -255,7 +255,7 @@ def _description(store: Store) -> str:
 
 
 def _metadata(store: Store) -> dict[str, Any]:
-    """What the features cannot say: vocabulary, order of the videos, and folds."""
+    """Returns vocabulary, order of the videos and folds, for which features have no place."""
     return {
         "store": {"name": store.name, "checksum": store.metadata["checksum"]},
         "builder": store.metadata.get("builder", {}),

@@ -35,9 +35,9 @@ _REBUILD = "the file is damaged: copy it again or build the store again"
 
 
 def masked_crc(data: bytes | memoryview, after_part: Callable[[], None] | None = None) -> int:
-    """CRC-32C of ``data``, rotated right by 15 bits plus a constant, as TFRecord wants it.
+    """Computes TFRecord's checksum: CRC-32C of ``data``, rotated right by 15 bits, plus a constant.
 
-    ``after_part`` is called whenever another 16 MiB were read.
+    ``after_part`` is called after every 16 MiB.
     """
     view, crc = memoryview(data), 0
     for start in range(0, len(view), _PART_BYTES):
@@ -48,7 +48,7 @@ def masked_crc(data: bytes | memoryview, after_part: Callable[[], None] | None =
 
 
 def frame_record(payload: bytes) -> tuple[bytes, bytes, int]:
-    """What goes before and after a payload, and the payload's masked CRC."""
+    """Returns the bytes before and after a payload, and the payload's masked CRC."""
     length = struct.pack("<Q", len(payload))
     crc = masked_crc(payload)
     return length + struct.pack("<I", masked_crc(length)), struct.pack("<I", crc), crc
@@ -158,7 +158,7 @@ def locate_fields(payload: memoryview) -> dict[str, tuple[int, int]]:
 
 
 def _check(found: int, expected: int, what: str, file: Path, offset: int, damaged: bool) -> None:
-    """``damaged``: the record contradicts itself; otherwise it contradicts the index."""
+    """Compares two values of a record; ``damaged`` if it contradicts itself, not the index."""
     if found == expected:
         return
     raise InputError(
@@ -174,7 +174,7 @@ def _check(found: int, expected: int, what: str, file: Path, offset: int, damage
 def _messages(
     data: memoryview, start: int, stop: int, number: int, budget: Iterator[int]
 ) -> Iterator[tuple[int, int]]:
-    """(start, stop) of each length-delimited field with this number inside a message.
+    """Yields (start, stop) of each length-delimited field with this number inside a message.
 
     ``budget`` counts down the fields that may still be walked.
     """

@@ -23,7 +23,7 @@ _MARGIN_ROWS = 8
 
 @dataclasses.dataclass(frozen=True)
 class RowGrid:
-    """Where rows can lie: at whole positions, of which there are ``per_tick`` in a tick.
+    """The whole positions at which rows lie, ``per_tick`` of them in a tick.
 
     A row at position u covers the positions [u, u + step), that is ``step / per_tick`` ticks,
     and stands at their mean instant. Row k of a window that starts at tick t is at
@@ -39,17 +39,17 @@ class RowGrid:
     per_tick: int
 
     def bounds(self, start: int, num_ticks: int) -> tuple[int, int]:
-        """First real row k of a window that starts at this tick, and the one after the last."""
+        """Returns a window's first real row k and the one after its last."""
         low = -start * self.per_tick // self.step
         return low, -((start - num_ticks) * self.per_tick // self.step)
 
     def ticks(self, positions: np.ndarray) -> np.ndarray:
-        """Mean instants of rows, in ticks; a function of the position alone, to the last bit."""
+        """Returns the mean instants of rows in ticks, bit for bit a function of their positions."""
         return (positions + 0.5 * self.step) / self.per_tick - 0.5
 
 
 def row_grid(spec: WindowSpec, stream: str) -> RowGrid:
-    """The grid of a stream: ``step / per_tick`` is its ticks per row in lowest terms."""
+    """Returns the grid of a stream; ``step / per_tick`` is its ticks per row in lowest terms."""
     rows = spec.rows(stream)
     common = math.gcd(spec.window, rows)
     return RowGrid(spec.window // common, rows // common)
@@ -58,7 +58,7 @@ def row_grid(spec: WindowSpec, stream: str) -> RowGrid:
 def rows_at(
     record: VideoRecord, stream: str, spec: WindowSpec, first: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Some of a stream's rows, a step apart.
+    """Returns some of a stream's rows, a step apart.
 
     Args:
         record: the video.
@@ -102,7 +102,7 @@ def rows_at(
 def labels_at(
     record: VideoRecord, task: str, spec: WindowSpec, ticks_T: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of some ticks, each those of the frame that is nearest to it.
+    """Returns the labels of some ticks, each from the nearest frame.
 
     Returns:
         labels (T, K) float32, zero where not annotated, and annotated (T, K) bool.
@@ -120,7 +120,7 @@ def labels_at(
 
 
 def _frame_pts(pts_N: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Times of the frames start .. stop; of -1 and N, as far from the video as frames are apart.
+    """Returns the times of frames start .. stop; -1 and N lie one frame's distance outside.
 
     A video of one frame has no such distance, and only its own time is returned.
     """
@@ -133,7 +133,7 @@ def _frame_pts(pts_N: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _slice_near(row_pts_N: np.ndarray, pts_T: np.ndarray) -> slice:
-    """Rows that can matter to these instants, and at least two where there are two."""
+    """Returns the rows that can matter to these instants, at least two if there are two."""
     low = np.searchsorted(row_pts_N, pts_T[0]) - _MARGIN_ROWS
     # Of rows at one instant the last is the nearest.
     high = np.searchsorted(row_pts_N, pts_T[-1], side="right") + _MARGIN_ROWS

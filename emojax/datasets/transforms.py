@@ -1,4 +1,4 @@
-"""Bringing streams of any rate onto another clock, by timestamps and never by position."""
+"""Brings streams of any rate onto another clock, by timestamps and never by position."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MAX_SPACINGS = 1.0
 
 
 def nearest_rows(query_pts_T: np.ndarray, row_pts_N: np.ndarray) -> np.ndarray:
-    """Index of the row nearest in time to each query instant.
+    """Returns the index of the row nearest in time to each query instant.
 
     Args:
         query_pts_T: (T,) seconds.
@@ -25,7 +25,7 @@ def nearest_rows(query_pts_T: np.ndarray, row_pts_N: np.ndarray) -> np.ndarray:
 
 
 def row_spacing(row_pts_N: np.ndarray) -> float:
-    """Seconds between neighbouring rows: (last - first) / (N - 1), infinite for one row."""
+    """Returns the seconds between rows, (last - first) / (N - 1); infinite for one row."""
     if len(row_pts_N) < 2:
         return float("inf")
     return float(row_pts_N[-1] - row_pts_N[0]) / (len(row_pts_N) - 1)
@@ -38,7 +38,7 @@ def resample_nearest(
     query_pts_T: np.ndarray,
     reach: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each frame takes the row nearest in time; see ``resample`` for arguments."""
+    """Takes the row nearest in time to each frame; see ``resample`` for arguments."""
     if len(row_pts_N) == 0:
         return _nothing(rows_ND, query_pts_T)
     index_T = nearest_rows(query_pts_T, row_pts_N)
@@ -54,7 +54,7 @@ def resample_linear(
     query_pts_T: np.ndarray,
     reach: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Linear interpolation between two valid neighbours, otherwise the nearest row."""
+    """Interpolates linearly between two valid neighbours, and else takes the nearest row."""
     nearest_TD, valid_T = resample_nearest(rows_ND, row_pts_N, valid_N, query_pts_T, reach)
     if len(row_pts_N) < 2:
         return nearest_TD, valid_T
@@ -76,7 +76,7 @@ def resample_mean(
     query_pts_T: np.ndarray,
     reach: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the valid rows nearer to this frame than to another, for rates above fps.
+    """Averages the valid rows nearer to this frame than to another, for rates above fps.
 
     A frame that no row falls to takes the nearest row.
     """
@@ -140,7 +140,7 @@ def fill_nearest(
     row_pts_N: np.ndarray,
     valid_N: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Missing rows take the stream's valid row that is nearest in time, however far it is.
+    """Fills missing rows with the stream's valid row that is nearest in time, at any distance.
 
     Args:
         rows_TD: (T, D) and valid_T: (T,) bool, what ``resample`` returned for query_pts_T:
@@ -167,7 +167,7 @@ def fill_nearest(
 
 
 def _segment_sums(values_ND: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Float64 sums of the rows between neighbouring bounds, (len(bounds) - 1, D).
+    """Sums the rows between neighbouring bounds in float64, (len(bounds) - 1, D).
 
     Each is added up by itself, so that it does not depend on what comes before.
     """

@@ -1,4 +1,4 @@
-"""What a window of a video holds and on which clock: the options of config.data, checked.
+"""The content and the clock of a window of a video: the options of config.data, checked.
 
 A window counts *ticks*. Without a ``clock`` a tick is a video frame, at the frame's own time.
 With one, ticks are ``clock`` a second: tick k is at ``pts[0] + k / clock``, where ``pts[0]`` is
@@ -29,7 +29,7 @@ _WHOLE = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class WindowSpec(WindowConfig):
-    """What a window holds and how windows are cut; the fields are those of ``WindowConfig``.
+    """The content of a window and the way windows are cut; its fields are ``WindowConfig``'s.
 
     A row of a stream with a rate of its own covers several ticks, or a part of one. Rows of
     ``context`` that lie outside the video are padding.
@@ -38,7 +38,7 @@ class WindowSpec(WindowConfig):
     # -- time ----------------------------------------------------------------------------------
 
     def num_ticks(self, video: VideoEntry) -> int:
-        """Ticks of a video, from the store's index alone."""
+        """Returns the ticks of a video, from the store's index alone."""
         if not self.clock:
             return video.num_frames
         # The index has no rate for a single frame, and the mean rate otherwise.
@@ -46,11 +46,11 @@ class WindowSpec(WindowConfig):
         return math.floor(seconds * self.clock + (0.5 + _TIE)) + 1
 
     def tick_pts(self, pts_N: np.ndarray, ticks: np.ndarray) -> np.ndarray:
-        """Seconds of some ticks, which may be fractions, of a video with these frame times."""
+        """Returns the seconds of ticks, which may be fractions, for these frame times."""
         return pts_N[0] + ticks / self.clock if self.clock else pts_N[ticks]
 
     def frame_ticks(self, pts_N: np.ndarray, num_ticks: int) -> np.ndarray:
-        """The tick whose prediction each frame takes, (N,) int64.
+        """Returns the tick whose prediction each frame takes, (N,) int64.
 
         The nearest one, the later of two equally near. With ``scored="last"``, which is for
         models that do not look ahead, the last one that has passed.
@@ -62,12 +62,12 @@ class WindowSpec(WindowConfig):
         return np.minimum(held_N, num_ticks - 1)
 
     def starts(self, num_ticks: int, *, evaluation: bool = False) -> np.ndarray:
-        """First ticks of the windows that cover a video, see ``ops.windows.window_starts``."""
+        """Returns the first ticks of a video's windows, see ``ops.windows.window_starts``."""
         stride = self._evaluation_stride if evaluation else self.stride
         return window_starts(num_ticks, self.window, stride, align_end=self.align_end)
 
     def scored_ticks(self, num_ticks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """First tick of each evaluation window, and the ticks it answers for: first, and stop."""
+        """Returns each evaluation window's first tick, and the first and end of those scored."""
         starts = self.starts(num_ticks, evaluation=True)
         stride = self._evaluation_stride
         return starts, *scored_bounds(starts, num_ticks, self.window, stride, self.scored)
@@ -80,7 +80,7 @@ class WindowSpec(WindowConfig):
 
     @property
     def lengths(self) -> dict[str, int]:
-        """Stream -> T_s, rows of one window, context included.
+        """Returns stream -> T_s, the rows of one window, context included.
 
         Raises:
             InputError: a rate does not divide.
@@ -89,7 +89,7 @@ class WindowSpec(WindowConfig):
 
     @property
     def ticks_per_row(self) -> dict[str, int]:
-        """Stream -> ticks that a row covers; 1 for streams at the rate of the ticks.
+        """Returns stream -> ticks that a row covers; 1 for streams at the rate of the ticks.
 
         Raises:
             InputError: a stream has rows that do not cover a whole number of ticks.
@@ -105,7 +105,7 @@ class WindowSpec(WindowConfig):
         return {name: self.window // self.rows(name) for name in self.streams}
 
     def rows(self, stream: str) -> int:
-        """Rows of a stream that cover a window, without context.
+        """Returns the number of a stream's rows that cover a window, without context.
 
         Raises:
             InputError: they are not a whole number.
@@ -133,7 +133,7 @@ class WindowSpec(WindowConfig):
 
         Args:
             store: the store.
-            labelled: whether it has to know the tasks; without, all labels are masked.
+            labelled: the store must know the tasks; without, all labels are masked.
         """
         for kind, wanted, there in (
             ("stream", self.streams, tuple(store.streams)),
