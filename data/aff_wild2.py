@@ -38,7 +38,7 @@ from emojax.commands import cli
 from emojax.datasets.folds import Fold, class_counts, class_shares, make_folds, parse_scheme
 from emojax.datasets.origin import SIMULATED_FILE
 from emojax.datasets.record import StreamRows, VideoRecord
-from emojax.datasets.store import StoreWriter, store_facts
+from emojax.datasets.store import StoreWriter
 from emojax.errors import InputError
 from emojax.specs import TASKS, StreamSpec
 
@@ -54,6 +54,7 @@ from .annotations.mismatches import (
     read_stream,
 )
 from .annotations.partitions import LabelledVideo, merge_tasks, read_test_list
+from .builder import define_store_flags, is_tenth, report_store
 from .features.feature_sources import FeatureSource, parse_features
 
 REPORT = "alignment"
@@ -329,7 +330,7 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
         return
 
     def line(done: int, total: int) -> None:
-        if done == total or done * 10 // total > (done - 1) * 10 // total:
+        if is_tenth(done, total):
             print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
 
     yield line
@@ -341,7 +342,7 @@ def define_flags(define: cli.Flags) -> None:
     define.multi_string(
         "features", None, "STREAM=FOLDER[,clock=...][,...], once per stream.", required=True
     )
-    define.string("out", None, "Folder of the store to build.", required=True)
+    define_store_flags(define)
     define.list("tasks", ["va"], "Of va, expr and au; one has its official partition.")
     define.string("folds", "blocks:6", "official, blocks:K, emma or tcn_transformer.")
     define.integer("seed", 0, "Of the folds.")
@@ -352,8 +353,6 @@ def define_flags(define: cli.Flags) -> None:
     define.string("max_mismatch", "10", "Frames, or N%, by which lengths may differ.")
     define.integer("max_missing", 0, "How often a video may lack a stream's features.")
     define.bool("allow_pickle", False, "Read pickled features, restrictedly.")
-    define.string("dtype", "float16", "Of the features: float16 or float32.")
-    define.bool("overwrite", False, "Replace a store that is there already.")
 
 
 def main(given: flags.FlagValues) -> None:
@@ -382,8 +381,7 @@ def main(given: flags.FlagValues) -> None:
             line, markup=False, highlight=False, soft_wrap=isinstance(line, str)
         ),
     )
-    cli.tell(**store_facts(given.out))
-    cli.say(f"store: {given.out}")
+    report_store(given.out)
 
 
 COMMAND = cli.Command(main, define_flags, summary="data.aff_wild2")

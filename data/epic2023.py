@@ -25,11 +25,12 @@ from absl import flags
 from emojax.commands import cli
 from emojax.datasets.folds import Fold
 from emojax.datasets.record import StreamRows, VideoRecord
-from emojax.datasets.store import StoreWriter, store_facts
+from emojax.datasets.store import StoreWriter
 from emojax.errors import InputError
 from emojax.ops.epic import SCENARIOS
 from emojax.specs import STREAMS, TASKS
 
+from .builder import define_export_flags, open_export, report_store, write_videos
 from .epic_features import COLUMNS, SOURCE_WIDTHS, person_features
 from .exported_arrays import NpzArrays
 
@@ -89,17 +90,7 @@ def read_export(source: str | Path) -> Export:
         InputError: the file is missing or damaged, or one of its arrays is wrong; the field
             names the array.
     """
-    path = Path(source)
-    path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(
-            "The EPiC-2023 export is not there.",
-            file=path,
-            found="no such file",
-            expected=FILE,
-            remedy="give the folder that holds it as --source",
-        )
-    arrays = NpzArrays(path, "EPiC-2023 export")
+    arrays = open_export(source, FILE, "EPiC-2023 export")
     person_V = arrays.integers("subject", least=0, axes=1)
     count = len(person_V)
     people, recordings = np.unique(person_V, return_counts=True)
@@ -231,10 +222,7 @@ def build(
         sources={FILE: export.sha256},
         overwrite=overwrite,
     )
-    with writer:
-        for record in records(export):
-            writer.add(record)
-        writer.finish(folds)
+    write_videos(writer, records(export), folds)
     say(
         f"{len(export.person_V)} recordings of {len(np.unique(export.person_V))} people, "
         f"{len(folds)} folds: {', '.join(fold.name for fold in folds)}"
@@ -288,17 +276,13 @@ def _checked_window(arrays: NpzArrays, name: str, labels_VN2: np.ndarray) -> tup
 
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    define.string("source", None, f"Folder that holds {FILE}.", required=True)
-    define.string("out", None, "Folder of the store to build.", required=True)
-    define.integer("seed", 0, "Decides which training people validate.")
-    define.bool("overwrite", False, "Replace a store that is there already.")
+    define_export_flags(define, FILE, "Decides which training people validate.")
 
 
 def main(given: flags.FlagValues) -> None:
     """Builds the store that the flags describe."""
     build(given.source, given.out, seed=given.seed, overwrite=given.overwrite, say=cli.say)
-    cli.tell(**store_facts(given.out))
-    cli.say(f"store: {given.out}")
+    report_store(given.out)
 
 
 COMMAND = cli.Command(main, define_flags, summary="data.epic2023")

@@ -23,9 +23,10 @@ from rich.table import Table
 
 from emojax.commands import cli
 from emojax.datasets.record import StreamRows, VideoRecord
-from emojax.datasets.store import StoreWriter, store_facts
+from emojax.datasets.store import StoreWriter
 from emojax.errors import InputError
 
+from .builder import define_store_flags, report_store
 from .features.feature_sources import FeatureRows, FeatureSource, VideoFrames, parse_features
 from .features.numpy_files import read_npy
 from .features.rows import count_of
@@ -304,14 +305,12 @@ def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     about = "NAME=PATH[,form=...][,clock=...]..., one per stream; see docs/aff_wild2.md."
     define.multi_string("features", [], about)
-    define.string("out", None, "Folder of the store to build.", required=True)
+    define_store_flags(define)
     define.float("fps", None, "Frames per second of the videos.")
     define.string("pts", None, "Folder with VIDEO.npy or VIDEO.txt, seconds of each frame.")
     define.string("name", "features", "Name of the data set.")
-    define.string("dtype", "float16", "Of the features: float16 or float32.")
     define.bool("allow_missing", False, "Videos may lack streams.")
     define.bool("allow_pickle", False, "Pickles may be read; nothing in them is run.")
-    define.bool("overwrite", False, "Replace a store that is there already.")
 
 
 def main(given: flags.FlagValues) -> None:
@@ -328,8 +327,7 @@ def main(given: flags.FlagValues) -> None:
         features=given.features,
     )
     _show(report, cli.console().print)
-    cli.tell(**store_facts(given.out))
-    cli.say(f"store: {given.out}")
+    report_store(given.out)
 
 
 COMMAND = cli.Command(main, define_flags, summary="data.import_features")

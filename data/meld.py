@@ -30,10 +30,10 @@ from absl import flags
 from emojax.commands import cli
 from emojax.datasets.folds import Fold, deal
 from emojax.datasets.record import StreamRows, VideoRecord
-from emojax.datasets.store import StoreWriter, store_facts
-from emojax.errors import InputError
+from emojax.datasets.store import StoreWriter
 from emojax.specs import TASKS, StreamSpec
 
+from .builder import define_export_flags, open_export, report_store, write_videos
 from .exported_arrays import NpzArrays
 
 FILE = "meld_dev_utterances.npz"
@@ -93,17 +93,7 @@ def read_export(source: str | Path) -> Export:
         InputError: the file is missing or damaged, or one of its arrays is wrong; the field
             names the array.
     """
-    path = Path(source)
-    path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(
-            "The MELD export is not there.",
-            file=path,
-            found="no such file",
-            expected=FILE,
-            remedy="give the folder that holds it as --source",
-        )
-    arrays = NpzArrays(path, "MELD export")
+    arrays = open_export(source, FILE, "MELD export")
     dialogue_U = arrays.integers("dialogue", least=0, axes=1)
     count = len(dialogue_U)
     if len(np.unique(dialogue_U)) < FOLDS:
@@ -235,10 +225,7 @@ def build(
         sources={FILE: export.sha256},
         overwrite=overwrite,
     )
-    with writer:
-        for record in records(export):
-            writer.add(record)
-        writer.finish(folds)
+    write_videos(writer, records(export), folds)
     shares = np.bincount(export.emotion_U, minlength=len(TASKS[TASK].labels))
     counts = ", ".join(f"{n} {label}" for n, label in zip(shares, TASKS[TASK].labels, strict=True))
     say(f"{len(export.names)} utterances of {len(set(export.names))} dialogues: {counts}")
@@ -248,17 +235,13 @@ def build(
 
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    define.string("source", None, f"Folder that holds {FILE}.", required=True)
-    define.string("out", None, "Folder of the store to build.", required=True)
-    define.integer("seed", 0, "Decides which dialogues are held out together.")
-    define.bool("overwrite", False, "Replace a store that is there already.")
+    define_export_flags(define, FILE, "Decides which dialogues are held out together.")
 
 
 def main(given: flags.FlagValues) -> None:
     """Builds the store that the flags describe."""
     build(given.source, given.out, seed=given.seed, overwrite=given.overwrite, say=cli.say)
-    cli.tell(**store_facts(given.out))
-    cli.say(f"store: {given.out}")
+    report_store(given.out)
 
 
 COMMAND = cli.Command(main, define_flags, summary="data.meld")

@@ -36,13 +36,14 @@ from emojax.datasets.folds import (
     parse_scheme,
 )
 from emojax.datasets.record import PARTITIONS, StreamRows, VideoRecord
-from emojax.datasets.store import StoreWriter, store_facts
+from emojax.datasets.store import StoreWriter
 from emojax.datasets.store_checks import check_known
 from emojax.errors import InputError
 from emojax.ops.metrics import Moments, moments
 from emojax.ops.tasks import TASK_OPS
 from emojax.specs import STREAMS, TASKS, StreamSpec
 
+from .builder import define_store_flags, is_tenth, report_store
 from .simulation.optimum import posteriors
 from .simulation.presets import PRESETS
 from .simulation.processes import SIMULATED, Video, draw_clock, generator, simulate
@@ -341,7 +342,7 @@ def _record(plan: _Plan, video: Video, optimum: dict[str, np.ndarray]) -> VideoR
 
 def _progress(say: Callable[[str], None], what: str, done: int, total: int) -> None:
     """Says one line about every tenth of the work."""
-    if done == total or done * 10 // total > (done - 1) * 10 // total:
+    if is_tenth(done, total):
         say(f"{what}: {done} of {total} videos")
 
 
@@ -357,7 +358,7 @@ def _table(options: Options, scores: dict[str, dict[str, dict[str, float]]]) -> 
 
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    define.string("out", None, "Folder of the store to build.", required=True)
+    define_store_flags(define)
     define.string("preset", "plain", f"One of {', '.join(PRESETS)}.")
     define.string("size", "demo", f"One of {', '.join(SIZES)}.")
     for part in PARTITIONS:
@@ -375,8 +376,6 @@ def define_flags(define: cli.Flags) -> None:
         "A number, official, blocks:K (stratified by expression), emma or tcn_transformer; by "
         "default 6, or 1 if sources are too few.",
     )
-    define.string("dtype", "float16", "Of the features: float16 or float32.")
-    define.bool("overwrite", False, "Replace a store that is there already.")
 
 
 def main(given: flags.FlagValues) -> None:
@@ -397,8 +396,7 @@ def main(given: flags.FlagValues) -> None:
     )
     cli.use_devices(jax.devices())
     build(given.out, options, overwrite=given.overwrite, say=cli.say)
-    cli.tell(**store_facts(given.out))
-    cli.say(f"store: {given.out}")
+    report_store(given.out)
 
 
 COMMAND = cli.Command(main, define_flags, summary="data.synthetic")

@@ -36,6 +36,7 @@ from emojax.errors import InputError
 from emojax.specs import TASKS, StreamSpec, TaskSpec
 
 from .annotations.challenge_files import CHALLENGES, SETS
+from .builder import is_tenth
 
 TEST_LISTS = {
     "va": "Valence_Arousal_Estimation_Challenge_test_set_release.txt",
@@ -146,7 +147,7 @@ def write(
     }
     for i in range(len(store)):
         _write_video(store.read(i), out, store.tasks, forms, test_labels)
-        if (i + 1) * 10 // len(store) > i * 10 // len(store):
+        if is_tenth(i + 1, len(store)):
             say(f"written: {i + 1} of {len(store)} videos")
     if is_simulated(store.metadata):
         (out / "annotations" / SIMULATED_FILE).write_text(_SIMULATED, encoding="utf-8")

@@ -19,10 +19,10 @@ from emojax.datasets.origin import is_simulated
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
-from emojax.errors import InputError
 from emojax.exchange.submission_frames import read_template
 from emojax.specs import StreamSpec
 from tests.annotation_files import random_labels
+from tests.refusals import refused
 from tests.training_runs import subprocess_environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -208,24 +208,24 @@ def test_simulated_data_come_back_by_the_printed_command(tmp_path: Path) -> None
 
 def test_folds_of_a_simulation_have_names() -> None:
     assert make_options(folds="tcn_transformer").folds == "tcn_transformer"
-    with pytest.raises(InputError, match="no scheme"):
+    with refused(field="--folds", found="nested"):
         make_options(folds="nested")
 
 
 def test_what_cannot_be_written_is_refused(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="frame by frame"):
+    with refused(field="--per_frame", found="fan"):
         write(store, tmp_path / "a", per_frame=["fan"], say=quiet)
-    with pytest.raises(InputError, match="no such stream"):
+    with refused(field="--per_frame", found="face"):
         write(store, tmp_path / "b", per_frame=["face"], say=quiet)
-    with pytest.raises(InputError, match="comma"):
+    with refused(field="--out", file="c,d"):
         write(store, tmp_path / "c,d", say=quiet)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="in use"):
+    with refused(field="--out", file=tmp_path):
         write(store, tmp_path, say=quiet)
     record = make_record(0, "x", "train")
     loud = dataclasses.replace(record, labels={"va": record.labels["va"] * 0 + 9})
     with StoreWriter(tmp_path / "loud", name="loud", streams=SPECS, tasks=("va",)) as writer:
         writer.add(loud)
         writer.finish([])
-    with pytest.raises(InputError, match="scale"):
+    with refused(field="labels va of x", expected="-1 to 1"):
         write(Store(tmp_path / "loud"), tmp_path / "e", say=quiet)

@@ -28,6 +28,7 @@ from tests.feature_samples import (
     write_frames,
     write_npy,
 )
+from tests.refusals import refused
 
 MUTATIONS = 45  # of each form: 540 files in all
 
@@ -144,9 +145,9 @@ def test_archives_that_unpack_to_much_more(tmp_path: Path) -> None:
     at = content.rindex(b"PK\x01\x02")  # the directory's entry; sizes follow at 20 and 24
     content[at + 24 : at + 28] = struct.pack("<I", 2**31)
     file.write_bytes(content)
-    with pytest.raises(InputError, match="compressed"):
+    with refused(found="compressed"):
         read_npz(file, "arr_0")
-    with pytest.raises(InputError, match="no array of this name"):
+    with refused(field="arr_1"):
         read_npz(_saved(tmp_path / "w.npz"), "arr_1")
 
 
@@ -335,47 +336,47 @@ def test_pickles_that_hold_something_else(content: object, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "key", "part"),
     [
-        (b"", "0 lines"),
-        (b"frame_idx,f\n", "1 lines"),
-        (b"frame_idx,f\n0,1,2\n", "3 cells"),
-        (b"frame_idx,f\n0,one\n", "'one'"),
-        (b"frame_idx,f\n0,\xff\xfe\n", "not UTF-8"),
-        ("frame_idx,f\n0,1\n".encode("utf-16"), "not UTF-8"),
-        (b"frame_idx\n0\n", "no feature columns"),
-        (b"frame_idx,f,f\n0,1,2\n", "column twice"),
-        (b"frame_idx,f\n0.5,1\n", "whole numbers"),
-        (b"frame_idx,f\n,1\n", "whole numbers"),
-        (b"frame_idx,f\n-1,1\n", "below the first"),
-        (b"frame_idx,f\n900000000,1\n", "implausible"),
-        (b"frame_idx,f\n0,1\n0,2\n", "several rows"),
-        (b"frame_idx,f\n0,nan\n1,\n", "No row of features is finite"),
-        (b'frame_idx,f\n0,"1\n', "unexpected end"),
-        (b"time,f\n0,1\nnan,1\n", "not finite"),
-        (b"time,f\n1,1\n0,1\n", "go back"),
-        (b"f,g\n1,1\n", "Nothing tells which instant"),
-        (b"frame,face_id,timestamp,confidence,success,f\n0,0,0,1,1,1\n", "below the first"),
+        (b"", "found", "0 lines"),
+        (b"frame_idx,f\n", "found", "1 lines"),
+        (b"frame_idx,f\n0,1,2\n", "found", "3 cells"),
+        (b"frame_idx,f\n0,one\n", "found", "'one'"),
+        (b"frame_idx,f\n0,\xff\xfe\n", "found", "not UTF-8"),
+        ("frame_idx,f\n0,1\n".encode("utf-16"), "found", "not UTF-8"),
+        (b"frame_idx\n0\n", "found", "no feature columns"),
+        (b"frame_idx,f,f\n0,1,2\n", "found", "column twice"),
+        (b"frame_idx,f\n0.5,1\n", "expected", "whole numbers"),
+        (b"frame_idx,f\n,1\n", "expected", "whole numbers"),
+        (b"frame_idx,f\n-1,1\n", "expected", "at least 0"),
+        (b"frame_idx,f\n900000000,1\n", "found", "frame 900000000"),
+        (b"frame_idx,f\n0,1\n0,2\n", "found", "several rows"),
+        (b"frame_idx,f\n0,nan\n1,\n", "field", "rows"),
+        (b'frame_idx,f\n0,"1\n', "field", "text"),
+        (b"time,f\n0,1\nnan,1\n", "field", "column time"),
+        (b"time,f\n1,1\n0,1\n", "field", "timestamps"),
+        (b"f,g\n1,1\n", "found", "no clock"),
+        (b"frame,face_id,timestamp,confidence,success,f\n0,0,0,1,1,1\n", "expected", "at least 1"),
     ],
 )
-def test_tables_that_are_no_features(text: bytes, word: str, tmp_path: Path) -> None:
+def test_tables_that_are_no_features(text: bytes, key: str, part: str, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x/v-1.csv").write_bytes(text)
-    with pytest.raises(InputError, match=word):
+    with refused(**{key: part}):
         rows(f"x={tmp_path / 'x'},modality=visual")
 
 
 def test_tables_and_what_is_asked_of_them(tmp_path: Path) -> None:
     write_csv(tmp_path / "x/v-1.csv", ["frame_idx", "f"], [[0, 1]])
-    for options, word in (
-        ("columns=AU*", "no such column"),
-        ("face=1", "no face_id"),
-        ("time=seconds", "a column of timestamps"),
-        ("unit=ms", "contradict"),
-        ("clock=annotated", "does not fit the file"),
-        ("clock=stretch", "does not fit the file"),
+    for options, key, part in (
+        ("columns=AU*", "field", "columns=AU*"),
+        ("face=1", "field", "face=1"),
+        ("time=seconds", "field", "time=seconds"),
+        ("unit=ms", "found", "unit="),
+        ("clock=annotated", "field", "clock=annotated"),
+        ("clock=stretch", "field", "clock=stretch"),
     ):
-        with pytest.raises(InputError, match=word):
+        with refused(**{key: part}):
             rows(f"x={tmp_path / 'x'},modality=visual,{options}")
 
 
@@ -392,8 +393,9 @@ def test_videos_of_other_widths_are_refused(form: str, tmp_path: Path) -> None:
         tables = form in ("openface", "pyfeat", "libreface", "muse")
         write(tmp_path / "x", np.zeros((FRAMES, WIDTH + (-2 if tables else 2)), "f4") + 1, "v-2")
     opened = source(flag, allow_pickle=True)
-    with pytest.raises(InputError, match="width|columns"):
+    with refused() as caught:
         opened.rows(video("v-2"))
+    assert caught.value.details["field"] in ("stream x", "columns")
 
 
 def test_files_of_frames_that_do_not_fit(tmp_path: Path) -> None:
@@ -404,15 +406,15 @@ def test_files_of_frames_that_do_not_fit(tmp_path: Path) -> None:
         return flag
 
     one = np.ones(WIDTH, np.float32)
-    for change, word in (
-        (lambda folder: np.save(folder / "1.npy", one), "not numbered"),
-        (lambda folder: np.save(folder / "00000.npy", one), "below the first"),
-        (lambda folder: np.save(folder / f"{'9' * 200}.npy", one), "not numbered"),
-        (lambda folder: np.save(folder / "800000000.npy", one), "implausible"),
-        (lambda folder: np.save(folder / "00002.npy", np.ones(5)), "differ in width"),
-        (lambda folder: np.save(folder / "00002.npy", np.ones((2, 4))), "several axes"),
+    for change, found in (
+        (lambda folder: np.save(folder / "1.npy", one), "a second file for frame 1"),
+        (lambda folder: np.save(folder / "00000.npy", one), "0"),
+        (lambda folder: np.save(folder / f"{'9' * 200}.npy", one), "frame 999"),
+        (lambda folder: np.save(folder / "800000000.npy", one), "frame 800000000"),
+        (lambda folder: np.save(folder / "00002.npy", np.ones(5)), "5 columns"),
+        (lambda folder: np.save(folder / "00002.npy", np.ones((2, 4))), "(1, 2, 4)"),
     ):
-        with pytest.raises(InputError, match=word):
+        with refused(found=found):
             rows(broken(change))
 
 
@@ -421,7 +423,7 @@ def test_names_never_leave_the_folder(tmp_path: Path) -> None:
     np.save(tmp_path / "secret.npy", ROWS_ND)
     opened = source(flag)
     for name in ("../secret", "..", "", "/etc/passwd", "a/b", "a\\b", ".hidden", "a\0b", "n" * 300):
-        with pytest.raises(InputError, match="name cannot be used"):
+        with refused(field="video name"):
             opened.rows(video(name))
 
 
@@ -431,6 +433,6 @@ def test_folders_in_place_of_files(tmp_path: Path) -> None:
     (tmp_path / "x/v-3.npy").write_bytes(b"")
     np.save(tmp_path / "x/v-4.npy", np.ones(WIDTH))  # one vector per video
     opened = source(f"x={tmp_path / 'x'},clock=frame,modality=visual")
-    for name, word in (("v-2", "cannot be read"), ("v-3", "cannot be read"), ("v-4", "no rows")):
-        with pytest.raises(InputError, match=word):
+    for name in ("v-2", "v-3", "v-4"):
+        with refused(file=f"{name}.npy", field="array"):
             opened.rows(video(name))

@@ -27,6 +27,7 @@ from tests.feature_samples import (
     write_openface,
     write_own,
 )
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -66,7 +67,7 @@ def test_known_streams_need_no_modality_but_their_width(tmp_path: Path) -> None:
     stream = found.rows(video())
     assert stream is not None
     assert stream.stream.rows_ND.dtype == np.float16
-    with pytest.raises(InputError, match="wrong width"):
+    with refused(field="stream ir50", found="128"):
         source(f"ir50={tmp_path},clock=frame")
     assert source(f"ir50={tmp_path},clock=frame,width=128").spec.width == 128
 
@@ -113,7 +114,7 @@ def test_rows_with_nan_are_missing_and_counted(tmp_path: Path) -> None:
     assert not found.stream.rows_ND[[2, 5]].any()
     assert "2 rows with NaN or infinity" in found.how
     write_npy(tmp_path / "x", np.full((3, WIDTH), np.nan))
-    with pytest.raises(InputError, match="No row of features is finite"):
+    with refused(field="rows"):
         source(f"x={tmp_path / 'x'},clock=frame,modality=visual")
 
 
@@ -135,7 +136,7 @@ def test_openface_faces_and_success(tmp_path: Path) -> None:
     assert "1 row without success" in found.how
     declared = rows(flag + ",face=0").stream
     np.testing.assert_array_equal(declared.rows_ND[[0, 3]], [[10, 11], [12, 13]])
-    with pytest.raises(InputError, match="face=7"):
+    with refused(field="face=7"):
         source(flag + ",face=7").rows(video())
     # All feature columns by default, without those that are about the row.
     assert source(f"x={tmp_path / 'x'},modality=visual").spec.width == 2
@@ -148,7 +149,7 @@ def test_tables_match_columns_by_name(tmp_path: Path) -> None:
     flag = f"x={folder},modality=visual"
     np.testing.assert_array_equal(rows(flag, video("b")).stream.rows_ND[0], [10, 20])
     write_csv(folder / "c.csv", ["frame_idx", "au_1", "au_3"], [[0, 1, 2]])
-    with pytest.raises(InputError, match="not what it should be"):
+    with refused(field="columns", found="au_2"):
         rows(flag, video("c"))
     chosen = source(f"x={folder},columns=au_2+au_1,modality=visual")
     assert chosen.spec.width == 2
@@ -157,7 +158,7 @@ def test_tables_match_columns_by_name(tmp_path: Path) -> None:
 def test_frame_numbers_of_unknown_tables_are_declared(tmp_path: Path) -> None:
     write_csv(tmp_path / "x/v-1.csv", ["frame", "f"], [[1, 5], [3, 7]])
     flag = f"x={tmp_path / 'x'},modality=visual"
-    with pytest.raises(InputError, match="from 0 or from 1"):
+    with refused(field="frame numbers", remedy="first=0 or first=1"):
         source(flag)
     for first in (0, 1):
         found = rows(f"{flag},first={first}").stream
@@ -207,7 +208,7 @@ def test_clocks_of_their_own(tmp_path: Path) -> None:
     assert found.expected is None
     fps = rows(flag + ",clock=fps:6").stream
     np.testing.assert_allclose(fps.pts_N, np.arange(FRAMES) / 6)
-    with pytest.raises(InputError, match="Nothing tells which instant"):
+    with refused(found="no clock", remedy="clock=frame"):
         source(flag)
     # Numbered rows keep their gaps, and end with the video.
     frames = write_frames(tmp_path / "y", ROWS_ND)
@@ -242,14 +243,14 @@ def test_our_own_archives_tell_validity(tmp_path: Path) -> None:
 def test_rows_with_several_axes_are_reduced_as_declared(tmp_path: Path) -> None:
     patches = np.random.default_rng(1).normal(size=(FRAMES, 6, 5)).astype(np.float16)
     flag = write_npy(tmp_path / "x", patches)
-    with pytest.raises(InputError, match="several axes"):
+    with refused(field="array", remedy="reduce="):
         source(flag)
     flat = rows(flag + ",reduce=flatten").stream
     np.testing.assert_array_equal(flat.rows_ND, patches.reshape(FRAMES, 30))
     mean = rows(flag + ",reduce=mean:1").stream
     np.testing.assert_allclose(mean.rows_ND, patches.astype(np.float64).mean(1), atol=1e-6)
     assert rows(flag + ",reduce=mean:1+2").stream.rows_ND.shape == (FRAMES, 1)
-    with pytest.raises(InputError, match="too few axes"):
+    with refused(field="reduce", expected="4"):
         source(flag + ",reduce=mean:4")
     # An axis of length 1 means nothing.
     write_npy(tmp_path / "x", ROWS_ND[:, None])
@@ -270,7 +271,7 @@ def test_zeros_mean_no_face_where_that_is_declared(tmp_path: Path) -> None:
     assert rows(plain).stream.valid_N.all()
     assert not rows(plain + ",missing=zeros").stream.valid_N[3]
     (tmp_path / "clip-UTT").mkdir()
-    with pytest.raises(InputError, match="One vector per video"):
+    with refused(expected="-FRA"):
         source(f"x={tmp_path / 'clip-UTT'},modality=visual")
 
 
@@ -288,7 +289,7 @@ def test_elements_of_pickled_tuples_are_chosen(tmp_path: Path) -> None:
     flag = write_image_pickle(tmp_path, ROWS_ND)
     assert source(flag, allow_pickle=True).spec.width == WIDTH
     assert source(flag + ",key=1", allow_pickle=True).spec.width == 8
-    with pytest.raises(InputError, match="only if that is asked for"):
+    with refused(found="a pickle", remedy="--allow_pickle"):
         source(flag)
     lists = {"v-1": {"00002.png": [1, 2.5], "00001.png": [0.5, 3]}}
     (tmp_path / "all.pkl").write_bytes(pickle.dumps(lists))
@@ -299,53 +300,52 @@ def test_elements_of_pickled_tuples_are_chosen(tmp_path: Path) -> None:
 def test_ambiguous_forms_are_declared(tmp_path: Path) -> None:
     write_openface(tmp_path / "x", ROWS_ND)
     write_hog(tmp_path / "x", ROWS_ND)
-    with pytest.raises(InputError, match="form of the features is open") as caught:
+    with refused(found="several forms", remedy="form=csv"):
         source(f"x={tmp_path / 'x'},modality=visual")
-    assert "form=csv" in caught.value.details["remedy"]
     assert source(f"x={tmp_path / 'x'},form=hog,modality=visual").spec.width == WIDTH
 
 
 @pytest.mark.parametrize(
-    ("options", "word"),
+    ("options", "key", "part"),
     [
-        (",colour=red", "Unknown option"),
-        (",clock=", "makes no sense"),
-        (",clock=frame,clock=frame", "makes no sense"),
-        (",clock=fps", "No clock"),
-        (",clock=fps:0", "No clock"),
-        (",clock=hop:10", "unit"),
-        (",clock=sometimes", "No clock"),
-        (",clock=frame,offset=1s", "No clock"),
-        (",clock=frame,rate=25", "contradict"),
-        (",clock=hop:10ms,rate=25", "contradict"),
-        (",clock=stretch,resample=mean", "contradict"),
-        (",clock=frame,width=5", "wrong width"),
-        (",clock=frame,columns=AU*", "does not go with this form"),
-        (",clock=frame,first=1", "does not go with this form"),
-        (",clock=frame,resample=cubic", "makes no sense"),
-        (",clock=frame,modality=smell", "makes no sense"),
-        (",clock=frame,width=0", "makes no sense"),
-        (",clock=frame,form=mat", "Unknown form"),
-        (",clock=frame,form=pickle", "does not fit"),
-        (",clock=pts", "does not fit the file"),
+        (",colour=red", "found", "colour"),
+        (",clock=", "field", "clock in"),
+        (",clock=frame,clock=frame", "field", "clock in"),
+        (",clock=fps", "found", "clock=fps"),
+        (",clock=fps:0", "found", "clock=fps:0"),
+        (",clock=hop:10", "expected", "10ms"),
+        (",clock=sometimes", "found", "clock=sometimes"),
+        (",clock=frame,offset=1s", "found", "offset=1s"),
+        (",clock=frame,rate=25", "found", "rate=25"),
+        (",clock=hop:10ms,rate=25", "found", "rate=25"),
+        (",clock=stretch,resample=mean", "found", "resample=mean"),
+        (",clock=frame,width=5", "field", "stream x"),
+        (",clock=frame,columns=AU*", "found", "columns="),
+        (",clock=frame,first=1", "found", "first="),
+        (",clock=frame,resample=cubic", "field", "resample in"),
+        (",clock=frame,modality=smell", "field", "modality in"),
+        (",clock=frame,width=0", "field", "width in"),
+        (",clock=frame,form=mat", "found", "mat"),
+        (",clock=frame,form=pickle", "expected", "a pickle"),
+        (",clock=pts", "field", "clock=pts"),
     ],
 )
-def test_flags_that_make_no_sense(options: str, word: str, tmp_path: Path) -> None:
+def test_wrong_flags_are_refused(options: str, key: str, part: str, tmp_path: Path) -> None:
     write_npy(tmp_path / "x", ROWS_ND)
     modality = "" if "modality" in options else ",modality=visual"
-    with pytest.raises(InputError, match=word):
+    with refused(**{key: part}):
         rows(f"x={tmp_path / 'x'}{options}{modality}")
 
 
 def test_flags_as_a_whole(tmp_path: Path) -> None:
     flag = write_npy(tmp_path / "x", ROWS_ND)
-    with pytest.raises(InputError, match="Two flags name one stream"):
+    with refused(found="x", expected="a name for each"):
         parse_features([flag, flag])
     for wrong in ("x", "=y", "x=", "../x=y", f"x={tmp_path / 'nothing'}"):
         with pytest.raises(InputError):
             parse_features([wrong])
-    with pytest.raises(InputError, match="needs a modality"):
+    with refused(expected="modality="):
         source(f"x={tmp_path / 'x'},clock=frame")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="form of the features is open"):
+    with refused(found="no files"):
         source(f"x={tmp_path / 'empty'}")

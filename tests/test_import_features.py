@@ -5,15 +5,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from data.features.feature_sources import parse_features
 from data.import_features import build
 from emojax.datasets.source import Store
-from emojax.errors import InputError
 from emojax.prediction.predictor import ensemble
 from emojax.prediction.trained_run import open_run
 from tests.feature_samples import report_of, write_npy
+from tests.refusals import refused
 from tests.small_store import build_small_store
 from tests.training_runs import (
     quick_compiling,  # noqa: F401 - a fixture
@@ -86,10 +85,10 @@ def test_times_of_frames_can_be_given(tmp_path: Path) -> None:
     assert all("last 2 frames without" in row.how for row in report if row.stream == "ir50")
     for text in ("", "0\none\n", "1\n0\n", "nan\n"):
         (tmp_path / "pts/b_left.txt").write_text(text)
-        with pytest.raises(InputError, match="times of a video"):
+        with refused(field="--pts", file="b_left"):
             build(tmp_path / "other", parse_features(flags), pts=tmp_path / "pts")
     (tmp_path / "pts/b_left.txt").unlink()
-    with pytest.raises(InputError, match="times of a video"):
+    with refused(field="--pts", file="b_left"):
         build(tmp_path / "other", parse_features(flags), pts=tmp_path / "pts")
     assert not (tmp_path / "other").exists()
 
@@ -97,7 +96,7 @@ def test_times_of_frames_can_be_given(tmp_path: Path) -> None:
 def test_lacking_streams_are_allowed_only_when_asked(tmp_path: Path) -> None:
     flags = write_features(tmp_path / "features")
     (tmp_path / "features/sound/a.npy").unlink()
-    with pytest.raises(InputError, match="lacks a stream"):
+    with refused(field="stream vggish of a", remedy="--allow_missing"):
         build(tmp_path / "store", parse_features(flags), fps=25)
     build(tmp_path / "store", parse_features(flags), fps=25, allow_missing=True)
     record = Store(tmp_path / "store").read(0)
@@ -107,22 +106,22 @@ def test_lacking_streams_are_allowed_only_when_asked(tmp_path: Path) -> None:
 
 def test_what_does_not_tell_the_frames_is_refused(tmp_path: Path) -> None:
     (flag, sound) = write_features(tmp_path / "features")
-    for flags, options, word in (
-        ([flag], {}, "frames of the videos are open"),
-        ([flag], {"fps": 25.0, "pts": tmp_path}, "frames of the videos are open"),
-        ([flag], {"fps": 0.0}, "frames of the videos are open"),
-        ([], {"fps": 25.0}, "nothing to import"),
-        ([flag.replace("clock=frame", "clock=annotated")], {"fps": 25.0}, "no annotated frames"),
-        ([flag.replace("clock=frame", "clock=stretch")], {"fps": 25.0}, "Nothing tells how many"),
-        ([flag], {"fps": 25.0, "dtype": "int8"}, "dtype"),
+    for flags, options, details in (
+        ([flag], {}, {"field": "--fps, --pts"}),
+        ([flag], {"fps": 25.0, "pts": tmp_path}, {"field": "--fps, --pts", "found": " and "}),
+        ([flag], {"fps": 0.0}, {"field": "--fps, --pts", "found": "--fps=0.0"}),
+        ([], {"fps": 25.0}, {"field": "--features"}),
+        ([flag.replace("=frame", "=annotated")], {"fps": 25.0}, {"found": "clock=annotated"}),
+        ([flag.replace("=frame", "=stretch")], {"fps": 25.0}, {"found": "only rows", "field": "a"}),
+        ([flag], {"fps": 25.0, "dtype": "int8"}, {"field": "dtype", "found": "int8"}),
     ):
-        with pytest.raises(InputError, match=word):
+        with refused(**details):
             build(tmp_path / "store", parse_features(flags), **options)
     (tmp_path / "store").mkdir()
     (tmp_path / "store/mine.txt").write_text("not a store")
-    with pytest.raises(InputError, match="exists already"):
+    with refused(file="store", remedy="--overwrite"):
         build(tmp_path / "store", parse_features([flag]), fps=25)
-    with pytest.raises(InputError, match="Only a store can be overwritten"):
+    with refused(file="store", found="not a store"):
         build(tmp_path / "store", parse_features([flag]), fps=25, overwrite=True)
     # Sound alone tells how long a video is.
     build(tmp_path / "sound", parse_features([sound]), fps=25)

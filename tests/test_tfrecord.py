@@ -12,6 +12,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from emojax.datasets import tfrecord
 from emojax.errors import InputError
+from tests.refusals import refused
 
 FEATURES = st.dictionaries(st.text(max_size=20), st.binary(max_size=300), max_size=6)
 
@@ -116,7 +117,7 @@ def test_every_flipped_bit_of_a_frame_is_found() -> None:
         for bit in range(8):
             bad = bytearray(good)
             bad[position] ^= 1 << bit
-            with pytest.raises(InputError, match="record"):
+            with refused(file="shard", field="of the record at byte 5"):
                 tfrecord.check_record(memoryview(bad), 5, 40, crc, file=path)
 
 

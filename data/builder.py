@@ -1,0 +1,87 @@
+"""The parts that the builders of stores share: flags, the file of an export, the last lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from emojax.commands import cli
+from emojax.datasets.folds import Fold
+from emojax.datasets.record import VideoRecord
+from emojax.datasets.store import StoreWriter, store_facts
+from emojax.errors import InputError
+
+from .exported_arrays import NpzArrays
+
+
+def define_store_flags(define: cli.Flags, *, dtype: bool = True) -> None:
+    """Defines the flags of the store to build: ``--out``, ``--overwrite`` and ``--dtype``.
+
+    Args:
+        define: of the command.
+        dtype: the type of stored features can be chosen.
+    """
+    define.string("out", None, "Folder of the store to build.", required=True)
+    define.bool("overwrite", False, "Replace a store that is there already.")
+    if dtype:
+        define.string("dtype", "float16", "Of the features: float16 or float32.")
+
+
+def define_export_flags(define: cli.Flags, file: str, seed: str) -> None:
+    """Defines the flags of a builder that reads one exported file.
+
+    Args:
+        define: of the command.
+        file: name of the exported file.
+        seed: what ``--seed`` decides.
+    """
+    define.string("source", None, f"Folder that holds {file}.", required=True)
+    define.integer("seed", 0, seed)
+    define_store_flags(define, dtype=False)
+
+
+def open_export(source: str | Path, file: str, about: str) -> NpzArrays:
+    """Opens an exported file.
+
+    Args:
+        source: the folder with the file, or the file.
+        file: name of the file in the folder.
+        about: name of the export in messages, such as "MELD export".
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = Path(source)
+    path = path / file if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(
+            f"The {about} is not there.",
+            file=path,
+            found="no such file",
+            expected=file,
+            remedy="give the folder that holds it as --source",
+        )
+    return NpzArrays(path, about)
+
+
+def write_videos(writer: StoreWriter, videos: Iterable[VideoRecord], folds: Sequence[Fold]) -> None:
+    """Writes a whole store: all videos, then the folds.
+
+    Raises:
+        InputError: a video or a fold does not fit the store.
+    """
+    with writer:
+        for video in videos:
+            writer.add(video)
+        writer.finish(folds)
+
+
+def is_tenth(done: int, total: int) -> bool:
+    """Returns True about every tenth of the work and at its end, when progress is reported."""
+    return done == total or done * 10 // total > (done - 1) * 10 // total
+
+
+def report_store(out: str) -> None:
+    """Adds the store's size to the summary line and prints where the store is."""
+    cli.tell(**store_facts(out))
+    cli.say(f"store: {out}")
