@@ -115,7 +115,7 @@ def main(given: flags.FlagValues) -> None:
                 postprocessing.smooth(store, predictions, int(fold))
                 for predictions, fold in zip(per_replica, session.folds.members_R, strict=True)
             ]
-        combined = ensemble(session, per_replica, members, given.ensemble)
+        combined = ensemble(session.weights, per_replica, members, given.ensemble)
         if postprocessing:
             combined = postprocessing.clip(combined)
         if is_primary():

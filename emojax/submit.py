@@ -249,7 +249,7 @@ def _from_run(given: flags.FlagValues, asked: list[str] | None) -> _Source:
     @functools.cache
     def predictions() -> Predictions:
         per_replica = run.predict(store, [known] * len(run.session.folds.keys))
-        return ensemble(run.session, per_replica, members)
+        return ensemble(run.session.weights, per_replica, members)
 
     return _Source(wanted, lengths, known, lambda name: predictions().get(name, {}).get(given.task))
 

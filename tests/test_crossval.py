@@ -88,19 +88,19 @@ def test_every_fold_and_seed_has_its_scores(
     assert [result.fold for result in found.results] == list(FOLDS)
     for k, result in enumerate(found.results):
         assert set(result.scores["va"]) == {OURS, PROCESSED, BASELINE}
-        groups = seed_groups(run.session, k)
+        groups = seed_groups(run.session.replicas, run.session.folds, k)
         assert list(groups) == ["seed 3", "seed 5"]
         assert sorted(r for members in groups.values() for r in members) == [
             r for r, replica in enumerate(run.session.replicas) if replica.fold == result.fold
         ]
         for label, members in groups.items():
-            alone = ensemble(run.session, predictions, members)
+            alone = ensemble(run.session.weights, predictions, members)
             by_hand = score(store, alone, videos[k])
             reported = found.seeds[result.fold][label]["va"]
             assert reported["ccc_valence"] == pytest.approx(by_hand, abs=1e-6)
             assert "ccc_mean" in reported
         both = [r for members in groups.values() for r in members]
-        by_hand = score(store, ensemble(run.session, predictions, both), videos[k], 1)
+        by_hand = score(store, ensemble(run.session.weights, predictions, both), videos[k], 1)
         assert result.scores["va"][OURS]["ccc_arousal"] == pytest.approx(by_hand, abs=1e-6)
 
 
@@ -147,7 +147,7 @@ def test_each_video_is_predicted_by_replicas_that_did_not_train_on_it(
         assert (name in store.partitions["validation"]) == (folds == [0])
         members = np.flatnonzero(run.session.folds.members_R == folds[0])
         assert not any(name in store.fold(run.session.replicas[r].fold).train for r in members)
-        expected = ensemble(run.session, predictions, [int(r) for r in members])[name]["va"]
+        expected = ensemble(run.session.weights, predictions, [int(r) for r in members])[name]["va"]
         np.testing.assert_allclose(found.out_of_fold[name]["va"], expected, rtol=0, atol=1e-6)
     # So together they are one data set, scored as such.
     whole = pooled_scores(found.results, "va")[OURS]["ccc_valence"]
@@ -207,7 +207,7 @@ def test_the_test_videos_are_scored_by_all_folds_together(
     )
     everyone = range(len(run.session.replicas))
     for rule in ("mean", "ccc_centring"):
-        combined = ensemble(run.session, predictions, everyone, rule)
+        combined = ensemble(run.session.weights, predictions, everyone, rule)
         by_hand = score(store, combined, names)
         assert table[rule]["ccc_valence"] == pytest.approx(by_hand, abs=1e-6)
     assert table["mean"]["ccc_valence"] != table["ccc_centring"]["ccc_valence"]

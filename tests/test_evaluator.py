@@ -316,12 +316,12 @@ def test_an_ensemble_averages_only_replicas_trained_for_the_target(store: Store)
     session = session_of(store, config)
     # Replicas: valence, valence, arousal, arousal, va, va. Replica r predicts (r, 10 r).
     predictions = [{"x": {"va": np.full((3, 2), [r, 10.0 * r])}} for r in range(6)]
-    found = ensemble(session, predictions, range(6))["x"]["va"]
+    found = ensemble(session.weights, predictions, range(6))["x"]["va"]
     np.testing.assert_allclose(found, [[(0 + 1 + 4 + 5) / 4, 10 * (2 + 3 + 4 + 5) / 4]] * 3)
-    found = ensemble(session, predictions, [1, 2])["x"]["va"]
+    found = ensemble(session.weights, predictions, [1, 2])["x"]["va"]
     np.testing.assert_allclose(found, [[1.0, 20.0]] * 3)
     # What nobody was trained for is no prediction.
-    found = ensemble(session, predictions, [0, 1])["x"]["va"]
+    found = ensemble(session.weights, predictions, [0, 1])["x"]["va"]
     np.testing.assert_allclose(found[:, VALENCE], 0.5)
     assert np.isnan(found[:, AROUSAL]).all()
 
@@ -333,7 +333,7 @@ def test_an_ensemble_of_classes_averages_probabilities(labelled: Store) -> None:
     predictions = [
         {"x": {task: rng.random((3, count)) for task, count in columns.items()}} for _ in range(3)
     ]
-    found = ensemble(session, predictions, range(3))["x"]
+    found = ensemble(session.weights, predictions, range(3))["x"]
     values = [p["x"] for p in predictions]
     np.testing.assert_allclose(found["expr"], (values[0]["expr"] + values[2]["expr"]) / 2)
     np.testing.assert_allclose(found["au"], values[2]["au"])

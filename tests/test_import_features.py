@@ -143,7 +143,7 @@ def test_a_trained_run_predicts_imported_features(tmp_path: Path) -> None:
     store = run.open_store(str(tmp_path / "store"), labelled=False)
     names = list(store.partitions["test"])
     predictions = run.predict(store, [names] * len(run.session.folds.keys))
-    together = ensemble(run.session, predictions, list(range(len(run.session.replicas))))
+    together = ensemble(run.session.weights, predictions, list(range(len(run.session.replicas))))
     for name, frames in LENGTHS.items():
         assert together[name]["va"].shape == (frames, 2)
         assert np.isfinite(together[name]["va"]).all()

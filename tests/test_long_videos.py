@@ -161,7 +161,7 @@ def test_windows_and_sequences_agree_where_a_window_holds_all_that_is_seen(store
     session = session_of(store, "lfan")
     model: Any = session.model
     session = dataclasses.replace(session, model=model.clone(causal=True))
-    assert (model_extent(session).before, model_extent(session).after) == (12, 0)
+    assert (model_extent(session.model).before, model_extent(session.model).after) == (12, 0)
     run = run_of(session, store)
     windows = run.predict(store, [VIDEOS] * 2)
     sequences = in_parts(run, store).predict(store, [VIDEOS] * 2)
@@ -206,7 +206,7 @@ def bounded() -> dict[str, Session]:
             session, window_spec=dataclasses.replace(session.window_spec, window=60, stride=60)
         )
         try:
-            extent = model_extent(session)
+            extent = model_extent(session.model)
         except InputError:
             continue
         key = (type(session.model).__name__, extent)

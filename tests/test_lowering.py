@@ -73,7 +73,9 @@ def arguments_of(session: Session, batch: Any = None) -> tuple[Any, ...]:
     """What a training step is called with."""
     return (
         session.abstract_state(),
-        abstract_batch(session) if batch is None else batch,
+        abstract_batch(session.streams, session.window_spec, session.batch_size)
+        if batch is None
+        else batch,
         abstract(abstract_normalisation(session.streams, len(session.folds.keys))),
         abstract_hyper(session),
     )
@@ -172,7 +174,11 @@ def test_a_step_over_a_mesh_lowers(store: Store) -> None:
     mesh = session.layout.mesh
     assert mesh.devices.shape == (4, 2)
     grouped = len(session.samplers.keys)
-    batch = abstract(abstract_batch(session), _over_data(session, None), (grouped,))
+    batch = abstract(
+        abstract_batch(session.streams, session.window_spec, session.batch_size),
+        _over_data(session, None),
+        (grouped,),
+    )
     exported = lowered("tpu", train_step(session), *arguments_of(session, batch))
     assert exported.nr_devices == mesh.size
     module = exported.mlir_module()

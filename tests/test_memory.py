@@ -60,7 +60,7 @@ def test_a_footprint_says_what_arrays_and_compiled_programs_take(store: Store) -
     session = session_of(store, config)
     found = footprint(session)
     assert found.state == tree_bytes(session.init_state())
-    batch = abstract_batch(session)
+    batch = abstract_batch(session.streams, session.window_spec, session.batch_size)
     feed = open_feed(session, store, resident=False)
     read = next(feed.iterators[0])
     assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == jax.tree.map(
@@ -151,7 +151,9 @@ def test_fewer_replicas_train_at_once_where_that_is_asked_for(store: Store) -> N
 
 def test_large_replicas_take_turns_on_a_cpu(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     session = seeds(store, 12)
-    rows = tree_bytes(abstract_batch(session).streams)
+    rows = tree_bytes(
+        abstract_batch(session.streams, session.window_spec, session.batch_size).streams
+    )
     monkeypatch.setattr(memory, "_LARGE_BATCH_ON_CPU", rows)
     assert plan_memory(session).most == 12
     monkeypatch.setattr(memory, "_LARGE_BATCH_ON_CPU", rows - 1)

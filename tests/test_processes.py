@@ -137,7 +137,7 @@ def test_two_processes_are_stopped_killed_and_end_as_one_would(
     status, log = Launched(tmp_path, "emojax.predict", *flags).end()
     assert status == 0, log
     run, names = open_run(workdir), [video.name for video in store.videos]
-    combined = ensemble(run.session, run.predict(store, [names]), range(2))
+    combined = ensemble(run.session.weights, run.predict(store, [names]), range(2))
     write_predictions(alone, store, combined)
     for video in store.videos:
         files = [out / "va" / f"{video.name}.csv" for out in (both, alone)]

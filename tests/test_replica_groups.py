@@ -345,7 +345,7 @@ def test_sizes_halve_and_leave_nobody_out(store: Store, count: int, devices: int
         for live in range(count, 0, -1):
             active = np.arange(count) < live
             groups = regroup(groups, session, active, most)
-            sizes.append(group_size(live, most, session))
+            sizes.append(group_size(live, most, count, session.layout, session.batch_size))
             trained = [group.members[group.active(active)] for group in groups]
             assert sorted(np.concatenate(trained).tolist()) == list(range(live))
             assert all(len(part) for part in trained)

@@ -156,7 +156,9 @@ def test_recursions_on_fold_1_are_scored_as_evaluate_does(
     truth = read_annotations(opened, fold, fold.validation, "va")
     for seed in (0, 1):
         members = [r for r, one in enumerate(trained.session.replicas) if one.seed == seed]
-        values_NC = concatenate(truth, ensemble(trained.session, predictions, members), "va")
+        values_NC = concatenate(
+            truth, ensemble(trained.session.weights, predictions, members), "va"
+        )
         scores = TASK_OPS["va"].scores(values_NC, truth.labels_NK, truth.mask_NK)
         assert row["columns"]["Valence"]["values"][seed] == pytest.approx(scores["ccc_valence"])
         assert row["columns"]["Mean"]["values"][seed] == pytest.approx(scores["ccc_mean"])

@@ -18,13 +18,14 @@ from emojax.exchange.run_weights import variables_of, write_run
 from emojax.exchange.weight_files import as_float32, read_tensors
 from emojax.models.torch_names import LAYOUTS, TorchWeights, find_modalities, load_torch_names
 from emojax.prediction.trained_run import TrainedRun
-from emojax.specs import TASKS
+from emojax.specs import TASKS, StreamSpec
 
 # Modalities that enter the public models as pictures, frames or spectrograms, and pass their
 # backbones within the model: what comes out is not normalised again.
 _NOT_NORMALISED = ("video", "cnn", "cnn_res50", "logmel")
 
 Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
+Streams = Mapping[str, StreamSpec]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +86,14 @@ def import_torch(
     shapes = {name: leaf.shape[1:] for name, leaf in named_leaves(tree).items()}
     imported, names = [], {}
     for index, replica in enumerate(session.names):
-        path = Path(_file_of(session, index, files))
+        path = Path(_file_of(replica, session.replicas[index].target, session.names, files))
         weights, names[replica] = _load(session, index, layout, path, modalities, shapes)
         imported.append(TorchReplica(replica, path, weights))
     stacked = _stack(session, [one.weights for one in imported], list(shapes))
     variables = jax.tree.unflatten(jax.tree.structure(tree), stacked)
-    normalisation = STATISTICS[statistics](session, store, names[session.names[0]])
+    normalisation = STATISTICS[statistics](
+        session.streams, session.folds.keys, store, names[session.names[0]]
+    )
     place = {"name": "", "path": "", "checksum": ""}
     if store is not None:
         checksum = store.metadata["checksum"]
@@ -124,16 +127,17 @@ def _initial(session: Session, seed: int, names: Sequence[str]) -> dict[str, np.
     return jax.device_get(draw(np.uint32(seed)))
 
 
-def _file_of(session: Session, index: int, files: Mapping[str, str | Path]) -> str | Path:
-    name, target = session.names[index], session.replicas[index].target
+def _file_of(
+    name: str, target: str, names: Sequence[str], files: Mapping[str, str | Path]
+) -> str | Path:
     for key in (name, target, ""):
-        if key in files and (key or len(session.replicas) == 1):
+        if key in files and (key or len(names) == 1):
             return files[key]
     raise InputError(
         f"There is no state dict for replica {name!r}.",
         field="--weights",
         found=", ".join(f"{key}={path}" if key else str(path) for key, path in files.items()),
-        expected=", ".join(f"{one}=FILE" for one in session.names),
+        expected=", ".join(f"{one}=FILE" for one in names),
         remedy="name a file for each replica, or keep fewer replicas: "
         f"--config.replicas.targets={target}",
     )
@@ -162,7 +166,7 @@ def _load(
             )
         else:
             found = dict(zip(modalities, streams, strict=True))
-        head, column = _head(session, index, shapes)
+        head, column = _head(session.replicas[index].target, session.tasks, shapes)
         weights = load_torch_names(
             layout, file.tensors, shapes, modalities=found, head=head, column=column
         )
@@ -178,10 +182,11 @@ def _without_file(error: InputError) -> dict[str, Any]:
     return {key: value for key, value in error.details.items() if key != "file"}
 
 
-def _head(session: Session, index: int, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
-    """The head that a replica's target is predicted by, and its column there."""
-    target = session.replicas[index].target
-    for task in session.tasks:
+def _head(
+    target: str, tasks: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[str, int]:
+    """Finds the head that predicts a replica's target, and the target's column there."""
+    for task in tasks:
         labels = TASKS[task].labels
         column = labels.index(target) if target in labels else 0
         if target in (task, "all", *labels):
@@ -221,18 +226,25 @@ def _check_missing(path: Path, head: str, weights: TorchWeights) -> None:
 # -- normalisation -----------------------------------------------------------------------------
 
 
-def _identity(session: Session, store: Store | None, names: Mapping[str, str]) -> Statistics:
+def _identity(
+    streams: Streams, folds: Sequence[str], store: Store | None, names: Mapping[str, str]
+) -> Statistics:
     del store, names
-    return _per_fold(
-        session,
-        {
-            stream: (np.zeros(spec.width, np.float32), np.ones(spec.width, np.float32))
-            for stream, spec in session.streams.items()
-        },
-    )
+    statistics = {
+        stream: (np.zeros(spec.width, np.float32), np.ones(spec.width, np.float32))
+        for stream, spec in streams.items()
+    }
+    if len(folds) == 1:
+        return statistics
+    return {
+        stream: (np.stack([mean_D] * len(folds)), np.stack([std_D] * len(folds)))
+        for stream, (mean_D, std_D) in statistics.items()
+    }
 
 
-def _of_store(session: Session, store: Store | None, names: Mapping[str, str]) -> Statistics:
+def _of_store(
+    streams: Streams, folds: Sequence[str], store: Store | None, names: Mapping[str, str]
+) -> Statistics:
     if store is None:
         raise InputError(
             "These statistics are those of a store's training videos.",
@@ -241,15 +253,17 @@ def _of_store(session: Session, store: Store | None, names: Mapping[str, str]) -
             expected="the folder of a store, for " + ", ".join(names.values()),
             remedy="name one, or pass --statistics=identity",
         )
-    return fold_normalisation(store, session.folds.keys, session.streams)
+    return fold_normalisation(store, folds, streams)
 
 
-def _public(session: Session, store: Store | None, names: Mapping[str, str]) -> Statistics:
+def _public(
+    streams: Streams, folds: Sequence[str], store: Store | None, names: Mapping[str, str]
+) -> Statistics:
     """As the public code: nothing after a backbone, one mean and deviation for the rest."""
-    result = _identity(session, store, names)
+    result = _identity(streams, folds, store, names)
     scaled = {modal: stream for modal, stream in names.items() if modal not in _NOT_NORMALISED}
     if scaled:
-        trained = _of_store(session, store, scaled)
+        trained = _of_store(streams, folds, store, scaled)
         for stream in scaled.values():
             mean_D, std_D = (np.asarray(values, np.float64) for values in trained[stream])
             # Every column has as many rows, so moments of all numbers are means of theirs.
@@ -264,18 +278,9 @@ def _public(session: Session, store: Store | None, names: Mapping[str, str]) -> 
     return result
 
 
-def _per_fold(session: Session, statistics: Statistics) -> Statistics:
-    """The same statistics for every fold."""
-    count = len(session.folds.keys)
-    if count == 1:
-        return statistics
-    return {
-        stream: (np.stack([mean_D] * count), np.stack([std_D] * count))
-        for stream, (mean_D, std_D) in statistics.items()
-    }
-
-
-STATISTICS: dict[str, Callable[[Session, Store | None, Mapping[str, str]], Statistics]] = {
+STATISTICS: dict[
+    str, Callable[[Streams, Sequence[str], Store | None, Mapping[str, str]], Statistics]
+] = {
     "public": _public,
     "store": _of_store,
     "identity": _identity,

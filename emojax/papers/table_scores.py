@@ -116,7 +116,7 @@ def _measure(run: Run, store: Store, partition: str, file: Path, states_file: Pa
         content["scores"][fold.name] = {}
         for seed in run.seeds:
             members = _members(trained, fold.name, seed)
-            combined = ensemble(session, predictions, members)
+            combined = ensemble(session.weights, predictions, members)
             content["scores"][fold.name][seed] = scored.scores(combined) | scored.stability(
                 combined
             )
@@ -209,7 +209,9 @@ def _submissions(
     """Task -> file with the mean of the seeds' predictions, of tasks without annotations."""
     files: dict[str, str] = {}
     for task in (task for task, count in scored.frames.items() if not count):
-        combined = ensemble(trained.session, predictions, _members(trained, scored.fold.name))
+        combined = ensemble(
+            trained.session.weights, predictions, _members(trained, scored.fold.name)
+        )
         lengths = {name: len(combined[name][task]) for name in scored.names}
         if any(np.isnan(combined[name][task]).any() for name in scored.names):
             continue  # a target diverged, so there is nothing to submit

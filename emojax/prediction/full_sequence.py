@@ -31,20 +31,19 @@ from emojax.prediction.predictor import Predictor
 from emojax.types import Batch
 
 
-def model_extent(session: Session) -> Extent:
-    """What a prediction of the session's model depends on.
+def model_extent(model: Any) -> Extent:
+    """Returns how far before and after a tick a model looks.
 
     Raises:
         InputError: the model, or this form of it, needs windows.
     """
-    model: Any = session.model
     if not hasattr(model, "extent"):
         fitting = [name for name in MODELS if hasattr(model_class(name), "extent")]
         raise InputError(
             "This model predicts windows, not sequences of any length: it has weights for each "
             "position, or attends to all of a window.",
             field="--full_sequence",
-            found=f"model {session.config.model['name']}",
+            found=f"model {type(model).__name__}",
             expected="one of " + ", ".join(fitting) + ", in a form that allows it",
             remedy="leave the flag out; `emojax systems` lists how far systems see",
         )
@@ -66,7 +65,7 @@ def full_sequence_session(session: Session, store: Store, part: int = 0) -> Sess
     Raises:
         InputError: the model does not allow it; see ``model_extent``.
     """
-    extent, spec = model_extent(session), session.window_spec
+    extent, spec = model_extent(session.model), session.window_spec
     # Parts begin where rows of every stream begin, and hold whole rows.
     unit = math.lcm(*(_ticks_of_whole_rows(spec, name) for name in spec.streams))
     halo = _round_up(max(extent.before, extent.after), unit)
@@ -108,7 +107,7 @@ def full_sequence_session(session: Session, store: Store, part: int = 0) -> Sess
 
 def sequence_predictor(session: Session, store: Store) -> Predictor:
     """A ``Predictor`` for a session that ``full_sequence_session`` made."""
-    kind = SequencePredictor if model_extent(session).carries else Predictor
+    kind = SequencePredictor if model_extent(session.model).carries else Predictor
     return kind(session, store)
 
 

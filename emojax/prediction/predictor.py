@@ -338,7 +338,7 @@ def _trained_scores(
 
 
 def ensemble(
-    session: Session,
+    weights: Mapping[str, np.ndarray],
     predictions: Sequence[Predictions],
     members: Sequence[int],
     rule: str = "mean",
@@ -348,7 +348,7 @@ def ensemble(
     A replica that diverged (all of its predictions are NaN) is left out; NaN where none is left.
 
     Args:
-        session: the session.
+        weights: task -> (R, targets), see ``replicas.target_weights``.
         predictions: of each replica.
         members: which replicas to combine; all must have predicted the same videos.
         rule: a key of ``emojax.ops.ensembles.ENSEMBLES``.
@@ -356,9 +356,9 @@ def ensemble(
     combined: Predictions = {}
     for name in predictions[members[0]]:
         combined[name] = {}
-        for task in session.tasks:
+        for task, weights_RX in weights.items():
             values_RNC = np.stack([predictions[r][name][task] for r in members])
-            trained_RX: np.ndarray = session.weights[task][list(members)] > 0
+            trained_RX: np.ndarray = weights_RX[list(members)] > 0
             # A categorical task has one target for all of its classes.
             trained_RC = np.broadcast_to(trained_RX, (len(members), values_RNC.shape[-1]))
             # Nor is one of a replica that diverged.

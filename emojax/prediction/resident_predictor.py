@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emojax.core.devices import Layout
 from emojax.core.session import Session
+from emojax.core.step import Shared
 from emojax.datasets.pipeline import evaluation_entries
 from emojax.datasets.resident import ResidentData, gather
 from emojax.datasets.source import Store
@@ -71,7 +73,9 @@ class ResidentEvaluation:
         self._session, self._store, self._data = session, store, data
         self._between = between
         self._loaded_V = np.asarray(data.num_ticks) > 0
-        self._step = make_resident_step(session, predict)
+        self._step = make_resident_step(
+            predict, session.window_spec, session.shared(session.folds), session.layout
+        )
         self._plans: dict[tuple[tuple[str, ...], ...], Plan] = {}
 
     def holds(self, videos: Sequence[Sequence[str]]) -> bool:
@@ -95,7 +99,13 @@ class ResidentEvaluation:
         """
         key = tuple(tuple(names) for names in videos)
         if key not in self._plans:
-            self._plans[key] = make_plan(self._session, self._store, key)
+            self._plans[key] = make_plan(
+                self._store,
+                key,
+                self._session.window_spec,
+                self._session.batch_size,
+                self._session.layout,
+            )
         plan = self._plans[key]
         sums = empty_sums(self._session, plan)
         for windows in plan.batches:
@@ -113,9 +123,10 @@ class ResidentEvaluation:
         return averages
 
 
-def make_plan(session: Session, store: Store, videos: Sequence[Sequence[str]]) -> Plan:
-    """Plans the evaluation of these videos, fold by fold."""
-    spec, size = session.window_spec, session.batch_size
+def make_plan(
+    store: Store, videos: Sequence[Sequence[str]], spec: WindowSpec, size: int, layout: Layout
+) -> Plan:
+    """Plans the evaluation of these videos, fold by fold, in batches of ``size``."""
     entries = [evaluation_entries(store, names, spec, batch_size=size) for names in videos]
     most = max(1, *(len(batches) for batches in entries))
     each = [
@@ -133,20 +144,24 @@ def make_plan(session: Session, store: Store, videos: Sequence[Sequence[str]]) -
     counts = [
         _counts(found, names, store, spec) for found, names in zip(windows, videos, strict=True)
     ]
-    return Plan([session.layout.batch(batch, grouped=grouped) for batch in batches], counts)
+    return Plan([layout.batch(batch, grouped=grouped) for batch in batches], counts)
 
 
 def make_resident_step(
-    session: Session, predict: Callable[..., Mapping[str, jax.Array]]
+    predict: Callable[..., Mapping[str, jax.Array]],
+    spec: WindowSpec,
+    shared: Shared,
+    layout: Layout,
 ) -> Callable[..., Sums]:
     """Builds ``step(sums, weights, data, normalisation, windows) -> sums``; sums are donated.
 
     Args:
-        session: the session.
-        predict: what ``make_predict_step`` built for its folds.
+        predict: what ``make_predict_step`` built.
+        spec: what windows hold.
+        shared: how replicas find their windows.
+        layout: the devices.
     """
-    spec, members = session.window_spec, session.shared(session.folds).members
-    sharding = session.layout.replica_sharding
+    members, sharding = shared.members, layout.replica_sharding
 
     def step(
         sums: Sums, weights: Any, data: ResidentData, normalisation: Any, windows: Any

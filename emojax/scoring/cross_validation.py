@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from emojax.core.replicas import Groups, Replica
 from emojax.core.session import Session
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
@@ -157,7 +158,9 @@ def cross_validate(
 
     first = _first_fold(folds)
     held = of([[name for name in fold.validation if first[name] == fold.name] for fold in folds])
-    alone = [ensemble(session, held, fold_members(session, k)) for k in range(len(folds))]
+    alone = [
+        ensemble(session.weights, held, fold_members(session.folds, k)) for k in range(len(folds))
+    ]
     postprocessing = None
     if steps:
         # Training videos of a fold are the others' validation videos, and no secret to it.
@@ -183,23 +186,24 @@ def cross_validate(
     )
 
 
-def seed_groups(session: Session, number: int) -> dict[str, list[int]]:
-    """Label -> replicas of a fold that differ in nothing but their targets.
+def seed_groups(replicas: Sequence[Replica], folds: Groups, number: int) -> dict[str, list[int]]:
+    """Groups the replicas of a fold that differ in nothing but their targets, by label.
 
     Such replicas make one model of all targets. Where several rates or decays were trained they
     are part of the label.
 
     Args:
-        session: what was trained.
-        number: of the fold, in ``session.folds``.
+        replicas: all that were trained.
+        folds: the same, grouped by fold.
+        number: of the fold, in ``folds``.
     """
     groups: dict[str, list[int]] = {}
-    for r in fold_members(session, number):
-        replica = session.replicas[r]
+    for r in fold_members(folds, number):
+        replica = replicas[r]
         label = f"seed {replica.seed}"
         for word, value in (("rate", replica.learning_rate), ("decay", replica.weight_decay)):
             attribute = "learning_rate" if word == "rate" else "weight_decay"
-            if len({getattr(other, attribute) for other in session.replicas}) > 1:
+            if len({getattr(other, attribute) for other in replicas}) > 1:
                 label += f" {word} {value:g}"
         groups.setdefault(label, []).append(r)
     return groups
@@ -311,8 +315,8 @@ def _seed_scores(
     for number, fold in enumerate(folds):
         truths = _truths(store, fold, wanted[number], session.tasks)
         scores[fold.name] = {
-            label: _scores(truths, ensemble(session, predictions, members))
-            for label, members in seed_groups(session, number).items()
+            label: _scores(truths, ensemble(session.weights, predictions, members))
+            for label, members in seed_groups(session.replicas, session.folds, number).items()
         }
     return scores
 
@@ -360,17 +364,17 @@ def _test_scores(
     truths = _truths(store, folds[0], names, session.tasks)
     everyone = range(len(session.replicas))
     alone = [
-        _scores(truths, ensemble(session, predictions, fold_members(session, number)))
+        _scores(truths, ensemble(session.weights, predictions, fold_members(session.folds, number)))
         for number in range(len(folds))
     ]
-    systems = {rule: ensemble(session, predictions, everyone, rule) for rule in ENSEMBLES}
+    systems = {rule: ensemble(session.weights, predictions, everyone, rule) for rule in ENSEMBLES}
     if postprocessing:
         smooth = [
             postprocessing.smooth(store, of_replica, int(fold))
             for of_replica, fold in zip(predictions, session.folds.members_R, strict=True)
         ]
         for rule in ENSEMBLES:
-            combined = ensemble(session, smooth, everyone, rule)
+            combined = ensemble(session.weights, smooth, everyone, rule)
             systems[f"{rule}, postprocessed"] = postprocessing.clip(combined)
     systems[OPTIMUM] = reference_predictions(store, names, "optimum")
     by_system = {system: _scores(truths, found) for system, found in systems.items()}

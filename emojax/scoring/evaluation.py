@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from emojax.core.replicas import Groups
 from emojax.core.session import Session
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
@@ -74,14 +75,21 @@ class Tuning:
     def ensembles(self, session: Session) -> list[list[tuple[Fold, Predictions]]]:
         """What ``tuned_postprocessing`` asks for: of each fold, what its ensemble predicts."""
         return [
-            [(fold, ensemble(session, self.predictions, fold_members(session, number)))]
+            [
+                (
+                    fold,
+                    ensemble(
+                        session.weights, self.predictions, fold_members(session.folds, number)
+                    ),
+                )
+            ]
             for number, fold in enumerate(self.folds)
         ]
 
 
-def fold_members(session: Session, number: int) -> list[int]:
-    """The replicas of a fold, by its number in ``session.folds``."""
-    return [int(r) for r in np.flatnonzero(session.folds.members_R == number)]
+def fold_members(folds: Groups, number: int) -> list[int]:
+    """Returns the replicas of a fold, by its number in ``session.folds``."""
+    return [int(r) for r in np.flatnonzero(folds.members_R == number)]
 
 
 def partition_videos(store: Store, fold: Fold, partition: str) -> list[str]:
@@ -137,11 +145,11 @@ def evaluate_folds(
     results = []
     for number, fold in enumerate(folds):
         names = partition_videos(store, fold, partition)
-        members = fold_members(session, number)
-        systems = {OURS: ensemble(session, predictions, members)}
+        members = fold_members(session.folds, number)
+        systems = {OURS: ensemble(session.weights, predictions, members)}
         decisions: dict[str, np.ndarray] = {}
         if tuning:
-            known = ensemble(session, tuning.predictions, members)
+            known = ensemble(session.weights, tuning.predictions, members)
             decisions = _tuned(tuning.store, tuning.folds[number], known, session.tasks)
             systems[TUNED] = _moved(systems[OURS], decisions)
         if postprocessing:

@@ -79,7 +79,9 @@ class StudiedRun:
         session = self.run.session
         predictions = self.run.without_lost(predictions)
         return [
-            ensemble(session, predictions, np.flatnonzero(session.folds.members_R == f).tolist())
+            ensemble(
+                session.weights, predictions, np.flatnonzero(session.folds.members_R == f).tolist()
+            )
             for f in range(len(self.folds))
         ]
 

@@ -87,7 +87,7 @@ def regroup(groups: Sequence[Group], run: Session, active_R: np.ndarray, most: i
         most: replicas that fit at once.
     """
     live = np.flatnonzero(active_R)
-    size = group_size(len(live), most, run)
+    size = group_size(len(live), most, len(run.replicas), run.layout, run.batch_size)
     count = -(-len(live) // size)
     if len(groups) == count and all(len(group.members) == size for group in groups):
         return list(groups)
@@ -98,42 +98,41 @@ def regroup(groups: Sequence[Group], run: Session, active_R: np.ndarray, most: i
     found = []
     for part in np.array_split(live, count):
         members = np.concatenate([part, np.full(size - len(part), part[0])])
-        session = run.subset(members, group_layout(run, size))
+        session = run.subset(members, group_layout(run.layout, run.batch_size, size))
         found.append(Group(members, np.arange(size) < len(part), run, session))
     return found
 
 
-def group_size(live: int, most: int, run: Session) -> int:
-    """Replicas of each group, of which some may be places that nobody needs.
+def group_size(live: int, most: int, count: int, layout: Layout, batch_size: int) -> int:
+    """Chooses the size of each group; some places of a group may stay empty.
 
     Args:
         live: replicas that still train.
         most: replicas that fit at once.
-        run: the session of all replicas.
+        count: replicas of the run.
+        layout: the devices that all of them use.
+        batch_size: windows in a batch.
     """
-    size = count = len(run.replicas)
+    size = count
     if count > most:
         # As many rounds as the largest group needs, and none fuller than another has to be.
-        size = lightest_size(-(-count // -(-count // most)), most, run)
+        size = lightest_size(-(-count // -(-count // most)), most, layout, batch_size)
     above = size + 1
     while size > 1 and live <= size // 2:
         above, size = size, size // 2
-    return size if above > count else lightest_size(size, min(above - 1, most), run)
+    return size if above > count else lightest_size(size, min(above - 1, most), layout, batch_size)
 
 
-def lightest_size(least: int, most: int, run: Session) -> int:
-    """The size between two that loads the fullest device least; the smallest of several."""
+def lightest_size(least: int, most: int, layout: Layout, batch_size: int) -> int:
+    """Finds the size between two that loads the fullest device least; the smallest of several."""
 
     def load(size: int) -> float:
-        across_replicas, across_data = group_layout(run, size).mesh.devices.shape[:2]
-        return size * run.batch_size / (across_replicas * across_data)
+        across_replicas, across_data = group_layout(layout, batch_size, size).mesh.devices.shape[:2]
+        return size * batch_size / (across_replicas * across_data)
 
     return min(range(least, most + 1), key=load)
 
 
-def group_layout(run: Session, size: int) -> Layout:
-    """The devices that so many replicas of a run use."""
-    if size == len(run.replicas):
-        return run.layout
-    layout = run.layout
-    return make_layout(size, run.batch_size, layout.devices, sizes=layout.sizes)
+def group_layout(layout: Layout, batch_size: int, size: int) -> Layout:
+    """Lays ``size`` replicas out on the devices of a run's layout."""
+    return make_layout(size, batch_size, layout.devices, sizes=layout.sizes)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,7 +23,8 @@ import numpy as np
 from emojax.core.devices import Layout, from_primary
 from emojax.core.session import Session
 from emojax.core.step import Hyper
-from emojax.specs import TASKS
+from emojax.datasets.window_spec import WindowSpec
+from emojax.specs import TASKS, StreamSpec
 from emojax.training.groups import group_layout, lightest_size
 from emojax.types import Batch
 
@@ -103,15 +105,14 @@ def device_limit(layout: Layout, configured: int = 0) -> int:
     return from_primary(int(_USABLE * total))
 
 
-def abstract_batch(session: Session) -> Batch:
-    """Shapes of one batch, rows in float16."""
-    spec, size = session.window_spec, session.batch_size
+def abstract_batch(streams: Mapping[str, StreamSpec], spec: WindowSpec, size: int) -> Batch:
+    """Returns the shapes of a batch of ``size`` windows, rows in float16."""
 
     def of(dtype: Any, *shape: int) -> Any:
         return jax.ShapeDtypeStruct((size, *shape), dtype)
 
     columns = {task: TASKS[task].columns for task in spec.tasks}
-    lengths, widths = spec.lengths, {name: s.width for name, s in session.streams.items()}
+    lengths, widths = spec.lengths, {name: s.width for name, s in streams.items()}
     return Batch(
         streams={name: of(np.float16, lengths[name], widths[name]) for name in spec.streams},
         stream_mask={name: of(bool, lengths[name]) for name in spec.streams},
@@ -134,7 +135,7 @@ def footprint(session: Session, *, trace: bool = True) -> Footprint:
     state = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), session.abstract_state()
     )
-    batch = abstract_batch(session)
+    batch = abstract_batch(session.streams, session.window_spec, session.batch_size)
     state_bytes, batch_bytes = tree_bytes(state), tree_bytes(batch)
     kept = _TRACED_FROM * (batch_bytes + tree_bytes(state.params))
     if trace:
@@ -187,7 +188,7 @@ def needed_bytes(
         size: how many train.
         resident: bytes of data that every device holds.
     """
-    layout = group_layout(session, size)
+    layout = group_layout(session.layout, session.batch_size, size)
     across_replicas, across_data = layout.mesh.devices.shape[:2]
     batches = min(size, len(session.samplers.keys)) * of_one.batch / across_data
     per_replica = of_one.state + 2 * of_one.params + of_one.kept / across_data
@@ -227,7 +228,7 @@ def plan_memory(session: Session, *, resident: int = 0) -> MemoryPlan:
         return MemoryPlan(1, False, needed, limit, False)
     # As many rounds as the largest group needs, and each as light as possible.
     rounds = -(-count // sizes[-1])
-    most = lightest_size(-(-count // rounds), sizes[-1], session)
+    most = lightest_size(-(-count // rounds), sizes[-1], session.layout, session.batch_size)
     return MemoryPlan(most, bool(resident) and fits(most, resident), needed, limit, True)
 
 
@@ -238,7 +239,10 @@ def _quick_at_once(session: Session) -> int:
     if wanted:
         return min(int(wanted), count)
     devices = session.layout.mesh.devices
-    large = tree_bytes(abstract_batch(session).streams) > _LARGE_BATCH_ON_CPU
+    large = (
+        tree_bytes(abstract_batch(session.streams, session.window_spec, session.batch_size).streams)
+        > _LARGE_BATCH_ON_CPU
+    )
     if devices.flat[0].platform != "cpu" or not large:
         return count
     # One on each device along that axis.
