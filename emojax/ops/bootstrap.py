@@ -10,7 +10,7 @@ needed. Intervals are percentiles (Efron and Tibshirani 1993, chapter 13); from 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,8 @@ from emojax.ops.masking import safe_divide
 from emojax.ops.metrics import Moments
 from emojax.ops.tasks import TASK_OPS
 from emojax.types import Array
+
+_DRAWS_AT_ONCE = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,8 @@ def weighted_state(stacked: Any, weights_V: np.ndarray) -> Any:
 
     Args:
         stacked: see ``stack_states``.
-        weights_V: (videos,) integers, at least 0.
+        weights_V: (videos,) integers, at least 0, or (draws, videos); then the state has a
+            leading axis of draws.
     """
     return jax.tree.map(
         lambda part: _weighted(part, weights_V),
@@ -77,17 +80,18 @@ def weighted_state(stacked: Any, weights_V: np.ndarray) -> Any:
 def _weighted(part: Any, weights_V: np.ndarray) -> Any:
     """All states are sums, and weigh as such, except for ``Moments``."""
     if not isinstance(part, Moments):
-        return np.tensordot(weights_V, part, axes=(0, 0))
+        return np.tensordot(weights_V, part, axes=(-1, 0))
+    weights = weights_V.astype(np.float64)
 
     def total(values_VC: Array) -> np.ndarray:
-        return np.tensordot(weights_V.astype(np.float64), np.asarray(values_VC), axes=(0, 0))
+        return np.einsum("...v,...vc->...c", weights, np.asarray(values_VC))
 
     count_VC = np.asarray(part.count)
     count = total(count_VC)
     # Around the mean of the draw, not raw sums: what is constant stays so to the last digit.
     mean_x = safe_divide(total(count_VC * part.mean_x), count)
     mean_y = safe_divide(total(count_VC * part.mean_y), count)
-    dx, dy = part.mean_x - mean_x[None], part.mean_y - mean_y[None]
+    dx, dy = part.mean_x - mean_x[..., None, :], part.mean_y - mean_y[..., None, :]
     return Moments(
         count=count,
         mean_x=mean_x,
@@ -97,13 +101,6 @@ def _weighted(part: Any, weights_V: np.ndarray) -> Any:
         c_xy=total(part.c_xy + count_VC * dx * dy),
         squared_error=total(part.squared_error),
     )
-
-
-def resampled_states(states: Sequence[Any], *, draws: int = 1000, seed: int = 0) -> Iterator[Any]:
-    """The metric state of each draw; see ``resampled_scores`` for the arguments."""
-    stacked = stack_states(states)
-    for weights_V in drawn_videos(len(states), draws, seed):
-        yield weighted_state(stacked, weights_V)
 
 
 def pooled_state(states: Sequence[Any]) -> Any:
@@ -130,11 +127,17 @@ def resampled_scores(
     Raises:
         ValueError: there is no state.
     """
-    summarise = TASK_OPS[task].summarise
+    ops = TASK_OPS[task]
     if len(states) < 2:
-        return {name: np.full(draws, np.nan) for name in summarise(pooled_state(states))}
-    rows = [summarise(state) for state in resampled_states(states, draws=draws, seed=seed)]
-    return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
+        return {name: np.full(draws, np.nan) for name in ops.summarise(pooled_state(states))}
+    stacked = stack_states(states)
+    weights_DV = drawn_videos(len(states), draws, seed)
+    # Some draws at once: as fast as all of them, in little memory however many videos there are.
+    blocks = [
+        ops.read_scores(weighted_state(stacked, weights_DV[start : start + _DRAWS_AT_ONCE]))
+        for start in range(0, draws, _DRAWS_AT_ONCE)
+    ]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:

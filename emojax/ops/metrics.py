@@ -2,7 +2,8 @@
 
 Merging the states of any split of the data gives the score of the whole, so a score is never
 an average over batches or over videos. States are pytrees: they pass through ``jit``, ``vmap``
-and ``scan``, and on NumPy arrays the same code runs in float64 on the host.
+and ``scan``, and on NumPy arrays the same code runs in float64 on the host. Arrays may have leading
+axes, of draws of a bootstrap for instance; the scores have them, too.
 """
 
 from __future__ import annotations
@@ -214,19 +215,19 @@ class ConfusionCounts:
 
     def f1(self) -> Array:
         """(C,) F1 of each class against the rest; 0 for a class neither true nor predicted."""
-        hits = self.matrix.diagonal()
-        return f1_score(hits, self.matrix.sum(axis=0) - hits, self.matrix.sum(axis=1) - hits)
+        hits = self.matrix.diagonal(axis1=-2, axis2=-1)
+        return f1_score(hits, self.matrix.sum(axis=-2) - hits, self.matrix.sum(axis=-1) - hits)
 
     def macro_f1(self) -> Array:
         """Mean F1 over **all** C classes, absent ones included with 0 (the ABAW rule)."""
-        return self.f1().mean()
+        return self.f1().mean(axis=-1)
 
     def accuracy(self) -> Array:
         """Share of frames whose class is predicted; 0 on no data."""
         xp = namespace(self.matrix)
         dtype = np.float64 if xp is np else xp.float32
-        hits = self.matrix.diagonal().sum().astype(dtype)
-        return safe_divide(hits, self.matrix.sum().astype(dtype))
+        hits = self.matrix.diagonal(axis1=-2, axis2=-1).sum(axis=-1).astype(dtype)
+        return safe_divide(hits, self.matrix.sum(axis=(-2, -1)).astype(dtype))
 
 
 def confusion_counts(
@@ -291,7 +292,7 @@ class BinaryCounts:
 
     def mean_f1(self) -> Array:
         """Mean F1 over **all** C columns."""
-        return self.f1().mean()
+        return self.f1().mean(axis=-1)
 
     def accuracy(self) -> Array:
         """(C,) share of right decisions; 0 on no data."""

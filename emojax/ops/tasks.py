@@ -49,7 +49,8 @@ class TaskOps:
         decode: raw outputs (..., C) -> decoded (..., C).
         decide: decoded (..., C) -> decisions (..., K), in the form of the labels.
         state: ``state(decoded_NC, labels_NK, mask_NK)`` -> mergeable metric state.
-        summarise: metric state -> score name -> float, in printing order.
+        read_scores: metric state -> score name -> score, in printing order; the state may have
+            leading axes, which the scores then have.
         selections: kind of score (see ``ops.scores``) -> function from a metric state to one
             number per target, **greater is better**, by which checkpoints and replicas are
             chosen; errors have their sign turned.
@@ -67,12 +68,16 @@ class TaskOps:
     decode: Callable[[Array], Array]
     decide: Callable[[Array], Array]
     state: StateFn
-    summarise: Callable[[Any], dict[str, float]]
+    read_scores: Callable[[Any], dict[str, Array]]
     selections: Mapping[str, Callable[[Any], Array]]
     default_selection: str
     primary: str
     details: tuple[str, ...] = ()
     confusion: Callable[[Any], Array] | None = None
+
+    def summarise(self, state: Any) -> dict[str, float]:
+        """Reads the scores of a metric state, in printing order."""
+        return {name: float(score) for name, score in self.read_scores(state).items()}
 
     def scores(self, prediction_NC: Array, labels_NK: Array, mask_NK: Array) -> dict[str, float]:
         """Scores of decoded predictions over all frames given, as one data set.
@@ -156,13 +161,13 @@ def _negative_log_loss(state: Outcomes) -> Array:
 def _continuous(spec: TaskSpec) -> TaskOps:
     """Dimensions: regressed, scored by CCC."""
 
-    def summarise(state: Moments) -> dict[str, float]:
+    def read_scores(state: Moments) -> dict[str, Array]:
         concordance = state.concordance()
-        scores = {f"ccc_{label}": concordance[c] for c, label in enumerate(spec.labels)}
-        scores["ccc_mean"] = concordance.mean()
+        scores = {f"ccc_{label}": concordance[..., c] for c, label in enumerate(spec.labels)}
+        scores["ccc_mean"] = concordance.mean(axis=-1)
         for metric, values in (("rmse", state.rmse()), ("pearson", state.pearson())):
-            scores |= {f"{metric}_{label}": values[c] for c, label in enumerate(spec.labels)}
-        return {name: float(score) for name, score in scores.items()}
+            scores |= {f"{metric}_{label}": values[..., c] for c, label in enumerate(spec.labels)}
+        return scores
 
     return TaskOps(
         name=spec.name,
@@ -177,7 +182,7 @@ def _continuous(spec: TaskSpec) -> TaskOps:
         decode=_identity,
         decide=_identity,
         state=moments,
-        summarise=summarise,
+        read_scores=read_scores,
         selections={
             "ccc": Moments.concordance,
             "rmse": lambda state: -state.rmse(),
@@ -192,11 +197,11 @@ def _categorical(spec: TaskSpec) -> TaskOps:
     """Classes that exclude one another: one target, scored by macro F1."""
     details = tuple(f"f1_{label}" for label in spec.labels)
 
-    def summarise(state: Outcomes) -> dict[str, float]:
+    def read_scores(state: Outcomes) -> dict[str, Array]:
         counts: Any = state.decisions
-        scores = dict(zip(details, counts.f1(), strict=True))
-        scores |= {"f1_macro": counts.macro_f1(), "accuracy": counts.accuracy()}
-        return {name: float(score) for name, score in scores.items()}
+        f1 = counts.f1()
+        scores = {name: f1[..., c] for c, name in enumerate(details)}
+        return scores | {"f1_macro": counts.macro_f1(), "accuracy": counts.accuracy()}
 
     return TaskOps(
         name=spec.name,
@@ -206,7 +211,7 @@ def _categorical(spec: TaskSpec) -> TaskOps:
         decode=softmax,
         decide=_argmax,
         state=_count_classes,
-        summarise=summarise,
+        read_scores=read_scores,
         selections={
             "f1": lambda state: state.decisions.macro_f1()[None],
             "accuracy": lambda state: state.decisions.accuracy()[None],
@@ -223,10 +228,10 @@ def _binary(spec: TaskSpec) -> TaskOps:
     """Units that are there or not, each a target of its own, scored by their mean F1."""
     details = tuple(f"f1_{label}" for label in spec.labels)
 
-    def summarise(state: Outcomes) -> dict[str, float]:
+    def read_scores(state: Outcomes) -> dict[str, Array]:
         counts: Any = state.decisions
-        scores = dict(zip(details, counts.f1(), strict=True)) | {"f1_mean": counts.mean_f1()}
-        return {name: float(score) for name, score in scores.items()}
+        f1 = counts.f1()
+        return {name: f1[..., c] for c, name in enumerate(details)} | {"f1_mean": counts.mean_f1()}
 
     return TaskOps(
         name=spec.name,
@@ -236,7 +241,7 @@ def _binary(spec: TaskSpec) -> TaskOps:
         decode=sigmoid,
         decide=_at_least_half,
         state=_count_units,
-        summarise=summarise,
+        read_scores=read_scores,
         selections={
             "f1": lambda state: state.decisions.f1(),
             "accuracy": lambda state: state.decisions.accuracy(),

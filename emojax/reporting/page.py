@@ -26,7 +26,7 @@ from emojax.reporting.page_sections import (
     system_title,
 )
 from emojax.reporting.page_series import curve_panels, task_facts, timelines
-from emojax.reporting.page_statistics import DRAWS, score_tables
+from emojax.reporting.page_statistics import DRAWS, FEW_VIDEOS, score_tables
 from emojax.rundir.workdir import replace_text
 
 
@@ -87,6 +87,7 @@ def page_context(runs: Sequence[ReportedRun], partition: str, draws: int) -> dic
         "sections": headings,
         "scores": score_sections(tables, runs, partition),
         "most_videos": max((n for t in tables for n in t.num_videos.values()), default=0),
+        "few_videos": FEW_VIDEOS,
         "not_compared": not_compared(tables, runs),
         "glossary": glossary(tables),
         "matrices": matrices,
@@ -128,7 +129,7 @@ def _hash(code: str) -> str:
 
 
 def _curve_table(panels: Sequence[dict[str, Any]], runs: Sequence[ReportedRun]) -> Table:
-    """The ends of the learning curves, for readers without the script."""
+    """Lists the ends of the learning curves, for readers without the script."""
     rows = []
     for panel in panels:
         for line in panel["series"]:

@@ -1,4 +1,4 @@
-"""Runs as the report reads them: from the files that training and evaluation left, no model."""
+"""Runs as the report reads them, from the files that training and evaluation left."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from emojax.config_reading import flatten
 from emojax.errors import InputError
 from emojax.reporting.timelines import TIMELINES_FILE, VideoTimeline, read_timelines
 from emojax.rundir.metric_log import METRICS_FILE, read_metrics
@@ -29,8 +30,7 @@ class ReportedRun:
         document: its ``scores.json``.
         metrics: step -> metric name -> value; empty for a run that was not trained here.
         videos: of all folds.
-        pictures: PNG files of the studies of emojax.analyse on the partition, such as of missing
-            modalities; none if there was none.
+        pictures: PNG files of the studies that emojax.analyse made on the partition.
     """
 
     name: str
@@ -43,15 +43,15 @@ class ReportedRun:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What ``scores.json`` tells of the data."""
+        """The entry of ``scores.json`` about the data."""
         return self.document["data"]
 
     @property
     def groups(self) -> dict[str, list[VideoTimeline]]:
-        """The sets of videos that are scored as one: all folds together, else each fold.
+        """The sets of videos that are scored as one: all folds together, or else each fold.
 
-        Folds are put together if no video is in two of them; then each was predicted by
-        replicas that did not train on it.
+        Folds are put together if no video is in two of them, because then each video was
+        predicted by replicas that did not train on it.
         """
         folds: dict[str, list[VideoTimeline]] = {}
         for video in self.videos:
@@ -61,7 +61,7 @@ class ReportedRun:
         return folds
 
     def scores(self, group: str, task: str) -> dict[str, dict[str, float]]:
-        """System -> score name -> value, of a group of videos; NaN where JSON has null."""
+        """Returns system -> score name -> value of a group of videos; NaN where JSON has null."""
         folds = self.document["all_folds"] if group == POOLED else self.document["folds"][group]
         return {
             system: {name: math.nan if x is None else x for name, x in by_name.items()}
@@ -95,7 +95,7 @@ def read_runs(workdirs: Sequence[str], partition: str) -> list[ReportedRun]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """As many of the last folder names as tell the runs apart."""
+    """Names each run by its last folder, and by as many more as tell the runs apart."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(len(part) for part in parts)):
         names = ["/".join(part[-length:]) for part in parts]
@@ -169,21 +169,22 @@ def _unreadable(path: Path, found: str, remedy: str) -> InputError:
     )
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted key -> value as text: {"train": {"epochs": 3}} is {"train.epochs": "3"}."""
-    rows: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            rows |= flat(value, f"{prefix}{key}.")
-        else:
-            rows[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return rows
+def flat(config: Mapping[str, Any]) -> dict[str, str]:
+    """Turns a configuration into text by dotted key.
+
+    >>> flat({"train": {"epochs": 3}})
+    {'train.epochs': '3'}
+    """
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in flatten(config).items()
+    }
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None]]:
-    """Dotted key -> its value in each configuration, of the keys that are not the same in all.
+    """Compares configurations: dotted key -> value in each, where they are not all the same.
 
-    None where a configuration does not have the key.
+    The value is None where a configuration does not have the key.
     """
     rows = [flat(config) for config in configs]
     keys = dict.fromkeys(key for row in rows for key in row)

@@ -1,6 +1,6 @@
-"""What the report shows without its script: tables of scores, confusions, data, configuration.
+"""The tables of the report: scores, confusion matrices, data and configuration.
 
-Everything here is data; ``page.html.j2`` turns it into HTML.
+They are made here as data; ``page.html.j2`` turns them into HTML.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from emojax.ops.metrics import ConfusionCounts
 from emojax.ops.scores import SCORES, is_error, score_kind
 from emojax.ops.tasks import TASK_OPS
 from emojax.reporting.page_runs import ReportedRun, differing, flat
-from emojax.reporting.page_statistics import Difference, Scored, ScoreTable, System
+from emojax.reporting.page_statistics import FEW_VIDEOS, Difference, Scored, ScoreTable, System
 from emojax.scoring.fold_scores import (
     BASELINE,
     MEAN,
@@ -89,7 +89,7 @@ def system_title(system: System, runs: Sequence[ReportedRun]) -> str:
 def score_sections(
     tables: Sequence[ScoreTable], runs: Sequence[ReportedRun], partition: str
 ) -> list[Table]:
-    """Tables of scores with intervals, of differences, of single classes and of single folds."""
+    """Lists scores with intervals, their differences, single classes and single folds."""
     found = [part for table in tables for part in _of_group(table, runs, partition)]
     return found + [part for run in runs for part in _of_folds(run, runs)]
 
@@ -116,9 +116,9 @@ def _of_group(found: ScoreTable, runs: Sequence[ReportedRun], partition: str) ->
     caption = f"{task}, {partition}, {where}: {counts} videos"
     parts = [Table(caption, header, rows, facts=facts)]
     if found.differences:
-        others = found.differences
+        others, few = found.differences, max(found.num_videos.values()) < FEW_VIDEOS
         rows = [
-            [_score_name(name), *(_difference(name, of.get(name)) for of in others.values())]
+            [_score_name(name), *(_difference(name, of.get(name), few) for of in others.values())]
             for name in names
         ]
         reference = system_title(found.reference, runs)
@@ -157,7 +157,7 @@ def not_compared(tables: Sequence[ScoreTable], runs: Sequence[ReportedRun]) -> l
 
 
 def _of_folds(run: ReportedRun, runs: Sequence[ReportedRun]) -> list[Table]:
-    """Scores fold by fold and their mean, for a run of several folds."""
+    """Lists scores fold by fold and their mean, for a run of several folds."""
     folds = run.document["folds"]
     if len(folds) < 2:
         return []
@@ -187,7 +187,7 @@ def _score_name(name: str) -> str | Cell:
 
 
 def _scored(name: str, score: Scored | None) -> str | Cell:
-    """A score and its interval."""
+    """Prints a score and its interval."""
     if score is None:
         return NOTHING
     text = score_kind(name).text
@@ -197,14 +197,18 @@ def _scored(name: str, score: Scored | None) -> str | Cell:
 
 
 def _share(name: str, scores: Mapping[str, Scored], optimum: Mapping[str, Scored]) -> str:
-    """A score as a share of the optimum's; a share of an error would be read the wrong way."""
+    """Prints a score as a share of the optimum's; nothing for errors, where less is better."""
     if is_error(name) or name not in scores or name not in optimum or optimum[name].value <= 0:
         return NOTHING
     return f"{scores[name].value / optimum[name].value:.1%}"
 
 
-def _difference(name: str, found: Difference | None) -> str | Cell:
-    """A difference with sign, its interval and p; bold if the interval leaves out 0."""
+def _difference(name: str, found: Difference | None, few: bool) -> str | Cell:
+    """Prints a difference with sign, interval and p.
+
+    It is bold if the interval leaves out 0, but not for few videos, of which an interval says
+    little.
+    """
     if found is None:
         return NOTHING
     decimals = score_kind(name).decimals
@@ -212,11 +216,12 @@ def _difference(name: str, found: Difference | None) -> str | Cell:
     if not math.isfinite(found.low):
         return value
     p = "< 0.01" if found.p < 0.01 else f"= {found.p:.2f}"
-    return Cell(value, note=f"[{low}, {high}], p {p}", strong=found.low > 0 or found.high < 0)
+    sure = not few and (found.low > 0 or found.high < 0)
+    return Cell(value, note=f"[{low}, {high}], p {p}", strong=sure)
 
 
 def _bar(name: str, score: Scored | None) -> str | Cell:
-    """A score in [0, 1] with its interval, and as a bar."""
+    """Prints a score in [0, 1] with its interval, behind a bar of that length."""
     cell = _scored(name, score)
     if score is None or not math.isfinite(score.value):
         return cell
@@ -252,7 +257,7 @@ def glossary(tables: Sequence[ScoreTable]) -> dict[str, str]:
 
 
 def confusion_matrices(runs: Sequence[ReportedRun]) -> list[Table]:
-    """A matrix for each run, task with classes, group of videos and system."""
+    """Makes a matrix for each run, task with classes, group of videos and system."""
     return [
         _matrix(
             system_title((number, f"{task}, {_where(group)}: {system}"), runs),
@@ -310,7 +315,7 @@ def short_count(count: int) -> str:
 
 
 def data_tables(runs: Sequence[ReportedRun]) -> list[Table]:
-    """What was scored, where it is from, and how it was built."""
+    """Tells what was scored, where it is from, and how it was built."""
     of_runs = [_data_rows(run) for run in runs]
     keys = dict.fromkeys(key for rows in of_runs for key in rows)
     cells = [[key, *(rows.get(key, NOTHING) for rows in of_runs)] for key in keys]
@@ -353,7 +358,7 @@ def _data_rows(run: ReportedRun) -> dict[str, str]:
 
 
 def configuration_tables(runs: Sequence[ReportedRun]) -> list[Table]:
-    """What differs between the runs, if there are several, and each configuration as a whole."""
+    """Tells what differs between several runs, and each configuration as a whole."""
     parts = []
     if len(runs) > 1:
         rows = [
@@ -375,7 +380,7 @@ def _differing_cell(value: str | None) -> str | Cell:
 
 
 def embedded_pictures(runs: Sequence[ReportedRun]) -> dict[str, str]:
-    """Title -> base64 text of each picture of ``emojax.analyse``, such as of missing modalities.
+    """Reads the pictures of ``emojax.analyse``: title -> base64 text of a PNG.
 
     Raises:
         InputError: a picture cannot be read.

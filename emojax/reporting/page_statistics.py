@@ -12,8 +12,8 @@ from emojax.reporting.page_runs import ReportedRun
 from emojax.reporting.timelines import VideoTimeline, assess_video
 from emojax.scoring.fold_scores import OURS
 
-# Draws of the bootstrap behind each interval.
-DRAWS = 1000
+# Draws of the bootstrap behind each interval, and the videos below which it comes out too narrow.
+DRAWS, FEW_VIDEOS = 1000, 20
 # The number of a run in the report, and a system of it.
 System = tuple[int, str]
 
