@@ -58,7 +58,7 @@ from .builder import define_store_flags, is_tenth, report_store
 from .features.feature_sources import FeatureSource, parse_features
 
 REPORT = "alignment"
-_MOST_OFFENDERS = 20  # after so many the rest of the features is not read
+_MOST_OFFENDERS = 20  # after this many the remaining videos are not read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ def build(
         builder={
             "command": "data.aff_wild2",
             "simulated": simulated,
-            # Names without folders: where files lay on one machine helps on no other.
+            # Names without folders, which exist on one machine only.
             "features": [flag.partition("=")[0] for flag in options.features],
             "folds": options.folds,
             "seed": options.seed,

@@ -36,7 +36,7 @@ from .exported_arrays import NpzArrays
 
 FILE = "epic_case_streams.npz"
 _SCALE = (0.5, 9.5)  # of the joystick
-_VALIDATION_SHARE = 6  # one of so many training people validates
+_VALIDATION_SHARE = 6  # one training person of this many validates
 _DESCRIPTION = (
     "EPiC-2023 / CASE: peripheral physiology with the person's own joystick ratings, 0.5 to 9.5 "
     "(Sharma et al. 2019, Sci Data 6:196; Coles et al. 2025, R. Soc. Open Sci. 12(6):241778). "
@@ -171,7 +171,7 @@ def records(export: Export) -> Iterator[VideoRecord]:
         yield VideoRecord(
             name=name,
             source_video=f"s{person}",
-            partition="train",  # what a recording is for depends on the fold
+            partition="train",  # the fold decides what a recording is for
             pts_N=export.pts_N,
             streams={
                 stream: StreamRows(x_VND[number], export.pts_N, valid_N)
@@ -253,7 +253,7 @@ def _checked_folds(arrays: NpzArrays, name: str, person_V: np.ndarray, scenario:
         raise arrays.error(name, fold_V.shape, person_V.shape)
     if len(np.unique(fold_V)) < 2:
         raise arrays.error(name, "one fold", "at least two")
-    # Scenario 2 is about people never seen in training.
+    # Scenario 2 tests on people who are not in training.
     if scenario == "s2":
         for person in np.unique(person_V):
             if len(np.unique(fold_V[person_V == person])) > 1:

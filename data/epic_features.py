@@ -88,7 +88,7 @@ def _eda(x_VN2: np.ndarray) -> np.ndarray:
     raw_VN = x_VN2[..., 0].astype(np.float64)
     phasic_VN = np.log(np.clip(raw_VN, *_PHASIC) + 0.02)
     tonic_VN = np.log(np.clip(x_VN2[..., 1].astype(np.float64), *_TONIC))
-    # How much the phasic level moves about its course of two seconds.
+    # The movement of the phasic level about its course over two seconds.
     residue_VN = np.abs(phasic_VN - _smooth(phasic_VN, 40))
     activity_VN = _smooth(np.log(residue_VN + _STILL), 20)
     speed_VN = _smooth(np.abs(_slope(raw_VN, 5)), 20)

@@ -33,7 +33,7 @@ class NpzArrays:
         key = "npz archive"
         try:
             content = path.read_bytes()
-            # From memory, because numpy leaves a file open that turns out to be damaged.
+            # From memory, because numpy leaves damaged files open.
             archive = np.load(io.BytesIO(content), allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")

@@ -39,13 +39,13 @@ from .exported_arrays import NpzArrays
 FILE = "meld_dev_utterances.npz"
 TASK = "ekman"
 FOLDS = 5
-# Array of the export -> the stream that it becomes. The store brings these specifications.
+# Array of the export -> specification of its stream, which is kept in the store.
 STREAMS: dict[str, StreamSpec] = {
     "text": StreamSpec("roberta", 768, "text"),
     "audio_w2v": StreamSpec("wav2vec2", 768, "audio"),
     "audio_mel": StreamSpec("mel_stats", 300, "audio"),
 }
-_NESTED_VALIDATION_SHARE = 6  # one of so many training dialogues validates
+_NESTED_VALIDATION_SHARE = 6  # one training dialogue of this many validates
 
 _DESCRIPTION = (
     "MELD development split (Poria et al. 2019): utterances of the series Friends with seven "
@@ -182,7 +182,7 @@ def records(export: Export) -> Iterator[VideoRecord]:
         yield VideoRecord(
             name=name,
             source_video=name,
-            partition="train",  # what a dialogue is for depends on the fold
+            partition="train",  # the fold decides what a dialogue is for
             pts_N=pts_N,
             streams={
                 stream: StreamRows(x_UD[own], pts_N, valid_N)

@@ -57,7 +57,7 @@ SIZES: dict[str, tuple[dict[str, int], tuple[float, float]]] = {
     "full": ({"train": 356, "validation": 76, "test": 162}, (8.0, 900.0)),
 }
 REFERENCE = "optimum"
-_BATCH = 8  # videos smoothed together; more would be hardly faster and take more memory
+_BATCH = 8  # videos smoothed together; more take more memory and are hardly faster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +266,7 @@ def _parse_width(text: str, streams: Sequence[str]) -> tuple[str, int]:
 
 
 def _make_plan(options: Options) -> _Plan:
-    # Seeded by the stream's name: a stream looks the same whichever others there are.
+    # Seeded by the stream's name, so that a stream does not depend on the others.
     sensors = tuple(
         make_sensor(spec, options.tasks, generator(options.seed, "sensor", spec.name))
         for spec in options.streams

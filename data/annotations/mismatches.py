@@ -152,7 +152,7 @@ def align(
     annotated_N = np.zeros(frames, bool)
     for task, labels_NK in labels.items():
         annotated_N |= TASKS[task].annotated(labels_NK).any(axis=1)
-    if not labels:  # nobody annotated it for us: its features are about all frames
+    if not labels:  # without annotations, all frames count as annotated
         annotated_N[:] = True
     pts_N = clocks.pts(video.name, video.source_video, frames, stamps)
     return AlignedVideo(

@@ -19,7 +19,7 @@ _FRAME = ("frame", "frame_idx", "frame_number", "frame_id")
 _TIME = ("timestamp", "time", "timestamp_ms", "time_ms", "frame_time_in_ms", "timestamp_s")
 _CONFIDENCE = ("confidence", "FaceScore")
 _FACE = ("face_id", "face")
-# Columns that are about the row; patterns given as columns= may still name them.
+# Columns that describe the row. They are features only if columns= names them.
 _ABOUT = {
     *_FRAME, *_TIME, *_CONFIDENCE, *_FACE, "success", "segment_id", "input", "approx_time", "",
     "Identity",
@@ -234,7 +234,7 @@ def _one_face(
     trust_N = (
         np.nan_to_num(table.numbers([confident])[:, 0]) if confident else np.zeros_like(shared)
     )
-    # By frame, then by what should be taken first; lexsort is stable, its last key counts most.
+    # By frame, then valid before others, then by confidence; lexsort's last key counts most.
     kept_N = kept_N[np.lexsort((-trust_N[kept_N], ~valid_N[kept_N], shared[kept_N]))]
     first_N = np.r_[True, np.diff(shared[kept_N]) != 0]
     several = len(np.unique(shared[kept_N][~first_N]))

@@ -39,7 +39,7 @@ from .rows import RawRows, count_of
 
 __all__ = ["FeatureRows", "FeatureSource", "VideoFrames", "parse_features"]
 
-_SAME_RATE = 0.01  # rates that differ by less are one rate, written with few digits
+_SAME_RATE = 0.01  # rates that differ by less are the same, rounded to few digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +158,7 @@ class FeatureSource:
         target_M = video.pts_N
         if self.spec.rate is not None:
             start, end = float(target_M[0]), float(target_M[-1])
-            # A little more, so that rounding does not cost the last instant.
+            # The small addend keeps the last instant in spite of rounding.
             count = int((end - start) * self.spec.rate + 1e-6) + 1
             target_M = start + np.arange(count) / self.spec.rate
         rows_MD, valid_M = RESAMPLERS[method](

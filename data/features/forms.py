@@ -96,7 +96,7 @@ class Pickles(Form):
         videos: dict[str, dict[str | int, Any]] = {}
         for key, value in content.items():
             if type(key) is not str:
-                raise self._error(f"key {key}", type(key).__name__, "the name of a video or image")
+                raise self._error(f"key {str(key)[:40]}", type(key).__name__, "a video or image")
             if type(value) is dict:
                 videos[key] = value
                 continue
@@ -116,7 +116,7 @@ class Pickles(Form):
         if len({row.shape for row in rows}) > 1:
             raise self._error(video, "rows of several widths", "one width")
         order_N = np.argsort(numbers)
-        # Images are numbered from 1 in every export; whole numbers may be anything.
+        # Every export numbers its images from 1; whole numbers may start anywhere.
         known = 1 if all(type(key) is str for key in frames) else None
         numbers_N = np.array(numbers, np.int64)[order_N]
         index_N = frames_from_numbers(numbers_N, self._options.first, known, self._options.path)

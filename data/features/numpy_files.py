@@ -20,7 +20,7 @@ from emojax.errors import InputError
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 65536  # bytes; numpy itself writes about a hundred
-_MAX_DEFLATION = 1040  # deflate packs 1032 to 1 at best; more is a lie about the size
+_MAX_DEFLATION = 1040  # deflate packs 1032 to 1 at best; a higher ratio is a false size
 _DESCR = re.compile(r"""['"]descr['"]\s*:\s*['"]([^'"]*)['"]""")
 _ORDER = re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)""")
 _SHAPE = re.compile(r"""['"]shape['"]\s*:\s*\(([0-9L,\s]*)\)""")

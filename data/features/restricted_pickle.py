@@ -176,7 +176,7 @@ def read_pickle(path: Path) -> Any:
         raise _refused(path, error.strerror) from error
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
-    except Exception as error:  # Python names no complete list for damaged pickles
+    except Exception as error:  # Python's documentation lists no complete set
         raise _refused(path, f"a damaged pickle ({type(error).__name__})") from error
 
 

@@ -183,7 +183,7 @@ def _step(raw: RawRows, clock: Clock, video: VideoFrames, file: Path, method: st
     if raw.index_N is None:
         pts_N = np.arange(raw.found) * clock.step + clock.offset
         return Placed(_stream(raw, pts_N), None, (rate,))
-    # Rows after the video's end would only cost memory.
+    # Rows after the video's end would cost memory for nothing.
     count = max(int((video.pts_N[-1] - clock.offset) / clock.step) + 2, 1)
     count = min(int(raw.index_N[-1]) + 1, count)
     pts_N = np.arange(count) * clock.step + clock.offset

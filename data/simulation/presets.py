@@ -11,12 +11,12 @@ import dataclasses
 
 import numpy as np
 
-# Class shares and base rates are close to Aff-Wild2's in shape: rare classes exist.
+# Class shares and base rates resemble Aff-Wild2's, with rare classes.
 EXPRESSION_SHARES = np.array([0.28, 0.08, 0.07, 0.08, 0.16, 0.12, 0.09, 0.12])
 AU_RATES = np.array([0.25, 0.2, 0.3, 0.35, 0.5, 0.45, 0.35, 0.15, 0.15, 0.15, 0.6, 0.25])
 LABEL_MEAN = (0.1, 0.15)  # valence, arousal; labels are clip(mean + std x) to [-1, 1]
 LABEL_STD = 0.3
-# The class that a modality shows, by j, when what it shows has nothing to do with the truth.
+# The class that a modality shows, by j, when it shows nothing of the truth.
 DECOYS = {
     "visual": (1, 4, 6),
     "audio": (4, 2, 7),

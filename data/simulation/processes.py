@@ -36,7 +36,7 @@ from .presets import (
 from .sensors import Sensor, code_slices
 
 FRAME_RATES = (24.0, 25.0, 30000.0 / 1001.0, 30.0)
-# Where the extractor has nothing to say: modality -> (kind, mean seconds present, absent).
+# Gaps of extractors: modality -> (kind, mean seconds present, mean seconds absent).
 ABSENCE = {
     "visual": ("no face", 18.0, 0.8),
     "pose": ("no face", 18.0, 0.8),

@@ -237,7 +237,7 @@ def deal_evenly(amounts: Mapping[str, np.ndarray], blocks: int, seed: int) -> li
     block_S = np.full(len(names), -1)
     for position, i in enumerate(order):
         cost_B = sum_BK @ share_SK[i]
-        # Sources without any amount must not leave a block empty.
+        # Keeps blocks from staying empty where sources have no amounts.
         if len(names) - position <= np.count_nonzero(count_B == 0):
             cost_B[count_B > 0] = np.inf
         block_S[i] = int(np.argmin(cost_B))
@@ -249,7 +249,7 @@ def deal_evenly(amounts: Mapping[str, np.ndarray], blocks: int, seed: int) -> li
             here, amount_K = block_S[i], share_SK[i]
             if count_B[here] == 1:
                 continue
-            # Halves of the changes of sum of squares, against taking the source out.
+            # Half the change of the sum of squares, relative to leaving the source out.
             cost_B = sum_BK @ amount_K
             cost_B[here] -= amount_K @ amount_K
             there = int(np.argmin(cost_B))
@@ -279,7 +279,7 @@ def deal(sources: Sequence[str], blocks: int, seed: int) -> list[set[str]]:
     names, counts = np.unique(np.asarray(sources, dtype=np.str_), return_counts=True)
     _check_enough(len(names), blocks)
     order = np.random.default_rng(seed).permutation(len(names))
-    # Sources with most videos first, so that the last ones even the blocks out.
+    # Sources with the most videos first, so that small ones even out the blocks.
     order = order[np.argsort(-counts[order], kind="stable")]
     dealt: list[set[str]] = [set() for _ in range(blocks)]
     sizes = [0] * blocks

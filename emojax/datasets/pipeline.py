@@ -20,10 +20,10 @@ from emojax.types import Batch
 
 # Windows of a fixed grid return in every epoch, fold and seed; this many bytes of them are kept.
 _KEPT_BYTES = 1 << 28
-# Entry of a window list that only fills up a batch, and start of a window drawn at random.
+# The video of an entry that only fills a batch, and the start of a window drawn at random.
 FILLER = -1
 _RANDOM = -1
-# Endless for all purposes; Grain's own endless repeat overflows with batches of one window.
+# Practically endless; Grain's own endless repeat overflows with batches of one window.
 _EPOCHS = 10**9
 # Two threads saturate two cores; processes start and run more slowly.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -49,7 +49,7 @@ class LoadWindow:
         if window is None:
             window = self._load(*entry)
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(window))
-            # Threads may race here; the worst is that a window is cut twice.
+            # A race between threads cuts a window twice at worst.
             if size <= self._room:
                 self._room -= size
                 self._kept[entry] = window

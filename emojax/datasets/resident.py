@@ -24,11 +24,11 @@ from emojax.datasets.window_spec import WindowSpec
 from emojax.specs import TASKS
 from emojax.types import Array, Batch
 
-# Rows are found by int32.
+# Rows are indexed by int32.
 _MOST_ROWS = 2**31 - 1
-# Rows brought onto the clock at a time, because "mean" needs float64 of what it adds up.
+# Rows brought onto the clock at a time, which bounds the float64 memory of "mean".
 _ROWS_AT_ONCE = 4096
-# Entries are small and quickly made; threads would take longer to hand them over.
+# Entries are small and quick to make; threads would only add time.
 _AT_ONCE = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 
 
@@ -72,7 +72,7 @@ class Entries:
     entries: Array
 
 
-# -- how many there are, from the index ---------------------------------------------------------
+# -- counts, from the index --------------------------------------------------------------------
 
 
 def obstacle(store: Store, spec: WindowSpec, videos: Sequence[str] | None = None) -> str | None:
@@ -178,7 +178,7 @@ def load_resident(
         for name, place in places.items():
             begin, total = next_row[name], place.count(num_ticks)
             data.first_row[name][number] = begin
-            # One after another of the offsets at which windows may cut this stream.
+            # The offsets at which windows may cut this stream, one after another.
             block = place.stride * _ROWS_AT_ONCE
             for row in range(0, total, block):
                 for offset in range(row, min(row + place.stride, total)):

@@ -321,7 +321,7 @@ def _release(shard: memoryview | None) -> None:
 def _check_folder(path: Path) -> None:
     if (path / DATASET_FILE).is_file():
         return
-    # What a killed build leaves, and where a killed replacement leaves the former store.
+    # Left by a killed build, and by a killed replacement of a store.
     kinds = ("partial", "old")
     name = glob.escape(path.name)
     unfinished = [found for kind in kinds for found in path.parent.glob(f"{name}.{kind}-*")]

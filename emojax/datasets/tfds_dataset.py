@@ -26,7 +26,7 @@ from emojax.datasets.source import Store
 from emojax.errors import InputError
 from emojax.specs import TASKS
 
-# References are optional as names go: reference -> the tasks it has values for.
+# Reference -> the tasks that it has values for.
 References = Mapping[str, Sequence[str]]
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _NO_ROWS = "no rows if the video was not annotated for it"
@@ -99,12 +99,12 @@ def _write(
         ),
         description=_description(store),
         features=_features(tfds, store, references),
-        # Examples stay in the order of the store, which the expressions of folds count on.
+        # The split expressions of folds rely on the order of the store.
         disable_shuffling=True,
         metadata=tfds.core.MetadataDict(_metadata(store)),
         **{key: text for key, text in about.items() if text},
     )
-    # TFDS' other writers keep what they write in memory, or need TensorFlow beyond a gigabyte.
+    # TFDS' other writers keep everything in memory, or need TensorFlow beyond a gigabyte.
     writer = tfds.core.SequentialWriter(info, videos_per_shard, file_format="array_record")
     writer.initialize_splits([part for part in PARTITIONS if store.partitions[part]])
     for i in range(len(store)):

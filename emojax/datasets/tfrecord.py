@@ -29,7 +29,7 @@ _MAX_FEATURES = 10_000
 _MAX_FIELDS = 20 * _MAX_FEATURES
 _MAX_KEY_BYTES = 1000
 _MASK_DELTA = 0xA282EAD8
-# Checksums are computed of so many bytes at a time.
+# Checksums are computed over this many bytes at a time.
 _PART_BYTES = 1 << 24
 _REBUILD = "the file is damaged: copy it again or build the store again"
 

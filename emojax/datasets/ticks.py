@@ -73,14 +73,14 @@ def rows_at(
     data = record.streams[stream]
     if count <= 0:
         return data.rows_ND[:0], np.zeros(0, bool)
-    # A row more on either side, so that "mean" knows how far the outer rows reach.
+    # One more row on either side, from which "mean" computes the reach of the outer rows.
     inside = slice(1, 1 + count)
     spacing = row_spacing(data.pts_N)
     if spec.clock:
         grid = row_grid(spec, stream)
         ticks_T = grid.ticks(first + grid.step * np.arange(-1, count + 1))
         pts_T = spec.tick_pts(record.pts_N, ticks_T)
-        # A row describes at least the time that it stands for.
+        # A row describes at least its own duration.
         reach = max(spacing, 0.5 * grid.step / grid.per_tick / spec.clock)
     else:
         pts_T = _frame_pts(record.pts_N, first - 1, first + count + 1)
@@ -135,6 +135,6 @@ def _frame_pts(pts_N: np.ndarray, start: int, stop: int) -> np.ndarray:
 def _slice_near(row_pts_N: np.ndarray, pts_T: np.ndarray) -> slice:
     """Returns the rows that can matter to these instants, at least two if there are two."""
     low = np.searchsorted(row_pts_N, pts_T[0]) - _MARGIN_ROWS
-    # Of rows at one instant the last is the nearest.
+    # Of several rows at one instant the last counts as the nearest.
     high = np.searchsorted(row_pts_N, pts_T[-1], side="right") + _MARGIN_ROWS
     return slice(max(0, int(low)), int(high))

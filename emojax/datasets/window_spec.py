@@ -23,7 +23,7 @@ from emojax.specs import STREAMS
 # Ticks by which times may be off before they count as earlier. Frames midway between two ticks
 # are common (24 fps at 2 Hz), and the rounding of their times must not decide.
 _TIE = 1e-6
-# How far window x rate / clock may be from a whole number: rates are written in decimals.
+# Tolerance of window x rate / clock, because rates are written in decimals.
 _WHOLE = 1e-6
 
 
@@ -41,7 +41,7 @@ class WindowSpec(WindowConfig):
         """Returns the ticks of a video, from the store's index alone."""
         if not self.clock:
             return video.num_frames
-        # The index has no rate for a single frame, and the mean rate otherwise.
+        # The index holds the mean rate, and 0 for a single frame.
         seconds = (video.num_frames - 1) / video.fps if video.fps else 0.0
         return math.floor(seconds * self.clock + (0.5 + _TIE)) + 1
 
@@ -151,7 +151,7 @@ class WindowSpec(WindowConfig):
                     )
         for option in ("resampling", "rates", "context"):
             for name in getattr(self, option):
-                # A row for a stream that is left out this time does no harm; a misspelt one does.
+                # Streams that are left out this time may be named; misspelt ones may not.
                 if name not in {*store.streams, *STREAMS}:
                     raise InputError(
                         f"config.data.{option} names an unknown stream.",
