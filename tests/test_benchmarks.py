@@ -322,6 +322,7 @@ def test_replicas_are_compared_by_windows_per_second(
     monkeypatch.setattr(replicas, "interleaved", lambda *_, **__: timings)
     here = tiny_context(tmp_path, monkeypatch)
     here.torch = object()  # there, and never used: its contenders are those above
+    monkeypatch.setattr(replicas, "allow_tf32", lambda *_: None)
     part = replicas.replicas_part(here)
     rows = part.tables[0].as_dict()["rows"]
     assert [(row["way"], row["replicas"]) for row in rows] == [
