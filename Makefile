@@ -1,7 +1,8 @@
 # Everything runs in .venv, which the first target that needs it makes.
 # Options: PYTHON=python3.12 picks the interpreter; TESTS="tests/test_store.py -k crc" the tests,
-# which run in one process then, else in WORKERS=2 processes, a file of tests in one of them. The
-# slow ones are those marked so; they train several times or start commands.
+# which run in one process then, else in WORKERS=2 processes, a file of tests in one of them.
+# Tests are of three tiers, by their marks: those without one (make test), slow ones, which train
+# several times or start commands (make test-all, CI), and nightly ones (make nightly).
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -20,13 +21,14 @@ space := $(empty) $(empty)
 help:
 	@echo "make demo        set up, simulate data, train RJCMA, evaluate, predict (minutes)"
 	@echo "make demo-again  the same, but train anew"
-	@echo "make test        set up and run the tests but the slow ones; TESTS=... chooses"
-	@echo "make test-all    the slow ones too"
+	@echo "make test        set up and run the quick tests (3 minutes); TESTS=... chooses"
+	@echo "make test-all    the slow ones too; COVERAGE=yes tells which lines they run"
 	@echo "make lint        ruff and mypy"
 	@echo "make check       lint and test-all"
 	@echo "make workflow    annotations and feature files -> stores -> cross-validation -> submission,"
 	@echo "                 on simulated data in Aff-Wild2's own form (40 minutes)"
-	@echo "make nightly     every table of the papers on tiny data, to see that each one runs (an hour)"
+	@echo "make nightly     kills, long videos and other long tests, then every table of the papers on"
+	@echo "                 tiny data, to see that each one runs (an hour)"
 	@echo "make bench       emojax against PyTorch on this machine; OPTIONS=--quick for a first look"
 	@echo "make spread      is a run the same on 1 or 8 devices, in 1 or 2 processes? (simulated devices)"
 	@echo "make faults      damage files, kill commands, train for long: nothing may be lost;"
@@ -81,11 +83,18 @@ licences: setup
 
 IN_PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# The least covered files first. Commands that tests start in processes of their own do not count.
+# Before Python 3.12 watching every line makes the tests a third slower; CI leaves it out there.
+test-all: export COVERAGE_CORE ?= $(shell $(PY) -c "import sys; print((\"ctrace\", \"sysmon\")[sys.version_info >= (3, 12)])" 2>/dev/null)
+COVERED := $(VENV)/bin/coverage report --sort=cover --skip-covered | sed -n 1,27p; \
+  echo "of all lines: $$($(VENV)/bin/coverage report --format=total) %"
+
 test: setup
-	$(PY) -m pytest $(or $(TESTS),$(IN_PARALLEL) -m "not slow")
+	$(PY) -m pytest $(or $(TESTS),$(IN_PARALLEL) -m "not slow and not nightly")
 
 test-all: setup
-	$(PY) -m pytest $(IN_PARALLEL)
+	$(PY) -m pytest $(IN_PARALLEL) -m "not nightly" $(if $(COVERAGE),--cov --cov-report=)
+	@$(if $(COVERAGE),$(COVERED))
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -166,7 +175,7 @@ $(WALK_TASKS:%=$(WALK)/%.txt): $(WALK)/%.txt: $(WALK)/tcn_transformer_%/crossval
 .SECONDARY:
 
 # ---- What is too long for CI -------------------------------------------------------------------
-# Every table and curve of the five papers is trained, scored and written once, on simulated data
+# The tests marked so, one at a time, since some measure time and memory. Then every table and curve of the five papers is trained, scored and written once, on simulated data
 # and in networks too small to say anything about the systems. Interrupted, it goes on.
 
 NIGHTLY_STORE := stores/nightly
@@ -174,6 +183,7 @@ NIGHTLY_STREAMS := vggface compare_lld egemaps fan deepspectrum openpose ir50 vg
   eff raf_db affectnet8 arcface wav2vec2_emotion
 
 nightly: setup
+	$(PY) -m pytest -m nightly
 	@[ -e $(NIGHTLY_STORE) ] || $(PY) -m data.synthetic --out=$(NIGHTLY_STORE) --size=tiny \
 	  --train_videos=16 --tasks=va,expr,au --folds=blocks:6 \
 	  --streams=$(subst $(space),$(comma),$(strip $(NIGHTLY_STREAMS))) \
@@ -263,4 +273,4 @@ $(DEMO_RUN)/.trained: $(DEMO_RUN)/.begun
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -23,6 +23,8 @@ from emojax.layers.convolution import CONVOLUTIONS
 from emojax.specs import STREAMS
 from emojax.training.memory_plan import bytes_text
 
+pytestmark = pytest.mark.slow
+
 TINY = Case(
     "rjcma",
     window=8,

@@ -139,7 +139,7 @@ def test_pairing_finds_what_two_intervals_hide() -> None:
     assert turned.p == compared.p
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_interval_covers_what_it_should() -> None:
     """Of 120 partitions of 40 videos about 95 % cover the score of all there are."""
     rng = np.random.default_rng(0)

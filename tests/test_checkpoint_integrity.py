@@ -32,6 +32,8 @@ from tests.training_runs import (
     rewrite_meta,
 )
 
+pytestmark = pytest.mark.slow
+
 DTYPES = (
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "bfloat16", "float32",
 )  # fmt: skip

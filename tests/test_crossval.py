@@ -31,6 +31,8 @@ from tests.training_runs import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 FOLDS = ("0", "1", "2")
 
 
@@ -261,7 +263,6 @@ def commands(folder: Path) -> Path:
     return run_forked(folder / "done", cases, columns=160)
 
 
-@pytest.mark.slow
 def test_crossval_prints_and_saves(
     folder: Path, commands: Path, store: Store, found: CrossValidation
 ) -> None:
@@ -290,7 +291,6 @@ def test_crossval_prints_and_saves(
     np.testing.assert_allclose(values, found.out_of_fold["train-1"]["va"], rtol=0, atol=2e-5)
 
 
-@pytest.mark.slow
 def test_evaluate_and_predict_postprocess(folder: Path, commands: Path, store: Store) -> None:
     printed, _ = said(commands, "evaluate")
     assert PROCESSED in printed
@@ -310,7 +310,6 @@ def test_evaluate_and_predict_postprocess(folder: Path, commands: Path, store: S
     assert kept == there
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [

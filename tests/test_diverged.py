@@ -22,7 +22,7 @@ from tests.training_runs import (
     train,
 )
 
-pytestmark = pytest.mark.usefixtures("branched")
+pytestmark = [pytest.mark.usefixtures("branched"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(build_small_store(folder / "small", tasks=("va", "expr")))
 
 
-@pytest.mark.slow
 def test_a_replica_that_diverged_does_not_spoil_the_others_result(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

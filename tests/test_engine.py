@@ -299,6 +299,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(pair: tuple[Any, Any, Path
 # -- finished and lost replicas ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finished_replica_is_frozen_while_the_other_goes_on(
     store: Store, pair: tuple[Any, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +358,7 @@ def test_a_lost_replica_does_not_touch_the_other_and_is_reported(
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(host(lost.state["train"].best)))
 
 
+@pytest.mark.slow
 def test_reload_best_goes_on_from_the_best_weights_and_keeps_the_moments(
     store: Store, tmp_path: Path
 ) -> None:

@@ -239,6 +239,7 @@ def test_predictions_that_are_not_finite_never_score(labelled: Store, bad: float
     assert np.isnan(bad_R).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["constant", "unlabelled", "one frame", "nothing labelled"])
 def test_odd_validation_videos_do_not_break_training(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "store"

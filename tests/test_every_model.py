@@ -64,6 +64,7 @@ def test_every_model_is_shipped_and_has_a_small_form() -> None:
 _BUILT: dict[str, dict[str, int]] = {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", shipped(), ids=lambda variant: variant.title)
 def test_a_shipped_configuration_builds(variant: Variant) -> None:
     session = build_session(variant.make(), STREAMS | OWN_STREAMS, jax.devices()[:1])

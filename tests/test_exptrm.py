@@ -317,6 +317,7 @@ def test_head_activation_is_for_continuous_tasks() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", configs.VARIANTS)
 def test_every_variant_is_a_session(variant: str) -> None:
     session = build_session(configs.get_config(variant), STREAMS, jax.devices()[:1])

@@ -25,6 +25,8 @@ from tests.training_runs import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (1, 2, 3, 9, 23, 61, 140)
 RATES = {"slow": 6.0, "fast": 100.0}
 

@@ -29,7 +29,7 @@ from tests.training_runs import (
     train,
 )
 
-pytestmark = pytest.mark.usefixtures("branched")
+pytestmark = [pytest.mark.usefixtures("branched"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
         yield warm
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("kind", "count"), [(TRAINING, 3), (STORE, 2)])
 def test_what_is_killed_loses_nothing_and_ends_alike(
     warm: Warm, tmp_path: Path, kind: str, count: int

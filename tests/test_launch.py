@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("local", "multi_gpu", "slurm", "tpu_slice", "tpu_vm")
 TRAIN = [

@@ -310,6 +310,7 @@ def test_streams_that_do_not_fit_are_refused() -> None:
 PARAMETERS = {"": 5_001_378, "abaw3": 5_000_802, "audio_visual": 2_374_946, "all": 5_005_878}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_builds(variant: str) -> None:
     session = build_session(get_config(variant), STREAMS, jax.devices()[:1])

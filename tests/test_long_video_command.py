@@ -10,7 +10,7 @@ from benchmarks import long_videos
 from emojax.errors import InputError
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_times_and_memory_are_those_of_the_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

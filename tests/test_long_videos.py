@@ -135,6 +135,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 # -- as one sequence -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_parts_give_what_the_model_gives_of_the_whole_video(store: Store, model: str) -> None:
     run = run_of(session_of(store, model), store)
@@ -157,6 +158,7 @@ def test_parts_give_what_the_model_gives_of_the_whole_video(store: Store, model:
             )
 
 
+@pytest.mark.slow
 def test_windows_and_sequences_agree_where_a_window_holds_all_that_is_seen(store: Store) -> None:
     session = session_of(store, "lfan")
     model: Any = session.model
@@ -224,6 +226,7 @@ def test_the_systems_that_the_papers_make_possible_are_possible() -> None:
     assert {"lfan", "lfan:simulated", "emma_net:current_face"} <= set(BOUNDED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", BOUNDED)
 def test_extents_are_what_a_nan_reaches(title: str) -> None:
     session = BOUNDED[title]
@@ -309,6 +312,7 @@ needs_smaps = pytest.mark.skipif(
 )
 
 
+@pytest.mark.nightly
 @needs_smaps
 def test_what_was_read_is_given_back(long_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tfrecord, "_PART_BYTES", 1 << 18)
@@ -323,6 +327,7 @@ def test_what_was_read_is_given_back(long_store: Store, monkeypatch: pytest.Monk
     assert rows_ND[::2].sum(dtype=np.float64) == total
 
 
+@pytest.mark.nightly
 @needs_smaps
 def test_memory_grows_by_less_than_the_predictions_take(
     long_store: Store, monkeypatch: pytest.MonkeyPatch

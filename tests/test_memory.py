@@ -32,7 +32,7 @@ from tests.branch_model import branched, branched_config  # noqa: F401 - a fixtu
 from tests.small_store import build_small_store
 from tests.training_runs import session_of
 
-pytestmark = pytest.mark.usefixtures("branched")
+pytestmark = [pytest.mark.usefixtures("branched"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -335,6 +335,7 @@ def test_streams_that_do_not_fit_are_refused() -> None:
 PARAMETERS = {"": 10_890_632, "visual": 6_746_500, "all": 11_513_816, "simulated": 696_296}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_builds(variant: str) -> None:
     session = build_session(get_config(variant), STREAMS, jax.devices()[:1])

@@ -25,7 +25,7 @@ from tests.training_runs import (
     train,
 )
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.slow]
 STEPS = 12
 
 

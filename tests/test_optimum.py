@@ -286,7 +286,7 @@ def solved() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_optimum_is_calibrated(solved: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     truth, mean = solved["va"]
     for d in range(2):
@@ -324,6 +324,7 @@ def test_no_perturbed_predictor_beats_the_optimum(
             assert np.mean((rival - target) ** 2) > best, f"{task}: {name}"
 
 
+@pytest.mark.slow
 def test_more_rows_never_hurt_on_average() -> None:
     preset, errors = PRESETS["plain"], []
     sensors, videos = some_videos(preset, ("va",), 16, (20.0, 40.0))

@@ -150,6 +150,7 @@ def plain_normalisation(session: Session) -> dict[str, tuple[np.ndarray, np.ndar
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", CHOICES)
 def test_a_forward_pass_adds_up_nothing_in_bfloat16(title: str) -> None:
     session = small_session(CHOICES[title], dtype="bfloat16")
@@ -186,6 +187,7 @@ def test_a_training_step_keeps_what_lasts_in_float32() -> None:
     assert {dtype for dtype in kept if jnp.issubdtype(dtype, jnp.inexact)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", GRADIENTS)
 def test_gradients_are_near_those_of_float32(title: str) -> None:
     (variant,) = (variant for variant in shipped() if variant.title == title)

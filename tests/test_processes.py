@@ -88,6 +88,19 @@ def close(found: list[dict[str, str]], expected: list[dict[str, str]]) -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_train_as_one_does(store: Store, tmp_path: Path) -> None:
+    config = tiny_config(store.path, train={"epochs": 1, "learning_rate": 1e-3})
+    reference: Any = train(store, tmp_path / "one", config)[0]
+    file, workdir = tmp_path / "config.json", tmp_path / "two"
+    file.write_text(json.dumps(config))
+    command = ("emojax.train", f"--config=tests/json_config.py:{file}", f"--workdir={workdir}")
+    status, log = Launched(tmp_path, *command).end()
+    assert status == 0, log
+    assert saved_steps(workdir)[-1] == reference.step
+    close(metric_rows(workdir), metric_rows(tmp_path / "one"))
+
+
+@pytest.mark.nightly
 def test_two_processes_are_stopped_killed_and_end_as_one_would(
     store: Store, tmp_path: Path
 ) -> None:

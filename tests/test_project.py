@@ -75,6 +75,7 @@ def test_the_changelog_knows_the_version() -> None:
     assert (newest[2] if newest[1] == "Unreleased" else newest[1]) == emojax.__version__
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_emojax_alone(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     files = zipfile.ZipFile(build_wheel(tmp_path)).namelist()

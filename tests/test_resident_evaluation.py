@@ -21,6 +21,8 @@ from tests.small_store import build_small_store
 from tests.training_runs import one_device, tiny_config
 from tests.uneven_store import LENGTHS, build_uneven_store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:

@@ -243,6 +243,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(variant: st
     np.testing.assert_allclose(outputs["bfloat16"], outputs["float32"], rtol=0.1, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "count"), [("paper", 13_743_266), ("upstream", 11_814_122)])
 def test_paper_widths_build(variant: str, count: int) -> None:
     model = build_model("rjcma", {"va": 2}, variant=variant)

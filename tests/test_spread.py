@@ -25,6 +25,8 @@ from emojax.training.loop import Trainer
 from tests.small_store import build_small_store
 from tests.training_runs import quick_compiling  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.slow
+
 
 def train(store: Store, workdir: Path, devices: list[jax.Device]) -> None:
     """A training of the smallest system, and predictions in the form that training writes."""
@@ -42,7 +44,6 @@ def train(store: Store, workdir: Path, devices: list[jax.Device]) -> None:
     np.savez(workdir / "validation" / TIMELINES_FILE, **arrays)
 
 
-@pytest.mark.slow
 def test_eight_devices_train_as_one_does(tmp_path: Path) -> None:
     store = Store(build_small_store(tmp_path / "store", lengths=(50, 60), validation_lengths=(30,)))
     one, eight = tmp_path / "one", tmp_path / "eight"

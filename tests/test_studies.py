@@ -52,6 +52,8 @@ from tests.training_runs import (
     quick_compiling,  # noqa: F401 - a fixture
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def here(two_runs: Path) -> Path:  # noqa: F811

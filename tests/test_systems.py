@@ -79,6 +79,7 @@ REACHES: dict[str, tuple[dict[str, Any], Reach]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REACHES)
 def test_receptive_fields(case: str) -> None:
     fields, expected = REACHES[case]
@@ -211,6 +212,7 @@ def command(*arguments: str) -> None:
     emojax.systems.main(values, *values(["systems", *arguments])[1:])
 
 
+@pytest.mark.slow
 def test_all_variants_are_listed(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,7 +209,7 @@ def test_exptrm_beside_its_baseline_and_with_missing_frames(store: Path, workdir
     assert (workdir / "toy-tiny" / "exptrm.missing" / "TABLE.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_emma_net_tells_the_stability_of_its_ticks(store: Path, workdir: Path) -> None:
     command("emma.length", "--only=6", store=store, workdir=workdir)
     columns = row_of(document(workdir, "emma.length"), "6")["columns"]
@@ -218,7 +218,7 @@ def test_emma_net_tells_the_stability_of_its_ticks(store: Path, workdir: Path) -
     assert 0 <= columns["Avg(F1)"]["mean"] <= 100
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_fold_of_a_table_of_six(
     store: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,6 +49,7 @@ def expected_size(streams: tuple[str, ...], heads: tuple[int, ...], width: int) 
     return total + sum(joint * 256 + 2 * 256 + 256 * c + c for c in heads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "task", "heads", "width"),
     [

@@ -150,6 +150,7 @@ def test_one_replica_alone_predicts_as_it_did(
         np.testing.assert_allclose(found[name]["va"], expected[name]["va"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tasks_that_no_file_was_trained_for_are_left_out(tmp_path: Path) -> None:
     store = Store(build_small_store(tmp_path / "store", tasks=("va", "expr")))
     config = tiny_config(store.path, data={"tasks": ["va", "expr"]}, loss={"expr": "cross_entropy"})
@@ -167,6 +168,7 @@ def test_tasks_that_no_file_was_trained_for_are_left_out(tmp_path: Path) -> None
     np.testing.assert_allclose(found["expr"], expected["expr"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_of_temporary_heads_say_so(tmp_path: Path) -> None:
     store = Store(build_small_store(tmp_path / "store"))
     config = tiny_config(store.path)
