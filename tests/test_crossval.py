@@ -17,7 +17,7 @@ from emojax.errors import InputError
 from emojax.ops.postprocessing import SMOOTHERS
 from emojax.prediction.predictor import ensemble
 from emojax.prediction.trained_run import TrainedRun, open_run
-from emojax.scoring import cross_validation as engine
+from emojax.scoring import cross_validation
 from emojax.scoring.cross_validation import CrossValidation, cross_validate, seed_groups, spreads
 from emojax.scoring.fitted_postprocessing import POSTPROCESSING_FILE
 from emojax.scoring.fold_scores import BASELINE, OURS, PROCESSED, FoldResult, pooled_scores
@@ -161,9 +161,9 @@ def test_a_video_that_two_folds_validate_on_is_the_first_ones(
 ) -> None:
     folds = [store.fold(name) for name in FOLDS]
     twice = [folds[0], folds[1], dataclasses.replace(folds[2], validation=folds[1].validation)]
-    assert set(engine._first_fold(twice).values()) == {"0", "1"}
+    assert set(cross_validation._first_fold(twice).values()) == {"0", "1"}
     alone: list[Any] = [{"a": {}, "b": {}}, {"c": {}}, {"d": {}}]
-    others = engine._others(twice, alone, 1, ["b"])
+    others = cross_validation._others(twice, alone, 1, ["b"])
     assert [(fold.name, list(p)) for fold, p in others] == [("0", ["a"]), ("2", ["d"])]
 
 
@@ -173,13 +173,13 @@ def test_widths_come_from_the_other_folds_alone(
     assert found.postprocessing is not None
     assert "other folds" in found.postprocessing.tuned_on
     seen: list[Any] = []
-    real: Callable[..., Any] = engine.tuned_postprocessing
+    real: Callable[..., Any] = cross_validation.tuned_postprocessing
 
     def spy(steps: Any, smoother: Any, session: Any, store: Any, known: Any, on: str) -> Any:
         seen.extend(known)
         return real(steps, smoother, session, store, known, on)
 
-    monkeypatch.setattr(engine, "tuned_postprocessing", spy)
+    monkeypatch.setattr(cross_validation, "tuned_postprocessing", spy)
     again = cross_validate(run, store, "test", steps=("smooth", "clip"))
     for k, known in enumerate(seen):
         used = {name for _, predictions in known for name in predictions}
@@ -217,25 +217,25 @@ def test_the_test_videos_are_scored_by_all_folds_together(
 
 def test_no_ensemble_where_folds_have_test_videos_of_their_own(store: Store) -> None:
     folds = [store.fold(name) for name in FOLDS]
-    assert engine._shared_test(store, folds, ["va"]) == list(store.partitions["test"])
+    assert cross_validation._shared_test(store, folds, ["va"]) == list(store.partitions["test"])
     own = dataclasses.replace(folds[1], test=("train-0",))
-    assert engine._shared_test(store, [folds[0], own], ["va"]) == []
-    assert engine._shared_test(store, [own], ["va"]) == []  # trained on
-    assert engine._shared_test(store, folds, ["expr"]) == []  # not annotated
+    assert cross_validation._shared_test(store, [folds[0], own], ["va"]) == []
+    assert cross_validation._shared_test(store, [own], ["va"]) == []  # trained on
+    assert cross_validation._shared_test(store, folds, ["expr"]) == []  # not annotated
 
 
 def test_folds_are_chosen_by_name(store: Store) -> None:
-    assert engine.choose_folds(store, ["all"]) == FOLDS
-    assert engine.choose_folds(store, ["2", "0"]) == ("2", "0")
+    assert cross_validation.choose_folds(store, ["all"]) == FOLDS
+    assert cross_validation.choose_folds(store, ["2", "0"]) == ("2", "0")
     with pytest.raises(InputError, match="no such fold") as caught:
-        engine.choose_folds(store, ["0", "9"])
+        cross_validation.choose_folds(store, ["0", "9"])
     assert caught.value.details["field"] == "--folds"
 
 
 def test_documents_have_no_nan(run: TrainedRun, store: Store, found: CrossValidation) -> None:
     bare = FoldResult("0", ("x",), {}, {})
     lone = dataclasses.replace(found, results=[found.results[0], bare])
-    text = json.dumps(engine.document(lone, run.session, store, 3), allow_nan=False)
+    text = json.dumps(cross_validation.document(lone, run.session, store, 3), allow_nan=False)
     assert json.loads(text)["spread"]["va"][OURS]["ccc_mean"]["deviation"] is None
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from emojax.core.session import build_session
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
-from emojax.prediction import predictor as evaluator
+from emojax.prediction import predictor
 from emojax.prediction.trained_run import open_run
 from tests.clocked_model import clocked_config, register
 from tests.small_store import build_coded_store, small_config
@@ -111,10 +111,10 @@ def test_every_frame_has_the_value_of_its_tick(
     config["model"]["channels"] = {"frames": [4]}
     config["replicas"]["targets"] = ["va"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "make_predict_step", telling_step)
+        patch.setattr(predictor, "make_predict_step", telling_step)
         session = build_session(config, store.streams, jax.devices()[:1])
         names = [f"video-{number}" for number in numbers]
-        (predictions,) = evaluator.Predictor(session, store)({}, {}, [names])
+        (predictions,) = predictor.Predictor(session, store)({}, {}, [names])
     assert list(predictions) == names
     for name in names:
         record = store.read(store.index_of(name))
@@ -151,8 +151,8 @@ def test_a_function_of_time_comes_out_at_its_time(
         name: (np.zeros(1, np.float32), np.ones(1, np.float32)) for name in session.streams
     }
     names = [video.name for video in store.videos]
-    predictor = evaluator.Predictor(session, store)
-    (predictions,) = predictor(weights, normalisation, [names])
+    predict = predictor.Predictor(session, store)
+    (predictions,) = predict(weights, normalisation, [names])
     for name in names:
         record = store.read(store.index_of(name))
         frames_N = nearest(tick_times(record, 6.0), record.pts_N)

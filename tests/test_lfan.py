@@ -1,4 +1,4 @@
-"""LFAN as the engine sees it: streams in, predictions out, nothing from padding."""
+"""LFAN as training and evaluation see it: streams in, predictions out, nothing from padding."""
 
 from __future__ import annotations
 

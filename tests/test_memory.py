@@ -15,7 +15,7 @@ from emojax.core.step import Hyper, make_train_step
 from emojax.datasets.resident import load_resident, resident_bytes
 from emojax.datasets.source import Store
 from emojax.errors import InputError
-from emojax.training import memory_plan as memory
+from emojax.training import memory_plan
 from emojax.training.feeds import feed_lines, fold_videos, open_feed, wanted_bytes
 from emojax.training.memory_plan import (
     abstract_batch,
@@ -154,9 +154,9 @@ def test_large_replicas_take_turns_on_a_cpu(store: Store, monkeypatch: pytest.Mo
     rows = tree_bytes(
         abstract_batch(session.streams, session.window_spec, session.batch_size).streams
     )
-    monkeypatch.setattr(memory, "_LARGE_BATCH_ON_CPU", rows)
+    monkeypatch.setattr(memory_plan, "_LARGE_BATCH_ON_CPU", rows)
     assert plan_memory(session).most == 12
-    monkeypatch.setattr(memory, "_LARGE_BATCH_ON_CPU", rows - 1)
+    monkeypatch.setattr(memory_plan, "_LARGE_BATCH_ON_CPU", rows - 1)
     assert plan_memory(session).most == 1
     assert plan_memory(seeds(store, 12, replicas_at_once=12)).most == 12
     # Of several devices, each has one.

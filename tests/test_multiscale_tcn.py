@@ -1,4 +1,4 @@
-"""Multi-scale TCN as the engine sees it: streams in, predictions out, nothing from padding."""
+"""Multi-scale TCN as training sees it: streams in, predictions out, nothing from padding."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from emojax.datasets.source import Store
 from emojax.datasets.transforms import RESAMPLERS, resample
 from emojax.errors import InputError
 from emojax.ops.tasks import TASK_OPS
-from emojax.prediction import predictor as evaluator
+from emojax.prediction import predictor
 from tests.small_store import build_coded_store, build_small_store, small_config
 
 LENGTHS = (1, 2, 3, 5, 7, 8, 9, 16, 17, 23, 40, 61)
@@ -108,12 +108,12 @@ def test_every_annotated_frame_is_predicted_and_scored_exactly_once(
     }
     config["replicas"]["targets"] = ["va"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "make_predict_step", echo_step)
+        patch.setattr(predictor, "make_predict_step", echo_step)
         session = build_session(config, coded.streams, jax.devices()[:1])
-        predictor = evaluator.Predictor(session, coded)
+        predict = predictor.Predictor(session, coded)
         names = [f"video-{number}" for number in numbers]
-        (predictions,) = predictor({}, {}, [names])
-    truth = evaluator.read_annotations(coded, coded.fold("0"), names, "va")
+        (predictions,) = predict({}, {}, [names])
+    truth = predictor.read_annotations(coded, coded.fold("0"), names, "va")
     records = [coded.read(coded.index_of(name)) for name in names]
     # Every frame of every video is there, and each has its own frame's value.
     assert list(predictions) == names
@@ -121,7 +121,7 @@ def test_every_annotated_frame_is_predicted_and_scored_exactly_once(
         expected = np.stack([np.arange(record.num_frames), np.full(record.num_frames, number)], 1)
         np.testing.assert_array_equal(predictions[name]["va"], expected / 1024)
     # Each annotated frame counts once.
-    predicted_NC = evaluator.concatenate(truth, predictions, "va")
+    predicted_NC = predictor.concatenate(truth, predictions, "va")
     state = TASK_OPS["va"].state(predicted_NC, truth.labels_NK, truth.mask_NK)
     annotated = sum(int((record.labels["va"][:, 0] != -5).sum()) for record in records)
     np.testing.assert_array_equal(state.count, annotated)
@@ -424,7 +424,7 @@ def test_statistics_are_those_of_the_training_fold(small: Store, folds: list[str
 
 def test_scored_frames_bound_what_is_scored(coded: Store) -> None:
     fold = Fold("x", ("video-0",), ("video-10", "video-4"), scored_frames=(3, 30))
-    truth = evaluator.read_annotations(coded, fold, fold.validation, "va")
+    truth = predictor.read_annotations(coded, fold, fold.validation, "va")
     expected = []
     for name in fold.validation:
         record = coded.read(coded.index_of(name))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from emojax.core.session import Session, build_session, fold_normalisation
 from emojax.datasets.resident import load_resident
 from emojax.datasets.source import Store
-from emojax.prediction import predictor as evaluator
+from emojax.prediction import predictor
 from emojax.prediction.predictor import Predictor
 from tests.small_store import build_small_store
 from tests.training_runs import one_device, tiny_config
@@ -99,12 +99,12 @@ def test_overlaps_are_averaged_and_every_frame_counts_once(
     weights = {"add": np.arange(len(folds), dtype=np.float32)}
     loaded = load_resident(store, [name for names in videos for name in names], session.window_spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "make_predict_step", echo_step)
+        patch.setattr(predictor, "make_predict_step", echo_step)
         expected = Predictor(session, store)(weights, {}, videos)
-        predictor = Predictor(session, store, session.layout.everywhere(loaded))
-        patch.setattr(evaluator, "evaluation_batches", refuse)
+        predict = Predictor(session, store, session.layout.everywhere(loaded))
+        patch.setattr(predictor, "evaluation_batches", refuse)
         for _ in range(2):
-            assert_close(predictor(weights, {}, videos), expected, 2e-6)
+            assert_close(predict(weights, {}, videos), expected, 2e-6)
     if not clock:
         # Windows agree on a frame, so that their mean is what each of them says.
         for r, names in enumerate(videos):
@@ -139,18 +139,18 @@ def test_a_model_predicts_alike_from_the_device_and_from_disk(small: Store, devi
     )
     names = [name for of_fold in videos for name in of_fold]
     data = session.layout.everywhere(load_resident(small, names, session.window_spec))
-    predictor = Predictor(session, small, data)
-    found = predictor(weights, normalisation, videos)
-    expected = predictor.run(weights, normalisation, videos, predictor.feed(videos))
+    predict = Predictor(session, small, data)
+    found = predict(weights, normalisation, videos)
+    expected = predict.run(weights, normalisation, videos, predict.feed(videos))
     assert_close(found, expected, 1e-6)
     assert np.std(found[0][videos[0][0]]["va"]) > 0
     # In place of the validation videos some that are not there, which are read.
     others = [list(small.fold(name).train[:2]) for name in session.folds.keys]
     if devices == 1:
-        read = predictor(weights, normalisation, others)
-        fed = predictor.feed(others)
-        assert_close(read, predictor.run(weights, normalisation, others, fed), 0)
-        assert_close(predictor.on(small)(weights, normalisation, videos), expected, 0)
+        read = predict(weights, normalisation, others)
+        fed = predict.feed(others)
+        assert_close(read, predict.run(weights, normalisation, others, fed), 0)
+        assert_close(predict.on(small)(weights, normalisation, videos), expected, 0)
 
 
 def test_a_fold_without_videos_has_no_predictions(store: Store) -> None:
@@ -159,9 +159,9 @@ def test_a_fold_without_videos_has_no_predictions(store: Store) -> None:
     data = load_resident(store, ["video-3"], session.window_spec)
     weights = {"add": np.zeros(2, np.float32)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "make_predict_step", echo_step)
-        predictor = Predictor(session, store, session.layout.everywhere(data))
-        assert predictor(weights, {}, [[], []]) == [{}, {}]
-        (first, second) = predictor(weights, {}, [[], ["video-3"]])
+        patch.setattr(predictor, "make_predict_step", echo_step)
+        predict = Predictor(session, store, session.layout.everywhere(data))
+        assert predict(weights, {}, [[], []]) == [{}, {}]
+        (first, second) = predict(weights, {}, [[], ["video-3"]])
     assert first == {}
     assert second["video-3"]["va"].shape == (LENGTHS[3], 2)

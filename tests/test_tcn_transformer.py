@@ -1,4 +1,4 @@
-"""TCN-Transformer as the engine sees it: streams in, predictions out, nothing from padding."""
+"""TCN-Transformer as training sees it: streams in, predictions out, nothing from padding."""
 
 from __future__ import annotations
 

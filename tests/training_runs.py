@@ -1,4 +1,4 @@
-"""Tiny trainings for tests of the engine: a configuration, a run, and what to compare."""
+"""Tiny trainings for tests: a configuration, a run, and what to compare."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emojax.core import devices as runtime
+from emojax.core import devices
 from emojax.core.devices import Layout, join_processes, layout_lines, make_layout
 from emojax.core.session import build_session
 from emojax.datasets.pipeline import (
@@ -208,14 +208,14 @@ def test_processes_are_joined_only_where_there_are_some(monkeypatch: pytest.Monk
 
 
 def test_alone_nothing_is_waited_for() -> None:
-    runtime.wait_for_all("here")
-    runtime.agree("here")
-    assert runtime.from_primary(3 << 40 | 5) == 3 << 40 | 5
+    devices.wait_for_all("here")
+    devices.agree("here")
+    assert devices.from_primary(3 << 40 | 5) == 3 << 40 | 5
     problem = InputError("no")
     with pytest.raises(InputError, match="no"):
-        runtime.agree("here", problem)
+        devices.agree("here", problem)
     # An error of this program is none of another process.
-    assert runtime.lost_process(jax.errors.JaxRuntimeError("Gloo all-reduce failed")) is None
+    assert devices.lost_process(jax.errors.JaxRuntimeError("Gloo all-reduce failed")) is None
 
 
 def test_layouts_of_one_process_share_nothing() -> None:
