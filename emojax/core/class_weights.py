@@ -22,7 +22,7 @@ CLASS_WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray] | None] = {
 
 
 def label_counts(store: Store, videos: tuple[str, ...], task: str) -> tuple[np.ndarray, np.ndarray]:
-    """How often each class (unit) of a task is annotated.
+    """Counts how often each class (unit) of a task is annotated.
 
     Args:
         store: where the videos are.
@@ -51,7 +51,7 @@ def label_counts(store: Store, videos: tuple[str, ...], task: str) -> tuple[np.n
 
 
 def class_weights(spec: TaskSpec, on_C: np.ndarray, off_C: np.ndarray, name: str) -> np.ndarray:
-    """Weights as the losses of a task take them.
+    """Computes class weights in the form that the losses of a task take.
 
     Args:
         spec: the task.
@@ -60,8 +60,8 @@ def class_weights(spec: TaskSpec, on_C: np.ndarray, off_C: np.ndarray, name: str
         name: "inverse", or "sqrt_inverse", which takes the root of every ratio.
 
     Returns:
-        (C,) float32. Categorical: proportional to 1 / count, and such that the mean weight of
-        the frames counted is 1; a class without frames weighs 0, for no loss ever looks at it.
+        (C,) float32. Categorical: proportional to 1 / count, and scaled so that the mean weight
+        of the counted frames is 1; a class without frames weighs 0, as no loss uses it.
         Binary: off / on, the weight of positive frames (``pos_weight`` of PyTorch's
         ``BCEWithLogitsLoss``); a unit that is never on, or never off, keeps weight 1.
     """
@@ -80,7 +80,7 @@ def class_weights(spec: TaskSpec, on_C: np.ndarray, off_C: np.ndarray, name: str
 def fold_class_weights(
     store: Store, folds: Groups, tasks: Sequence[str], name: str
 ) -> dict[str, np.ndarray] | None:
-    """Class weights of every replica, from the training videos of its fold.
+    """Computes class weights of every replica, from the training videos of its fold.
 
     Args:
         store: the data.
@@ -89,7 +89,7 @@ def fold_class_weights(
         name: a key of ``CLASS_WEIGHTS``.
 
     Returns:
-        Task -> (R, C) float32, for categorical and binary tasks; None if nothing is weighed.
+        Task -> (R, C) float32, for categorical and binary tasks; None without weights.
     """
     if CLASS_WEIGHTS[name] is None:
         return None

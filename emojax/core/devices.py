@@ -42,17 +42,17 @@ class Layout:
 
     @property
     def shared(self) -> bool:
-        """Whether some of the devices are other processes'."""
+        """True if some of the devices belong to other processes."""
         return any(self.elsewhere(device) for device in self.mesh.devices.flat)
 
     @property
     def replica_sharding(self) -> NamedSharding:
-        """The sharding of the train state."""
+        """Returns the sharding of the train state."""
         return self._sharding("replica")
 
     @property
     def repeated(self) -> NamedSharding:
-        """The sharding of what every device has whole."""
+        """Returns the sharding of arrays that every device has in full."""
         return self._sharding()
 
     def replicas(self, tree: Any, *, steps: bool = False) -> Any:
@@ -72,7 +72,7 @@ class Layout:
         return self._place(batch, self._sharding(*[None] * (grouped + steps), "data"))
 
     def rows(self, batch_size: int) -> range:
-        """The rows of a batch that this process's devices compute."""
+        """Returns the rows of a batch that this process's devices compute."""
         if not self.shared:
             return range(batch_size)
         of_device = self._sharding("data").addressable_devices_indices_map((batch_size,))
@@ -100,7 +100,7 @@ class Layout:
         return jax.tree.map(place, rows)
 
     def fetch(self, tree: Any) -> Any:
-        """A tree from these devices as NumPy arrays, whole in every process.
+        """Fetches a tree from these devices as NumPy arrays, in full in every process.
 
         All processes have to call it, in the same order, for what other processes' devices hold.
         """
@@ -109,7 +109,7 @@ class Layout:
         return jax.device_get(tree)
 
     def elsewhere(self, device: jax.Device) -> bool:
-        """Whether a device is another process's."""
+        """Returns True for a device of another process."""
         return device.process_index != jax.process_index()
 
     def _sharding(self, *axes: str | None) -> NamedSharding:
@@ -167,13 +167,13 @@ def make_layout(
 
 
 def _most(count: int, devices: int, limit: int) -> int:
-    """The most devices, up to ``limit``, that divide both a count and the devices."""
+    """Returns the most devices, up to ``limit``, that divide both a count and the devices."""
     common = math.gcd(count, devices)
     return max(size for size in range(1, min(common, limit) + 1) if common % size == 0)
 
 
 def layout_lines(layout: Layout, num_replicas: int, batch_size: int) -> list[str]:
-    """What people should know of it; nothing if every device has work of its own."""
+    """Says which devices stand idle, in lines for the user; none if all have work."""
     across_replicas, across_data, *spare = layout.mesh.devices.shape
     idle = len(layout.devices) - across_replicas * across_data
     if not idle:
@@ -206,7 +206,7 @@ def join_processes(environment: Mapping[str, str] | None = None) -> None:
         environment: the variables; the program's own by default.
 
     Raises:
-        InputError: some of the variables are missing or cannot be, or the others do not come.
+        InputError: a variable is missing or not allowed, or the other processes do not come.
     """
     given = os.environ if environment is None else environment
     how = given.get(_PROCESSES, "")
@@ -260,7 +260,7 @@ def _wrong(name: str, found: object, expected: str) -> InputError:
 
 
 def have_joined() -> bool:
-    """Whether this process is one of several of a run; starts no devices to find out."""
+    """Returns True if this process is one of several of a run; starts no devices."""
     return jax.distributed.is_initialized()
 
 
@@ -276,7 +276,7 @@ _LOST = (
 
 
 def lost_process(error: BaseException) -> LostProcess | None:
-    """What an exception of JAX means, if it is that another process is gone; None otherwise."""
+    """Translates an exception of JAX which means that another process is gone; else None."""
     if not have_joined() or not isinstance(error, jax.errors.JaxRuntimeError):
         return None
     text = str(error).strip()
@@ -293,7 +293,7 @@ def lost_process(error: BaseException) -> LostProcess | None:
 
 
 def is_primary() -> bool:
-    """Whether this process writes and speaks for the run: the first one, or the only one."""
+    """Returns True for the process that writes for the run: the first or the only one."""
     return jax.process_index() == 0
 
 
@@ -325,7 +325,7 @@ def agree(name: str, problem: BaseException | None = None) -> None:
 
 
 def from_primary(number: int) -> int:
-    """A number below 2**62 as the first process has it, in all of them."""
+    """Returns the first process's number, below 2**62, in all processes."""
     if jax.process_count() == 1:
         return number
     halves = np.array([number >> 31, number & 0x7FFFFFFF], np.int32)

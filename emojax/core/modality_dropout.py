@@ -20,7 +20,7 @@ _PURPOSE = 0x6D6F64
 def zero_rows(
     streams: Mapping[str, jax.Array], drop: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """Streams whose dropped rows are zero, the training mean.
+    """Sets the dropped rows of streams to zero, the training mean.
 
     Args:
         streams: stream -> (B, T_s, D_s), normalised.
@@ -36,7 +36,7 @@ def zero_rows(
 
 @dataclasses.dataclass(frozen=True)
 class ModalityDropout:
-    """How often rows and streams go missing in training.
+    """Zeroes rows and streams in training, at random.
 
     Attributes:
         frames: probability that a row of a stream is zeroed, independently of all others.
@@ -49,7 +49,7 @@ class ModalityDropout:
     streams: float = 0.0
 
     def __bool__(self) -> bool:
-        """Whether it does anything."""
+        """True if a probability is above 0."""
         return self.frames > 0 or self.streams > 0
 
     def __call__(self, streams: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:

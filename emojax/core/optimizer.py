@@ -61,14 +61,14 @@ class Optimizer:
         self._clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other one does the same, so that runs can share their programs."""
+        """Compares the options, so that runs with equal ones share their programs."""
         return isinstance(other, Optimizer) and self._options == other._options
 
     def __hash__(self) -> int:
         return hash(self._options)
 
     def init(self, params: Any) -> Any:
-        """Optimiser state of one replica."""
+        """Makes the optimiser state of one replica."""
         return self._adam.init(params)
 
     def update(
@@ -80,7 +80,7 @@ class Optimizer:
         weight_decay: Array,
         trainable: Any | None = None,
     ) -> tuple[Any, Any]:
-        """One step of one replica.
+        """Takes one step of one replica.
 
         Args:
             grads: gradients.
@@ -115,7 +115,7 @@ class Optimizer:
 
 
 def trained_only(grads: Any, trainable: Any | None) -> Any:
-    """Gradients with zeros where ``trainable``, a tree of scalar bools, is False."""
+    """Sets gradients to zero where ``trainable``, a tree of scalar bools, is False."""
     if trainable is None:
         return grads
     return jax.tree.map(_keep, trainable, grads, jax.tree.map(jnp.zeros_like, grads))

@@ -1,8 +1,8 @@
-"""Programs that the runs of one process share.
+"""A cache of compiled programs, which the runs of one process share.
 
 A table trains its rows one after the other, a group of replicas follows another, an evaluation
-follows a training. Each builds its steps from a model, losses and the like, and a function that is
-built anew is traced and lowered anew, for seconds, even where what it compiles to is cached.
+follows a training. Each builds its steps from a model, losses and the like. A new function is
+traced and lowered again, which takes seconds even if the compiled program is cached.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ _MOST_KEPT = 16
 
 
 def kept(build: Built) -> Built:
-    """A function that builds a program, and gives it again when it is called with equal arguments.
+    """Caches the programs that a function builds, by its arguments.
 
-    What is built may depend on nothing but the arguments, all positional. Modules and other
-    dataclasses are equal when their fields are. Where something cannot be compared by a hash, as
-    arrays cannot, nothing is kept.
+    The program must depend on the arguments alone, all positional. Modules and other dataclasses
+    are equal when their fields are. Arguments without a hash, such as arrays, are not cached.
     """
 
     @functools.lru_cache(maxsize=_MOST_KEPT)
@@ -51,7 +50,7 @@ class _Call:
 
 
 def _key(value: Any) -> Hashable:
-    """What can be hashed and is the same for equal values alone; types count (1 is not True)."""
+    """Makes a hashable key that only equal values of one type share (1 is not True)."""
     kind = type(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         named = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))

@@ -53,7 +53,7 @@ class Groups:
 
 
 def expand(replicas: ReplicasConfig, train: TrainConfig) -> tuple[Replica, ...]:
-    """All combinations of ``config.replicas``' folds, targets and seeds, in this order.
+    """Makes all combinations of ``config.replicas``' folds, targets and seeds, in this order.
 
     Learning rate and weight decay may be one number for all, or a sequence, which then is
     a further factor of the product.
@@ -99,7 +99,7 @@ def group_by(replicas: Sequence[Replica], key: Callable[[Replica], Hashable]) ->
 
 
 def short_names(replicas: Sequence[Replica]) -> tuple[str, ...]:
-    """A label for each replica: its target, and whatever else differs between replicas."""
+    """Names each replica by its target and by what else differs between replicas."""
     words: dict[str, Callable[[Replica], Any]] = {
         "fold": lambda replica: replica.fold,
         "seed": lambda replica: replica.seed,
@@ -114,7 +114,7 @@ def short_names(replicas: Sequence[Replica]) -> tuple[str, ...]:
 
 
 def target_weights(replicas: Sequence[Replica], tasks: Sequence[str]) -> dict[str, np.ndarray]:
-    """Weight of each target's loss in each replica: task -> (R, targets), rows sum to 1.
+    """Computes the weights of losses in each replica: task -> (R, targets), rows sum to 1.
 
     Raises:
         InputError: a replica's target belongs to none of these tasks, or a task is no

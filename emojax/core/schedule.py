@@ -23,7 +23,7 @@ from emojax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig(ScheduleKeys):
-    """How the learning rate moves; the fields are those of ``ScheduleKeys``.
+    """The schedule of the learning rate; the fields are those of ``ScheduleKeys``.
 
     ``epoch_steps`` is not 0 here, see ``schedule_config``. A replica is in the stage of its number
     of releases. A cosine starts over at a release and then has what is left of the run; the
@@ -32,16 +32,16 @@ class ScheduleConfig(ScheduleKeys):
 
     @property
     def last_stage(self) -> int:
-        """How many releases there are."""
+        """Returns the number of releases."""
         return len(self.stages) - 1 if self.stages else self.releases
 
     @property
     def warmup_steps(self) -> int:
-        """Steps of warm-up after the start and after each release."""
+        """Returns the steps of warm-up after the start and after each release."""
         return 0 if self.warmup == "none" else self.warmup_epochs * self.epoch_steps
 
     def limits(self, stage_R: np.ndarray) -> np.ndarray:
-        """(R,) the most epochs that each replica's stage may take; 0: no limit."""
+        """Returns the (R,) most epochs of each replica's stage; 0 for no limit."""
         epochs = np.array([stage.epochs for stage in self.stages])
         return epochs[stage_R] if self.stages else np.zeros_like(stage_R)
 
@@ -113,7 +113,7 @@ class ScheduleState:
 
 
 def initial_state(num_replicas: int) -> ScheduleState:
-    """The state before the first step."""
+    """Makes the state before the first step."""
     count = num_replicas
     return ScheduleState(
         scale=np.ones(count),
@@ -129,7 +129,7 @@ def initial_state(num_replicas: int) -> ScheduleState:
 
 
 def saved_state(fields: Mapping[str, list[Any]]) -> ScheduleState:
-    """The state from a checkpoint's lists, which an older version may have saved."""
+    """Reads the state from a checkpoint's lists, also from those of an older version."""
     arrays = {name: np.array(values) for name, values in fields.items()}
     if "best_stage" not in arrays:
         arrays["best_stage"] = np.where(arrays["best"] > -np.inf, arrays["stage"], -1)
@@ -159,7 +159,7 @@ WARMUPS: dict[str, Callable[[np.ndarray, ScheduleConfig], np.ndarray]] = {
 def _cosine(
     state: ScheduleState, config: ScheduleConfig, base_R: np.ndarray, step: int
 ) -> np.ndarray:
-    """Loshchilov and Hutter 2017, one period; as ``optax.cosine_decay_schedule``."""
+    """Computes one period of Loshchilov and Hutter 2017, as optax's cosine_decay_schedule."""
     limit_R = config.limits(state.stage) * config.epoch_steps
     rest_R = config.epochs * config.epoch_steps - state.stage_start
     length_R = np.where(limit_R > 0, np.minimum(limit_R, rest_R), rest_R)
@@ -184,7 +184,7 @@ DECAYS: dict[str, Callable[[ScheduleState, ScheduleConfig, np.ndarray, int], np.
 def learning_rates(
     state: ScheduleState, config: ScheduleConfig, base_R: np.ndarray, step: int
 ) -> np.ndarray:
-    """The (R,) float32 learning rates of optimiser step ``step`` (counted from 0)."""
+    """Computes the (R,) float32 learning rates of optimiser step ``step``, counted from 0."""
     elapsed_R = step - state.stage_start
     rates_R = DECAYS[config.decay](state, config, base_R, step)
     rates_R = rates_R * state.scale * WARMUPS[config.warmup](elapsed_R, config)
@@ -260,7 +260,7 @@ def observe(
 
 
 def _other_objective(config: ScheduleConfig, stage_R: np.ndarray) -> np.ndarray:
-    """(R,) bool, whether the next stage of each replica looks at something else."""
+    """Returns (R,) bool, True where the next stage has another objective."""
     if not config.stages:
         return np.zeros(stage_R.shape, bool)
     objectives = np.array([stage.objective for stage in config.stages])
@@ -268,7 +268,7 @@ def _other_objective(config: ScheduleConfig, stage_R: np.ndarray) -> np.ndarray:
 
 
 def final_objective(state: ScheduleState, stages: Sequence[Stage]) -> np.ndarray:
-    """(R,) bool, whether the best weights were chosen by what the last stage looks at."""
+    """Returns (R,) bool, True where the last stage's objective chose the best weights."""
     if not stages:
         return np.ones(state.stage.shape, bool)
     objectives = np.array([stage.objective for stage in stages])
@@ -276,7 +276,7 @@ def final_objective(state: ScheduleState, stages: Sequence[Stage]) -> np.ndarray
 
 
 def lost(state: ScheduleState, stages: Sequence[Stage]) -> np.ndarray:
-    """(R,) bool, which replicas diverged: they are finished, or may be, without a result.
+    """Returns (R,) bool, True for replicas that diverged, finished or not.
 
     Either no validation ever gave a finite score, or none did in a last stage of another
     objective, so that the best weights are those of an earlier one.

@@ -1,4 +1,4 @@
-"""Everything a run is made of, built from a configuration and a store.
+"""A session: everything a run is made of, built from a configuration and a store.
 
 Training and evaluation share it, so that a checkpoint's configuration rebuilds exactly the
 model, streams, windows and normalisation it was trained with.
@@ -40,7 +40,7 @@ from emojax.specs import TASKS, StreamSpec
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A configuration made concrete.
+    """The parts of a run, built from its configuration.
 
     Attributes:
         config: the checked configuration; ``as_plain`` makes it a nested dict for JSON.
@@ -74,27 +74,27 @@ class Session:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Short labels of the replicas."""
+        """Returns short labels of the replicas."""
         return short_names(self.replicas)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Tasks the model predicts."""
+        """Returns the tasks that the model predicts."""
         return self.window_spec.tasks
 
     @property
     def ema(self) -> float:
-        """Decay of the averaged parameters; 0 when none are kept."""
+        """Returns the decay of the averaged parameters; 0 when none are kept."""
         return self.config.train.ema
 
     @property
     def batch_size(self) -> int:
-        """B."""
+        """Returns B, the windows in a batch."""
         return self.config.data.batch_size
 
     @property
     def learner(self) -> Learner:
-        """What the train step does to each replica."""
+        """Returns what the train step needs of the session."""
         return Learner(
             self.model,
             self.optimizer,
@@ -105,11 +105,11 @@ class Session:
         )
 
     def shared(self, groups: Groups) -> Shared:
-        """How the step finds each replica's data when batches are grouped like this."""
+        """Returns how a step finds each replica's data in batches of these groups."""
         return Shared(members=_members(groups), fold_members=_members(self.folds))
 
     def subset(self, members: Sequence[int] | np.ndarray, layout: Layout) -> Session:
-        """The session of some replicas alone, on these devices; one may come several times."""
+        """Makes the session of some replicas, on these devices; one may come several times."""
         chosen = list(members)
         replicas = tuple(self.replicas[r] for r in chosen)
         return dataclasses.replace(
@@ -134,7 +134,7 @@ class Session:
         )
 
     def check_stages(self) -> None:
-        """Refuses stages that the model cannot be trained in.
+        """Checks that the model has what the stages train.
 
         Raises:
             InputError: a stage's objective is "branches" and the model has none, a pattern of
@@ -250,7 +250,7 @@ def abstract_normalisation(
 
 
 def _stream_fields(name: str, spec: WindowSpec) -> dict[str, dict[str, int]]:
-    """What a model that reads other than one row a tick has to know, if it asks for it.
+    """Finds the fields of models that read streams at other rates or with context.
 
     Returns:
         ``context``, stream -> extra rows on either side, for streams that have some, and

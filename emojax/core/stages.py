@@ -1,4 +1,4 @@
-"""Training in stages: what the loss looks at, for how long, and which parameters stand still.
+"""Training in stages: the loss, the length and the frozen parameters of each.
 
 A stage is data, not a branch of the trainer. Which stage a replica is in is its number of
 releases (``core.schedule``); the step receives the stage's objective and frozen parameters as
@@ -21,7 +21,7 @@ from emojax.errors import InputError
 
 
 def parameter_paths(params: Any) -> list[str]:
-    """Paths of all parameters, joined by "/", in the order of ``jax.tree.leaves``."""
+    """Returns the paths of all parameters, joined by "/", in the order of ``jax.tree.leaves``."""
     return [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_leaves_with_path(params)
@@ -36,7 +36,7 @@ def check_frozen(stages: Sequence[Stage], params: Any) -> None:
         params: a tree of parameters (or of their shapes).
 
     Raises:
-        InputError: as said.
+        InputError: a pattern matches nothing, or a stage has nothing to train.
     """
     paths = parameter_paths(params)
     modules = sorted({path.split("/")[0] for path in paths})
@@ -65,7 +65,7 @@ def _matches(path: str, stage: Stage) -> bool:
 
 
 def trainable(stages: Sequence[Stage], params: Any, stage_R: np.ndarray) -> Any | None:
-    """Which parameters each replica trains now.
+    """Marks the parameters that each replica trains now.
 
     Args:
         stages: the stages; an empty sequence trains everything.
@@ -86,6 +86,6 @@ def trainable(stages: Sequence[Stage], params: Any, stage_R: np.ndarray) -> Any 
 
 
 def on_branches(stages: Sequence[Stage], stage_R: np.ndarray) -> np.ndarray | None:
-    """(R,) bool, whose objective is "branches" now; None if no stage has that objective."""
+    """Returns (R,) bool, True where the objective is "branches"; None if it never is."""
     flags = [stage.objective == "branches" for stage in stages]
     return np.array([flags[k] for k in stage_R]) if any(flags) else None

@@ -43,7 +43,7 @@ class TrainState:
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """The weights that a validation looks at: {"params", "model_state"}."""
+        """Returns the weights that are validated: {"params", "model_state"}."""
         params = self.params if self.ema is None else self.ema
         return {"params": params, "model_state": self.model_state}
 
@@ -54,7 +54,7 @@ def init_variables(
     lengths: Mapping[str, int],
     key: jax.Array,
 ) -> tuple[Any, Any]:
-    """Initial (params, model_state) of one replica; ``lengths``: stream -> rows of a window."""
+    """Draws (params, model_state) of one replica; ``lengths``: stream -> rows of a window."""
     inputs, masks = _blank_window(streams, lengths)
     model_state = dict(model.init(key, inputs, masks, valid=masks, train=False))
     params = model_state.pop("params")
@@ -73,7 +73,7 @@ def _blank_window(
 def branch_names(
     model: nn.Module, streams: Mapping[str, StreamSpec], lengths: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """Names of the temporary heads that a model has for training in stages."""
+    """Returns the names of a model's temporary heads, which stages train."""
 
     def call() -> Any:
         inputs, masks = _blank_window(streams, lengths)
@@ -92,7 +92,7 @@ def init_state(
     replicas: Sequence[Replica],
     ema: bool = False,
 ) -> TrainState:
-    """Initial state of all replicas; ``ema`` says whether parameters are averaged.
+    """Makes the initial state of all replicas; with ``ema`` also averaged parameters.
 
     Replicas are initialised one by one and stacked: a vmapped initialiser draws other
     numbers than a separate run would, and replicas must equal separate runs.
@@ -110,7 +110,7 @@ def _initialiser(
     optimizer: Optimizer,
     ema: bool,
 ) -> Callable[[jax.Array], TrainState]:
-    """The program that makes one replica's state from its seed."""
+    """Compiles the program that makes one replica's state from its seed."""
 
     @jax.jit
     def one(seed: jax.Array) -> TrainState:
@@ -137,7 +137,7 @@ def abstract_state(
     replicas: Sequence[Replica],
     ema: bool = False,
 ) -> TrainState:
-    """Shapes and dtypes of ``init_state`` without computing anything."""
+    """Returns shapes and dtypes of ``init_state`` without computing anything."""
     one = _initialiser(model, tuple(streams.items()), tuple(lengths.items()), optimizer, ema)
     count = len(replicas)
     return jax.tree.map(
@@ -185,12 +185,12 @@ def _select(choose_R: jax.Array, if_true: Any, if_false: Any) -> Any:
 
 @jax.jit
 def take(tree: Any, members_G: Array) -> Any:
-    """Some replicas of a tree whose leaves lead with R, in the order asked for."""
+    """Takes some replicas of a tree whose leaves lead with R, in the given order."""
     return jax.tree.map(lambda leaf: leaf[members_G], tree)
 
 
 def put(tree: Any, members_G: Array, part: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Puts what ``take`` gave back in its place.
+    """Puts replicas that ``take`` took back in their places.
 
     Args:
         tree: with leading R, laid out as ``sharding``; its buffers are donated.
@@ -210,6 +210,6 @@ def _putting(sharding: jax.sharding.Sharding) -> Callable[..., Any]:
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Path of every leaf in a tree, its parts joined by "/", -> the leaf."""
+    """Returns path -> leaf of a tree, the parts of a path joined by "/"."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

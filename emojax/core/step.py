@@ -26,7 +26,7 @@ from emojax.types import Array, Batch
 
 @flax.struct.dataclass
 class Hyper:
-    """What differs between replicas besides their state; every leaf leads with R.
+    """Values of each replica besides its state; every leaf leads with R.
 
     Attributes:
         learning_rate: (R,) of this very step.
@@ -51,7 +51,7 @@ class Hyper:
 
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """How replicas find their slice of the data, which several of them may share.
+    """The slice of the data that each replica takes; several may share one.
 
     Attributes:
         members: group of each replica along the leading axis of a batch, or None when one
@@ -64,7 +64,7 @@ class Shared:
 
 
 def prepare(batch: Batch, normalisation: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Stored rows -> model inputs: float32, z-scored, zero where padded or missing.
+    """Turns stored rows into model inputs: float32, z-scored, zero where padded or missing.
 
     Zero after normalisation is the training mean. RJCMA's paper gives its backbone black frames
     where there is no face (section 4.2.1); over features that becomes zeros here.
@@ -93,7 +93,7 @@ def forward(
     modality_dropout: ModalityDropout | None = None,
     drop: Mapping[str, jax.Array] | None = None,
 ) -> tuple[dict[str, jax.Array], dict[str, Any], Any]:
-    """The only way a model is ever applied.
+    """Applies a model to a batch; training, evaluation and prediction all call this.
 
     Args:
         model: a module called as ``emojax.models.rjcma.RJCMA.__call__`` is.
@@ -101,7 +101,7 @@ def forward(
         model_state: its other collections.
         batch: a batch of windows.
         normalisation: see ``prepare``.
-        train: whether dropout is on and running statistics move.
+        train: True turns dropout on and updates running statistics.
         dropout_key: needed when ``train``.
         modality_dropout: rows and streams that go missing when ``train``.
         drop: stream -> (B, T_s) bool, rows to zero when not ``train``, at the model's input: a
@@ -137,7 +137,7 @@ def forward(
 
 
 def stacks(model: nn.Module) -> bool:
-    """Whether a model stacks context, and can do so ahead, see ``ExpTrm.stack_inputs``."""
+    """Returns True for models that can stack context ahead, see ``ExpTrm.stack_inputs``."""
     return hasattr(model, "stack_inputs")
 
 
@@ -145,7 +145,7 @@ LossTable = dict[str, Callable[..., Any]]
 
 
 def loss_table(names: Mapping[str, str]) -> LossTable:
-    """Task -> loss function, from ``config.loss`` (task -> name of a loss)."""
+    """Looks up task -> loss function for ``config.loss`` (task -> name of a loss)."""
     return {task: TASK_OPS[task].losses[name] for task, name in names.items()}
 
 
@@ -159,7 +159,7 @@ def total_loss(
     branches: Array | None = None,
     class_weights: Mapping[str, Array] | None = None,
 ) -> jax.Array:
-    """Weighted sum over tasks and targets plus the model's auxiliary losses; a scalar.
+    """Sums the weighted losses of tasks and targets and the auxiliary losses; a scalar.
 
     Args:
         outputs: task -> (B, T, C).
@@ -200,7 +200,7 @@ def total_loss(
 
 
 def take_members(tree: Any, members: tuple[int, ...] | None) -> Any:
-    """Leading group axis -> leading replica axis (or nothing to do, when shared)."""
+    """Expands a leading group axis to replicas; a shared tree stays as it is."""
     if members is None or members == tuple(range(len(members))):
         return tree
     index = jnp.asarray(members)
@@ -209,7 +209,7 @@ def take_members(tree: Any, members: tuple[int, ...] | None) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """What a replica learns, and how: the model, its losses and its update.
+    """The model, losses and optimiser of a train step.
 
     Attributes:
         model: the Linen module.
@@ -375,7 +375,7 @@ def train_steps(learner: Learner, shared: Shared, layout: Layout, spec: WindowSp
 
 
 def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
-    """Exponential moving average of parameters, with Adam's correction for its start.
+    """Updates the moving average of parameters, with Adam's correction for its start.
 
     After n steps the weight of step i is proportional to ``decay ** (n - i)`` and the weights
     sum to 1, so that the initial weights play no part; this is ``optax.ema`` with debias.
@@ -392,5 +392,5 @@ def average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
 
 
 def data_axis(members: tuple[int, ...] | None) -> int | None:
-    """The axis of a batch that vmap runs along; none where one batch serves all replicas."""
+    """Returns the axis of a batch for vmap; None where one batch serves all replicas."""
     return None if members is None else 0

@@ -1,4 +1,4 @@
-"""What a checkpoint says about its run, and whether a run may go on from it."""
+"""Describes a run in its checkpoint, and checks that a run may be resumed from it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_same_run(meta: dict[str, Any], config: RunConfig, identity: str, workd
         workdir: where the checkpoint lies.
 
     Raises:
-        InputError: as said.
+        InputError: the configuration or the data differ.
     """
     # A run saved before a key existed was trained with its default.
     defaults = flatten(as_plain(RunConfig()))
@@ -110,7 +110,7 @@ def check_same_groups(saved: list[list[int]], found: list[list[int]], workdir: P
         workdir: of the run.
 
     Raises:
-        InputError: as said.
+        InputError: the groups differ.
     """
     if saved == found:
         return

@@ -1,4 +1,4 @@
-"""What an epoch of training keeps track of: how far it is, and the metrics of its steps.
+"""The position within an epoch of training, and the metrics of its steps.
 
 ``Trainer._train_group`` in ``loop.py`` takes the steps.
 """
@@ -21,7 +21,7 @@ from emojax.training.progress import TrainingProgress
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """What is the same for all groups of an epoch.
+    """Values that all groups of an epoch share.
 
     Attributes:
         start: steps taken before it.
@@ -39,7 +39,7 @@ class Epoch:
 
     @property
     def steps(self) -> int:
-        """S."""
+        """Returns S, the number of steps."""
         return len(self.rates_SR)
 
 

@@ -1,4 +1,4 @@
-"""What an epoch and its validation gave: a row of ``metrics.csv`` and a line for people."""
+"""The numbers of an epoch as a row of ``metrics.csv`` and as a line for the user."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class EpochReport:
 
     @property
     def selection(self) -> str:
-        """The score by which the first task's best weights are chosen."""
+        """Returns the name of the score that chooses the first task's best weights."""
         return self.session.config.evaluation.selection[self.session.tasks[0]]
 
     @property
@@ -54,11 +54,11 @@ class EpochReport:
 
     @property
     def score(self) -> float:
-        """Mean score of the replicas, for people."""
+        """Averages the scores of the replicas, errors with their own sign."""
         return self._sign * finite_mean(self.scores_R)
 
     def row(self, seconds: float) -> dict[str, float]:
-        """Column -> value of ``metrics.csv``; replicas that were finished before have none."""
+        """Makes column -> value of ``metrics.csv``, of the replicas that trained."""
         row: dict[str, float] = {}
         for r, name in enumerate(self.session.names):
             if not self.before.active[r]:
@@ -72,7 +72,7 @@ class EpochReport:
         return row | {"seconds_training": seconds}
 
     def lines(self, total_steps: int) -> list[str]:
-        """The scores in one line, and one for each replica that enters another stage."""
+        """Says the scores in one line, and which replicas enter another stage."""
         scores_R, best_R = self._sign * self.scores_R, self._sign * self.best_R
         parts = [
             f"{name} {scores_R[r]:.3f} (best {best_R[r]:.3f})"
@@ -98,13 +98,13 @@ class EpochReport:
 
 
 def finite_mean(values_R: Any) -> float:
-    """Mean over the replicas that did not diverge; NaN if all did."""
+    """Averages over the replicas that did not diverge; NaN if all did."""
     finite = np.isfinite(values_R)
     return float(np.mean(np.asarray(values_R)[finite])) if finite.any() else math.nan
 
 
 def beginning(step: int, total: int, epoch_steps: int) -> str:
-    """One line about what a call is going to do; the first numbers take a while.
+    """Says in one line what a call is going to do, as the first numbers take a while.
 
     Args:
         step: where the run stands.

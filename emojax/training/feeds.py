@@ -40,7 +40,7 @@ _STEPS_ON_ACCELERATORS = 32
 
 
 class Feed(Protocol):
-    """What training needs of a feed.
+    """The interface of a feed.
 
     Attributes:
         iterators: of each of the run's samplers; their states go into checkpoints.

@@ -1,4 +1,4 @@
-"""Which replicas train together: finished ones leave, and those that do not fit take turns.
+"""Groups of replicas that train together: finished ones leave, too many take turns.
 
 All replicas are one group while they fit on the devices and more than half of them still train.
 Afterwards a group holds only those that do. Its size halves whenever at most half of it is still
@@ -40,26 +40,26 @@ class Group:
 
     @property
     def whole(self) -> bool:
-        """Whether the members are all replicas of the run, as they are."""
+        """True if the members are all replicas of the run, in order."""
         return self.session is self.run
 
     def active(self, active_R: np.ndarray) -> np.ndarray:
-        """(G,) bool, which places train; ``active_R`` says it for all replicas of the run."""
+        """Returns (G,) bool, True for places that train; ``active_R`` is that of the run."""
         return self.real & active_R[self.members]
 
     def rows(self, tree: Any) -> Any:
-        """The members' rows of NumPy arrays that lead with R."""
+        """Takes the members' rows of NumPy arrays that lead with R."""
         return jax.tree.map(lambda leaf: leaf[self.members], tree)
 
     def take(self, tree: Any) -> Any:
-        """The members' part of a tree that leads with R, on their devices.
+        """Takes the members' part of a tree that leads with R, to their devices.
 
         Of the whole run that is the tree itself, which a step's donation then uses up.
         """
         return tree if self.whole else self.session.layout.replicas(take(tree, self.members))
 
     def put(self, tree: Any, part: Any) -> Any:
-        """The tree with the members' part as it became; the tree's buffers are donated."""
+        """Puts the members' part back into the tree, whose buffers are donated."""
         if self.whole:
             return part
         # A place beyond the last replica is none.
@@ -68,7 +68,7 @@ class Group:
         return put(tree, places, layout.everywhere(part), layout.replica_sharding)
 
     def normalisation(self, of_run: Any) -> Any:
-        """The members' folds of ``session.fold_normalisation``, on their devices."""
+        """Places the members' folds of ``session.fold_normalisation`` on their devices."""
         rows = (
             of_run
             if self.whole
@@ -78,7 +78,7 @@ class Group:
 
 
 def regroup(groups: Sequence[Group], run: Session, active_R: np.ndarray, most: int) -> list[Group]:
-    """The groups that train the active replicas: the given ones where they still serve.
+    """Groups the active replicas; the groups of the epoch before stay if they still fit.
 
     Args:
         groups: those of the epoch before, if any.

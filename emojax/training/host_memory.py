@@ -21,7 +21,7 @@ def keep_freed_memory() -> bool:
     the whole process, PyTorch too.
 
     Returns:
-        Whether the C library took the settings; False where it is not glibc.
+        True if the C library took the settings; False where it is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

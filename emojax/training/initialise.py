@@ -1,4 +1,4 @@
-"""Starting from another run's weights: what fits is taken, the rest stays freshly initialised.
+"""Starts from another run's weights: arrays that fit are taken, the rest stay random.
 
 Order of precedence: a run found in the workdir is resumed, else ``config.train.init_from`` gives
 initial weights, else they are random. Only weights are taken: normalisation, schedule and
@@ -27,7 +27,7 @@ _LISTED = 6
 
 @dataclasses.dataclass(frozen=True)
 class Initialisation:
-    """What was taken from where; paths are those of one replica, the same for all.
+    """A report of the arrays that were taken; paths are the same for all replicas.
 
     Attributes:
         workdir: of the source.
@@ -46,7 +46,7 @@ class Initialisation:
     sources: tuple[tuple[str, str, str], ...]
 
     def lines(self) -> list[str]:
-        """The report, for people."""
+        """Returns the report as lines for the user."""
         total = len(self.taken) + len(self.missing) + len(self.reshaped)
         lines = [f"initial weights from {self.workdir}: {len(self.taken)} of {total} arrays"]
         kinds = {
@@ -165,7 +165,7 @@ def initialise(
 
 
 def _choose(replica: Replica, source: TrainedRun) -> tuple[int, str]:
-    """Which of the source's replicas to take, and in what it agrees."""
+    """Chooses one of the source's replicas, and says in what it agrees."""
     trained = [r for r in range(len(source.session.replicas)) if not source.lost_R[r]]
     target = [r for r in trained if source.session.replicas[r].target == replica.target]
     fold = [r for r in target if source.session.replicas[r].fold == replica.fold]
@@ -185,12 +185,12 @@ def _by_path(variables: Any) -> dict[str, Any]:
 
 
 def _parameters(paths: Iterable[str]) -> list[str]:
-    """Those that are no running statistics."""
+    """Selects the paths of parameters, without those of running statistics."""
     return [path for path in paths if path.startswith("params/")]
 
 
 def _same_shape(one: Any, other: Any) -> bool:
-    """Without R, which may differ."""
+    """Compares shapes without R, which may differ."""
     return one.shape[1:] == other.shape[1:]
 
 

@@ -1,4 +1,4 @@
-"""Stopping a training on request: SIGTERM and Ctrl-C let it save before it ends.
+"""Stops a training on request: after SIGTERM or Ctrl-C it saves, then ends.
 
 Clusters and clouds send SIGTERM some time before they take a machine away. The training then ends
 the step under way, saves where it stands within the epoch, and leaves. Where there are several

@@ -56,7 +56,7 @@ from emojax.training.validation import Validation
 
 @dataclasses.dataclass
 class Run:
-    """What changes while training runs, and is saved in each checkpoint.
+    """The state of a run, which each checkpoint saves.
 
     Between epochs there is no ``position``; within one, ``step`` is where it began.
     """
@@ -391,7 +391,7 @@ class Trainer:
         self._write(checkpoints, run, run.step, score)
 
     def _save_within(self, checkpoints: Checkpoints, run: Run) -> int:
-        """Saves within an epoch; returns the step of the newest checkpoint there then is.
+        """Saves within an epoch; returns the step of the newest checkpoint.
 
         Between two epochs every number of a step is free but those of their ends. Without a free
         one at most a step of each group is lost.

@@ -1,4 +1,4 @@
-"""How many replicas train at once: what they need of a device's memory, and what is fast.
+"""Plans how many replicas train at once, by memory and by speed.
 
 Memory is estimated before anything is compiled.
 
@@ -42,7 +42,7 @@ _TRACED_FROM = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """Bytes of one replica.
+    """The bytes that one replica needs.
 
     Attributes:
         state: its train state.
@@ -59,11 +59,11 @@ class Footprint:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-    """How a training fits.
+    """The plan of a training: how many replicas train at once, and where the data lie.
 
     Attributes:
         most: replicas that train at once, as many as fit and are fast.
-        resident: whether the data may lie on the devices.
+        resident: True if the data may lie on the devices.
         needed: bytes of the fullest device if all replicas trained at once.
         limit: bytes of a device that may be used.
         fits: False if not even one replica does.
@@ -77,14 +77,14 @@ class MemoryPlan:
 
 
 def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays (or of their shapes) in a tree."""
+    """Sums the bytes of all arrays (or of their shapes) in a tree."""
     return sum(
         math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
     )
 
 
 def device_limit(layout: Layout, configured: int = 0) -> int:
-    """Bytes of each device that a training may use.
+    """Returns the bytes of each device that a training may use.
 
     Args:
         layout: the devices; where other processes have some, those of the first one speak for all.
@@ -126,11 +126,11 @@ def abstract_batch(streams: Mapping[str, StreamSpec], spec: WindowSpec, size: in
 
 
 def footprint(session: Session, *, trace: bool = True) -> Footprint:
-    """Estimates one replica.
+    """Estimates the bytes of one replica.
 
     Args:
         session: what is trained.
-        trace: whether to look at the model; without, ``kept`` is more than any model needs.
+        trace: True to trace the model; otherwise ``kept`` is more than any model needs.
     """
     state = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), session.abstract_state()
@@ -144,7 +144,7 @@ def footprint(session: Session, *, trace: bool = True) -> Footprint:
 
 
 def _kept(session: Session, state: Any, batch: Batch) -> int:
-    """Bytes of what backward keeps of one replica's forward."""
+    """Traces the bytes that backward keeps of one replica's forward."""
 
     def of(dtype: Any, *shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -180,7 +180,7 @@ def needed_bytes(
     *,
     resident: int = 0,
 ) -> int:
-    """Bytes of the fullest device while ``size`` replicas train at once.
+    """Estimates the bytes of the fullest device while ``size`` replicas train at once.
 
     Args:
         of_one: of one replica.
@@ -233,7 +233,7 @@ def plan_memory(session: Session, *, resident: int = 0) -> MemoryPlan:
 
 
 def _quick_at_once(session: Session) -> int:
-    """Replicas that may train at once for speed's sake, or as the configuration has it."""
+    """Returns how many replicas should train at once, by speed or by the configuration."""
     wanted = session.config.train.replicas_at_once
     count = len(session.replicas)
     if wanted:
@@ -250,7 +250,7 @@ def _quick_at_once(session: Session) -> int:
 
 
 def plan_lines(plan: MemoryPlan, count: int) -> list[str]:
-    """What people should know of it; nothing if everything fits."""
+    """Says in lines for the user why replicas take turns; none if they do not."""
     figures = f"of {bytes_text(plan.limit)} (config.train.memory_limit)"
     if not plan.fits:
         return [
@@ -272,7 +272,7 @@ def plan_lines(plan: MemoryPlan, count: int) -> list[str]:
 
 
 def bytes_text(count: int) -> str:
-    """Bytes for people, such as "3.2 GB"."""
+    """Formats bytes, such as "3.2 GB"."""
     units = ["bytes", "kB", "MB", "GB", "TB"]
     power = min(len(units) - 1, max(0, math.floor(math.log(max(1, count), 1000))))
     return f"{count / 1000**power:.3g} {units[power]}"

@@ -1,4 +1,4 @@
-"""Losses that are not finite: who met one, in which step, and in which videos' windows.
+"""Finds losses that are not finite: the replica, the step and the videos.
 
 ``config.train.non_finite`` says what happens then. "drop" gives the replica up and trains the
 others on; when none is left, the epoch ends at once. "stop" ends the run, whose last checkpoint
@@ -30,7 +30,7 @@ class NonFinite:
         step: of the run, counted from 1.
         what: "loss" or "gradient".
         videos: numbers of the videos that the batch's windows were of.
-        skipped: whether no step was taken.
+        skipped: True if no step was taken.
     """
 
     replica: int
@@ -40,12 +40,12 @@ class NonFinite:
     skipped: bool
 
     def line(self, name: str, store: Store) -> str:
-        """What people should know of it; ``name`` is the replica's."""
+        """Says what happened, in a line for the user; ``name`` is the replica's."""
         done = "skipped, as others like it may be" if self.skipped else "not finite"
         return f"{name}: the {self.what} of step {self.step} is {done}; {self.batch(store)}"
 
     def batch(self, store: Store) -> str:
-        """Which videos the batch was of."""
+        """Names the videos of the batch."""
         names = [store.videos[number].name for number in self.videos]
         more = f", ... ({len(names)} in all)" if len(names) > _NAMED else ""
         return "the batch holds windows of " + ", ".join(names[:_NAMED]) + more
@@ -61,7 +61,7 @@ def find_non_finite(
     step: int,
     policy: str,
 ) -> Iterator[NonFinite]:
-    """The first of each replica in a dispatch of K steps.
+    """Finds the first one of each replica in a dispatch of K steps.
 
     Args:
         group: who trains.
@@ -86,7 +86,7 @@ def find_non_finite(
 
 
 def first_of(found: Iterable[NonFinite], store: Store) -> str:
-    """Where losses began not to be finite, for people; nothing if all were."""
+    """Says where losses began not to be finite; empty if all were finite."""
     first = min(found, key=lambda one: one.step, default=None)
     return f"from step {first.step} on, where {first.batch(store)}" if first else ""
 

@@ -1,4 +1,4 @@
-"""A profile of a few training steps, for people who ask where the time goes."""
+"""Profiles a few training steps, to show where the time goes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Profile:
     """Writes one profile of a training to a folder, with ``jax.profiler``.
 
     Attributes:
-        running: whether it is under way.
+        running: True while it is under way.
 
     Args:
         folder: where; None profiles nothing.
@@ -28,7 +28,11 @@ class Profile:
         self.running = False
 
     def before_dispatch(self, pending: Any) -> None:
-        """To be called before every dispatch; ``pending`` is what the one before it computes."""
+        """Starts or stops the profile; call it before every dispatch.
+
+        Args:
+            pending: arrays that the dispatch before computes.
+        """
         if self.folder is None:
             return
         if self._seen == _WARM_UP:
@@ -52,7 +56,7 @@ class Profile:
             self.running = False
 
     def lines(self) -> list[str]:
-        """Where the profile is, for people."""
+        """Says where the profile is, in lines for the user."""
         if self.folder is None:
             return []
         if self._seen <= _WARM_UP:

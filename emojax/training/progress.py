@@ -1,4 +1,4 @@
-"""What a user watches while a model trains: a bar on a terminal, plain lines in a log file."""
+"""Shows the progress of a training: a bar on a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class Speed:
 
     @property
     def windows_per_second(self) -> float | None:
-        """Windows trained on per second; None until two readings are there."""
+        """Returns the windows trained on per second; None before two readings."""
         return self._rate(2)
 
     def seconds_left(self, steps_left: int) -> float | None:
-        """Time that ``steps_left`` steps will take at this speed; None while unknown."""
+        """Estimates the seconds that ``steps_left`` steps take; None while unknown."""
         rate = self._rate(1)
         return steps_left / rate if rate else None
 
 
 def pace(steps: int, batch_size: int, seconds: float) -> dict[str, float | None]:
-    """How fast a whole call was, all it did counted: compiling, validating and saving, too.
+    """Computes the speed of a whole call, with compiling, validating and saving.
 
     Args:
         steps: done in this call.
@@ -75,7 +75,7 @@ def pace(steps: int, batch_size: int, seconds: float) -> dict[str, float | None]
 
 
 def clock_text(seconds: float | None) -> str:
-    """Seconds as ``m:ss`` or ``h:mm:ss``; ``-:--`` for None."""
+    """Formats seconds as ``m:ss`` or ``h:mm:ss``; ``-:--`` for None."""
     if seconds is None:
         return "-:--"
     minutes, rest = divmod(round(seconds), 60)
