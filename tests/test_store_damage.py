@@ -56,7 +56,7 @@ def test_flipping_any_byte_is_refused_or_harmless(tmp_path: Path, file: str) -> 
     target = path / file
     good = target.read_bytes()
     rng = np.random.default_rng(0)
-    refused = []
+    outcomes = []
     for position in range(len(good)):
         bad = bytearray(good)
         # Single bits above all: they turn spaces, digits and letters into each other.
@@ -64,9 +64,9 @@ def test_flipping_any_byte_is_refused_or_harmless(tmp_path: Path, file: str) -> 
         # In place and not through open("wb"), which would truncate maps of former stores.
         with target.open("r+b") as opened:
             opened.write(bad)
-        refused.append(same_or_refused(path, expected))
+        outcomes.append(same_or_refused(path, expected))
     # White space between JSON values may change harmlessly; every byte of a shard matters.
-    assert all(refused) if file.endswith("tfrecord") else np.mean(refused) > 0.9
+    assert all(outcomes) if file.endswith("tfrecord") else np.mean(outcomes) > 0.9
 
 
 def test_truncating_a_shard_at_any_length(copy: Path) -> None:
