@@ -26,7 +26,7 @@ def plot_folds(
     seeds: Mapping[str, Sequence[Sequence[float]]],
     bar: str,
 ) -> None:
-    """Draws one panel for each score: a bar for each fold, dots for seeds, ticks for the rest.
+    """Draws one panel for each score: a bar for each fold, dots for its seeds, ticks for others.
 
     A dashed line shows the mean of the bars over folds. Values that are NaN are left out.
 

@@ -1,8 +1,8 @@
-"""What the report's page draws by script, as JSON: learning curves and timelines, kept small.
+"""Learning curves and timelines as JSON, small enough for a page, for its script to draw.
 
-A timeline has as many points as a screen could show: frames are put into buckets of equal size,
-and each bucket gives its least and its greatest value, in the order in which they occur, so that
-no peak is lost. Numbers are whole: 16 bits for values, 8 for probabilities, as base64 text.
+A timeline has as many points as a screen can show: frames are put into buckets of equal size, and
+each bucket gives its least and its greatest value, in the order in which they occur, so that no
+peak is lost. Values are integers of 16 bits and probabilities of 8, both as base64 text.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _FEW_SERIES, _MOST_SERIES = 8, 32
 
 @dataclasses.dataclass(frozen=True)
 class _Code:
-    """How values of a task become whole numbers.
+    """A way to turn the values of a task into integers.
 
     Attributes:
         dtype: of the numbers.
         low, high: the least and the greatest; values beyond are drawn at the edge.
-        none: stands for "there is none".
+        none: the integer that stands for a missing value.
     """
 
     dtype: type
@@ -123,7 +123,7 @@ def _run_series(number: int, run: ReportedRun) -> list[dict[str, Any]]:
 
 
 def _levels(runs: Sequence[ReportedRun], names: Collection[str]) -> list[dict[str, Any]]:
-    """Scores that the models are measured by: of optimum and baseline, means over folds."""
+    """Returns the scores of optimum and baseline, means over folds, to compare curves with."""
     found: dict[tuple[int, str, str], list[float]] = {}
     for number, run in enumerate(runs):
         for by_task in run.document["folds"].values():
@@ -139,7 +139,7 @@ def _levels(runs: Sequence[ReportedRun], names: Collection[str]) -> list[dict[st
 
 
 def _some(steps: list[int]) -> list[int]:
-    """Evenly chosen steps, the first and the last among them, where there are very many."""
+    """Chooses steps evenly where there are very many, the first and the last among them."""
     if len(steps) <= _MAX_STEPS:
         return steps
     chosen = np.unique(np.linspace(0, len(steps) - 1, _MAX_STEPS).round().astype(int))
@@ -157,7 +157,7 @@ class _Drawn:
     of_runs: dict[int, VideoTimeline]
 
     def systems(self, task: str) -> dict[System, np.ndarray]:
-        """Every model; the other systems of the first run that has them."""
+        """Returns the predictions of every model, and of other systems those of the first run."""
         found: dict[System, np.ndarray] = {}
         for number, video in self.of_runs.items():
             if task in video.tasks:
@@ -168,9 +168,9 @@ class _Drawn:
 
 
 def timelines(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
-    """Each video: name, fold, times, and for each task annotation and predictions.
+    """Makes an entry for each video: name, fold, times, and annotation and predictions by task.
 
-    A video of several runs is drawn once, with the predictions of all of them, if their folds
+    A video of several runs has one entry, with the predictions of all of them, if their folds
     and annotations are the same.
     """
     drawn = list(_drawn(runs))
@@ -203,7 +203,7 @@ def _same(a: VideoTimeline, b: VideoTimeline) -> bool:
 
 
 def _buckets(drawn: Sequence[_Drawn]) -> int:
-    """How many buckets a video may have so that all of them stay small."""
+    """Chooses the number of buckets of a video so that all timelines fit the page."""
     frames = np.array([len(entry.video.seconds_N) for entry in drawn])
     # Two points a bucket; four thirds of a character for each byte.
     cost = np.array(
@@ -245,14 +245,14 @@ def _timeline(entry: _Drawn, buckets: int) -> dict[str, Any]:
 
 
 def _edges(frames: int, buckets: int) -> np.ndarray | None:
-    """First frames of the buckets, and the end; None where every frame is drawn."""
+    """Returns the first frames of the buckets, and the end; None where every frame is drawn."""
     if frames <= 2 * buckets:
         return None
     return np.linspace(0, frames, buckets + 1).round().astype(np.int64)
 
 
 def _point_times(seconds_N: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
-    """Times of the points: of all frames, or of the first and middle frame of each bucket."""
+    """Returns the times of the points: all frames, or first and middle frame of each bucket."""
     if edges is None:
         return seconds_N
     middle = (edges[:-1] + edges[1:]) // 2
@@ -290,7 +290,7 @@ def _task(task: str, line: TaskTimeline, entry: _Drawn, edges: np.ndarray | None
 
 
 def _annotation(task: str, line: TaskTimeline) -> tuple[np.ndarray, np.ndarray, float]:
-    """(N, C) known, (N, C) values, NaN: classes and units become 1 where present, else 0."""
+    """Returns (N, C) known, (N, C) values and NaN; a class or unit is 1 where it is present."""
     outputs = TASKS[task].outputs
     shape = (len(line.mask_NK), outputs)
     labels_NC = line.labels_NK
@@ -307,13 +307,16 @@ def _coded(points_P: np.ndarray, scale: float, code: _Code) -> str:
 
 
 def extremes(values_NC: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """(2 B, C) least and greatest value of each bucket, in the order in which they occur.
+    """Finds the least and greatest value of each bucket, in the order in which they occur.
 
-    Frames of NaN or infinity count for nothing; a bucket of nothing else gives NaN twice.
+    NaN and infinity are left out; a bucket without any other value gives NaN twice.
 
     Args:
         values_NC: (N, C) values.
         edges: (B + 1,) increasing: first frame of each bucket, and N.
+
+    Returns:
+        (2 B, C) values.
     """
     widths = np.diff(edges)
     # (B, W) frames of each bucket; shorter ones have their last frame again.

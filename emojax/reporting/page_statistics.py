@@ -20,7 +20,7 @@ System = tuple[int, str]
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A score and its 95 % bootstrap interval over videos; NaN ends where there is none."""
+    """A score and its 95 % bootstrap interval over videos; the ends are NaN if there is none."""
 
     value: float
     low: float
@@ -29,12 +29,12 @@ class Scored:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How much a system's score exceeds the reference's on the same videos, and its interval.
+    """The score of a system minus that of the reference, on the same videos.
 
     Attributes:
-        value: difference of the scores.
+        value: the difference.
         low, high: ends of the paired 95 % bootstrap interval.
-        p: two-sided, for "no difference".
+        p: two-sided, of the hypothesis that there is no difference.
     """
 
     value: float
@@ -68,11 +68,11 @@ class ScoreTable:
 
 
 def score_tables(runs: Sequence[ReportedRun], draws: int) -> list[ScoreTable]:
-    """A table for each task and group of videos that any run was scored on.
+    """Makes a table for each task and group of videos that any run was scored on.
 
     Videos are drawn ``draws`` times with replacement; see ``ops.bootstrap``. The reference is
-    the model of the first run that has the group; only other models are compared across runs,
-    for optimum and baseline belong to their run.
+    the model of the first run that has the group. Across runs only models are compared;
+    optimum and baseline are compared with the model of their own run.
     """
     keys = dict.fromkeys(
         (task, group)
@@ -124,13 +124,13 @@ def _table(runs: Sequence[ReportedRun], task: str, group: str, draws: int) -> Sc
 
 
 def _annotated(videos: Sequence[VideoTimeline], task: str) -> list[VideoTimeline]:
-    """The videos that are annotated at all, in an order that no fold or store has a say in."""
+    """Returns the videos with annotations, by name, so that two runs have them in one order."""
     some = [video for video in videos if task in video.tasks and video.tasks[task].mask_NK.any()]
     return sorted(some, key=lambda video: video.name)
 
 
 def _same(a: Sequence[VideoTimeline], b: Sequence[VideoTimeline], task: str) -> bool:
-    """Whether two runs were scored on the same annotations."""
+    """Tells whether two runs were scored on the same annotations."""
     if a is b:
         return True
     return [video.name for video in a] == [video.name for video in b] and all(
@@ -146,7 +146,7 @@ def _differences(
     drawn: dict[str, np.ndarray],
     drawn_reference: dict[str, np.ndarray],
 ) -> dict[str, Difference]:
-    """Of the scores that both have; the same draws of videos, so they are paired."""
+    """Compares the scores that both have, draw by draw, because both saw the same draws."""
     found = {}
     for name in scores:
         if name in reference:

@@ -89,7 +89,7 @@ def write_results(
 def _document(
     session: Session, store: Store, results: Sequence[FoldResult], partition: str
 ) -> dict[str, Any]:
-    """What ``scores.json`` holds."""
+    """Collects the content of ``scores.json``."""
     tasks = scored_tasks(results)
     document: dict[str, Any] = {
         "store": store.name,
@@ -125,7 +125,7 @@ def _document(
 
 
 def _data(session: Session, store: Store, results: Sequence[FoldResult]) -> dict[str, Any]:
-    """Where the numbers are from, so that simulated data are never taken for measured ones."""
+    """Describes the data, so that simulated ones are never taken for measured ones."""
     metadata = store.metadata
     streams = {name: store.streams[name] for name in session.window_spec.streams}
     return {
@@ -172,7 +172,7 @@ def _draw_videos(folder: Path, store: Store, result: FoldResult) -> None:
 def write_predictions(
     folder: Path, store: Store, predictions: Mapping[str, Mapping[str, np.ndarray]]
 ) -> int:
-    """One CSV per video and task: ``frame,seconds,<label>...``, a row for every frame.
+    """Writes a CSV for each video and task: ``frame,seconds,<label>...``, a row for every frame.
 
     Frames count from 1, as Aff-Wild2's do. Returns the number of files.
 

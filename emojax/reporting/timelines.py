@@ -1,4 +1,4 @@
-"""What was predicted and annotated, frame by frame, in one file that needs no store to be read.
+"""Predictions and annotations frame by frame, in one file that is read without the store.
 
 ``timelines.npz`` holds NumPy arrays alone (no pickle). All videos of all folds lie one after the
 other, T frames in all; a video that is in two folds is in it twice:
@@ -54,7 +54,7 @@ class VideoTimeline:
     """One video of one fold.
 
     Attributes:
-        fold: whose replicas predicted it.
+        fold: name of the fold whose replicas predicted it.
         name: of the video.
         seconds_N: (N,) time of each frame, seconds.
         tasks: task -> what was annotated and predicted.
@@ -67,7 +67,7 @@ class VideoTimeline:
 
 
 def video_timelines(store: Store, results: Sequence[FoldResult]) -> Iterator[VideoTimeline]:
-    """Every video of every fold, with the annotations that were scored."""
+    """Yields every video of every fold, with the annotations that were scored."""
     for result in results:
         fold = Fold(result.fold, (), result.names, scored_frames=result.scored_frames)
         for name in result.names:
@@ -86,11 +86,14 @@ def video_timelines(store: Store, results: Sequence[FoldResult]) -> Iterator[Vid
 
 
 def assess_video(video: VideoTimeline, task: str, system: str) -> tuple[Any, dict[str, float]]:
-    """Metric state and scores of one system on one video; (None, {}) if it predicted nothing.
+    """Scores one system on one video.
 
-    A video's score says what happens in that video. The score of a partition is computed over
-    all frames at once and is not the mean over videos: the CCC of a video in which little
-    happens is near 0 whatever is predicted, and a class that does not occur in it has F1 0.
+    The score of a partition is computed over all of its frames at once and is not the mean over
+    videos: the CCC of a video in which little happens is near 0 whatever is predicted, and a
+    class that does not occur in a video has F1 0 there.
+
+    Returns:
+        Metric state and scores; (None, {}) if nothing was predicted.
     """
     line = video.tasks.get(task)
     if line is None or system not in line.predictions:
@@ -101,7 +104,7 @@ def assess_video(video: VideoTimeline, task: str, system: str) -> tuple[Any, dic
 
 
 def write_timelines(path: Path, videos: Sequence[VideoTimeline]) -> None:
-    """Writes ``timelines.npz``; see the head of this module for what is in it."""
+    """Writes ``timelines.npz``, the file that the head of this module describes."""
     tasks = list(dict.fromkeys(task for video in videos for task in video.tasks))
     lines = [line for video in videos for line in video.tasks.values()]
     named = {system for line in lines for system in line.predictions}
@@ -161,7 +164,7 @@ def read_timelines(path: str | Path) -> list[VideoTimeline]:
             "There are no predictions of this partition.",
             file=path,
             found="nothing",
-            expected="what emojax.train and emojax.evaluate leave there",
+            expected="the file that emojax.train and emojax.evaluate write",
             remedy="evaluate the run: emojax evaluate --checkpoint=RUN",
         ) from error
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:

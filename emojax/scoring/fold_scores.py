@@ -30,10 +30,11 @@ class FoldResult:
     Attributes:
         fold: its name.
         names: videos, in order.
-        predictions: system (see ``SYSTEMS``) -> predictions.
+        predictions: system, one of ``SYSTEMS`` -> predictions.
         scores: task -> system -> score name -> value.
-        states: task -> system -> metric state that the scores were read off.
-        decisions: task -> what was tuned, (C,), see ``ops.decisions``; empty if nothing was.
+        states: task -> system -> metric state behind the scores.
+        decisions: task -> (C,) tuned thresholds or offsets, see ``ops.decisions``; empty if none
+            were tuned.
         scored_frames: which frames of each video count, start and stop; None for all.
     """
 
@@ -49,10 +50,10 @@ class FoldResult:
 def assess(
     truth: Annotations, predictions: Predictions, task: str
 ) -> tuple[Any, dict[str, float]] | None:
-    """Metric state and scores of predictions; None where nothing is predicted.
+    """Scores predictions; returns metric state and scores, or None where nothing is predicted.
 
-    A target that nobody was trained for is NaN throughout; its scores and the mean over targets
-    are left out.
+    The predictions of a target without a trained replica are NaN; its scores and the mean over
+    targets are left out.
     """
     predicted_NC = concatenate(truth, predictions, task)
     untrained_C = np.isnan(predicted_NC).all(axis=0)
@@ -66,22 +67,25 @@ def assess(
 
 
 def scored_tasks(results: Sequence[FoldResult]) -> list[str]:
-    """Tasks that at least one fold's videos are annotated for."""
+    """Lists the tasks that the videos of at least one fold are annotated for."""
     return list(dict.fromkeys(task for result in results for task in result.scores))
 
 
 def disjoint(results: Sequence[FoldResult]) -> bool:
-    """Whether there are several folds and no video is in two of them."""
+    """Tells whether there are several folds and no video is in two of them."""
     names = [name for result in results for name in result.names]
     return len(results) > 1 and len(set(names)) == len(names)
 
 
 def pooled_states(results: Sequence[FoldResult], task: str) -> dict[str, Any]:
-    """System -> metric state over the videos of all folds, as if they were one partition.
+    """Merges the metric states of all folds, as if their videos were one partition.
 
-    Empty unless there are several folds and their videos are disjoint: then every video is
-    predicted by replicas that did not train on it, and counts once. A system that lacks in a
-    fold is left out.
+    The result is empty unless there are several folds and their videos are disjoint. Then every
+    video is predicted by replicas that did not train on it, and counts once. A system that is
+    missing in a fold is left out.
+
+    Returns:
+        system -> metric state.
     """
     annotated = [result for result in results if task in result.states]
     if not disjoint(results) or not annotated:
@@ -96,7 +100,7 @@ def pooled_states(results: Sequence[FoldResult], task: str) -> dict[str, Any]:
 
 
 def pooled_scores(results: Sequence[FoldResult], task: str) -> Scores:
-    """Scores of ``pooled_states``, those that every fold has."""
+    """Reads the scores of ``pooled_states``, without those that a fold lacks."""
     annotated = [result.scores[task] for result in results if task in result.scores]
     return {
         system: {
@@ -109,7 +113,7 @@ def pooled_scores(results: Sequence[FoldResult], task: str) -> Scores:
 
 
 def mean_scores(results: Sequence[FoldResult], task: str) -> Scores:
-    """Mean of each score over folds, where several folds have it; each fold weighs alike."""
+    """Averages each score over folds, with equal weights, where all of several folds have it."""
     annotated = [result.scores[task] for result in results if task in result.scores]
     means: Scores = {}
     for system in SYSTEMS:
@@ -121,7 +125,7 @@ def mean_scores(results: Sequence[FoldResult], task: str) -> Scores:
 
 
 def headline(results: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
-    """Task -> score name -> our score, the mean over folds; without single classes and units."""
+    """Returns the model's scores by task, means over folds, without single classes and units."""
     found: dict[str, dict[str, float]] = {}
     for task in scored_tasks(results):
         alone = [r.scores[task].get(OURS, {}) for r in results if task in r.scores]
@@ -133,7 +137,7 @@ def headline(results: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
 
 
 def confusions(results: Sequence[FoldResult], task: str) -> dict[str, dict[str, np.ndarray]]:
-    """Fold (or "all folds") -> system -> (C, C) counts, row the true class.
+    """Counts confusions: fold (or "all folds") -> system -> (C, C), row the true class.
 
     Empty for a task without classes.
     """
@@ -153,7 +157,7 @@ def confusions(results: Sequence[FoldResult], task: str) -> dict[str, dict[str, 
 
 
 def score_rows(results: Sequence[FoldResult], task: str) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of a task's table: score by score, each system, share of the optimum."""
+    """Returns header and rows of a task's table: a row for each score, a column for each system."""
     annotated = [result for result in results if task in result.scores]
     systems = _systems(results, task)
     rows = [row for r in annotated for row in _rows(r.fold, r.scores[task], systems, task)]
@@ -161,7 +165,7 @@ def score_rows(results: Sequence[FoldResult], task: str) -> tuple[list[str], lis
 
 
 def summary_rows(results: Sequence[FoldResult], task: str) -> list[list[Any]]:
-    """Rows like those of ``score_rows``, over folds: their mean, and all of them as one."""
+    """Returns rows like those of ``score_rows``: the mean of folds, and all folds as one."""
     systems = _systems(results, task)
     return [
         row
@@ -198,5 +202,5 @@ def _rows(
 
 
 def brief(rows: Sequence[Sequence[Any]], task: str) -> list[list[Any]]:
-    """The rows without scores of single classes or units."""
+    """Leaves out the rows of single classes and units."""
     return [list(row) for row in rows if row[1] not in TASK_OPS[task].details]
