@@ -2,7 +2,7 @@
 
 A share of the ticks of each video loses one modality (or one stream), either tick by tick or in
 contiguous spans, anew in each trial. What a tick of the model's clock is, see
-``datasets.windows``: a video frame, unless the run has a clock of its own. Two ways to go:
+``datasets.window_spec``: a video frame, unless the run has a clock of its own. Two ways to go:
 
 "kept": the rows are zeros, the training mean, at the model's input, after normalisation and, in
     a model that stacks context (ExpTrm), after stacking; every validity mask stays on. This is
