@@ -28,6 +28,18 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.small import Small, Windows
+
+# The try-out form.
+SMALL = Small(
+    widths={"width": 2, "widths": 2, "attention_width": 2, "head_width": 2},
+    windows=Windows(
+        {"data.random_offset": True, "data.batch_size": 16, "data.evaluation_stride": 9},
+        {"data.batch_size": 2, "data.evaluation_stride": 18},
+    ),
+    steps=60,
+    learning_rate=1e-2,
+)
 
 
 def paper() -> ConfigDict:
@@ -185,11 +197,9 @@ def simulated() -> ConfigDict:
     config.data.random_offset = True
     config.data.batch_size = 16
     config.data.evaluation_stride = 18
-    config.model.width = 64
+    SMALL.narrow(config)
     config.model.context_bidirectional = True
-    config.model.attention_width = 64
     config.model.attention_locality = True
-    config.model.head_width = 64
     config.model.dropout = 0.5
     config.model.temporal_dropout = 0.4
     config.train.epochs = 10

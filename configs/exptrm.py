@@ -21,6 +21,18 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.small import FRAMES, Small, Windows
+
+# The try-out form.
+SMALL = Small(
+    widths={"width": 8, "hidden": 16},
+    fields={"stacked_width": 0, "attention_heads": 4},
+    tiny_fields={"attention_heads": 2},
+    least={"stacked_width": 26},
+    windows=Windows(FRAMES.small, {**FRAMES.tiny, "data.context.*": 2}),
+    steps=40,
+    learning_rate=2e-3,
+)
 
 
 def paper() -> ConfigDict:
@@ -102,10 +114,7 @@ def simulated() -> ConfigDict:
     config.data.random_offset = True
     config.data.evaluation_stride = 25  # frames near a window's ends know less
     config.data.batch_size = 16
-    config.model.stacked_width = 0
-    config.model.width = 64
-    config.model.attention_heads = 4
-    config.model.hidden = 128
+    SMALL.narrow(config)
     config.train.epochs = 10
     config.train.epoch_steps = 50
     config.train.learning_rate = 2e-3

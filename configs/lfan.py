@@ -21,6 +21,14 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.small import SIXTHS, Small
+
+# The try-out form.
+SMALL = Small(
+    widths={"channels": 16, "modal_width": 1},
+    least={"kernel_size": 3},
+    windows=SIXTHS,
+)
 
 
 def paper() -> ConfigDict:
@@ -108,8 +116,7 @@ def simulated() -> ConfigDict:
     """
     config = paper()
     config.data.random_offset = True
-    for stream in config.data.streams:
-        config.model.channels[stream] = (32, 32, 32, 32)
+    SMALL.narrow(config)
     config.model.causal = False  # the optimum looks both ways
     config.train.epochs = 8
     config.train.epoch_steps = 50

@@ -20,10 +20,30 @@ all three); ``simulated`` (narrow and quick, for a store of ``data.synthetic`` w
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.small import SIXTHS, Small
+
+
+def _stages(epochs: int) -> tuple[dict[str, Any], ...]:
+    """Stages of section 3.7, the first of so many epochs."""
+    return (
+        {"objective": "branches", "epochs": epochs, "frozen": ("head_*",)},
+        {"objective": "outputs", "epochs": 0, "frozen": ("branch_*",)},
+    )
+
+
+# The try-out form.
+SMALL = Small(
+    widths={"channels": 8, "hidden": 4},
+    windows=SIXTHS,
+    epochs=10,
+    train={"train.stages": _stages(2)},
+    tiny_train={"train.stages": _stages(1)},
+)
 
 
 def paper() -> ConfigDict:
@@ -66,10 +86,7 @@ def paper() -> ConfigDict:
     config.train.stop_patience = 20  # ours
     # Section 3.7: "the TCNs in each branch", then everything. Epochs and frozen parts are ours:
     # what a stage does not train should not decay.
-    config.train.stages = (
-        {"objective": "branches", "epochs": 10, "frozen": ("head_*",)},
-        {"objective": "outputs", "epochs": 0, "frozen": ("branch_*",)},
-    )
+    config.train.stages = _stages(10)
 
     config.evaluation.selection.va = "ccc"  # P, eq. 16
     return config
@@ -106,16 +123,15 @@ def simulated() -> ConfigDict:
     config = paper()
     config.data.random_offset = True
     config.data.evaluation_stride = 100  # frames near a window's ends know less
+    SMALL.narrow(config)
     for stream in config.data.streams:
-        config.model.channels[stream] = (32, 32, 32)
-    config.model.hidden = 64
+        config.model.channels[stream] = config.model.channels[stream][:3]
     config.model.causal = False  # the optimum looks both ways
     config.train.epochs = 16
     config.train.epoch_steps = 60
     config.train.learning_rate = 3e-3
     config.train.decay = "cosine"
-    branches, outputs = config.train.stages
-    config.train.stages = ({**branches, "epochs": 3}, outputs)
+    config.train.stages = _stages(3)
     return config
 
 

@@ -28,6 +28,10 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.small import Small
+
+# The try-out form.
+SMALL = Small(widths={"hidden": 16, "recurrent": 2, "fused": 2}, epochs=6, steps=40)
 
 
 def vggface_rnn_av() -> ConfigDict:
@@ -103,10 +107,8 @@ def simulated() -> ConfigDict:
     config.data.random_offset = True
     config.data.evaluation_stride = 25  # frames near a window's ends know less
     config.data.batch_size = 16
+    SMALL.narrow(config)
     config.model.hidden.vggface = 128
-    for name in config.data.streams:
-        config.model.recurrent[name] = (64, 64)
-    config.model.fused = (64, 64)
     config.model.causal = False  # the optimum looks both ways
     config.train.epochs = 6
     config.train.epoch_steps = 50

@@ -23,6 +23,14 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.small import SIXTHS, Small
+
+# The try-out form.
+SMALL = Small(
+    widths={"channels": 16, "head_width": 4},
+    least={"kernel_size": 3, "recursions": 1},
+    windows=SIXTHS,
+)
 
 
 def paper() -> ConfigDict:
@@ -82,9 +90,7 @@ def demo() -> ConfigDict:
     config = paper()
     config.data.store = "stores/demo"
     config.data.random_offset = True
-    for stream in config.data.streams:
-        config.model.channels[stream] = (32, 32, 32, 32)
-    config.model.head_width = 64
+    SMALL.narrow(config)
     config.model.causal = False  # the optimum looks both ways
     config.train.epochs = 6
     config.train.epoch_steps = 50

@@ -17,8 +17,12 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose
+from emojax.small import Small, Windows
 
 FOLDS = {"s2": 5, "s3": 4, "s4": 2}
+
+# The try-out form.
+SMALL = Small(widths={"hidden": 4}, least={"segments": 4}, windows=Windows())
 
 
 def epic2023() -> ConfigDict:

@@ -40,6 +40,7 @@ from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose
 from emojax.published.tcn_transformer_tables import ABLATIONS
+from emojax.small import SIXTHS, Small
 
 # Section 4.1.
 STREAMS: dict[str, tuple[str, ...]] = {
@@ -50,6 +51,17 @@ STREAMS: dict[str, tuple[str, ...]] = {
 LOSSES = {"va": "ccc", "expr": "cross_entropy", "au": "binary_cross_entropy"}  # section 3.6
 SELECTIONS = {"va": "ccc", "expr": "f1", "au": "f1"}  # code
 EPOCHS = {"va": 40, "expr": 30, "au": 30}  # code
+
+# The try-out form.
+SMALL = Small(
+    widths={"channels": 16, "feed_forward": 4, "head_width": 4},
+    fields={"layers": 2},
+    tiny_fields={"attention_heads": 2},
+    least={"width": 8, "kernel_size": 3},
+    windows=SIXTHS,
+    steps=70,
+    learning_rate=1e-3,
+)
 
 
 def paper(task: str = "va", streams: tuple[str, ...] = ()) -> ConfigDict:
@@ -140,22 +152,15 @@ def simulated(config: ConfigDict) -> ConfigDict:
 
     It reads the mean of every sixth of a second, which is five times cheaper than every frame.
     """
-    config.data.random_offset = True
-    config.data.clock = 6.0
-    config.data.window = 60
-    config.data.stride = 40
-    config.data.evaluation_stride = 20
-    config.data.batch_size = 16
+    config.update_from_flattened_dict(SIXTHS.small)
+    SMALL.narrow(config)
     for name in config.data.streams:
         config.data.resampling[name] = "mean"
         config.model.channels[name] = (32, 32, 32)
     config.model.causal = False  # the optimum looks both ways
     config.model.width = 96
-    config.model.layers = 2
-    config.model.feed_forward = 128
     config.model.norm = "pre"  # bears a higher rate
     config.model.dropout = 0.1
-    config.model.head_width = 64
     config.train.epochs = 10
     config.train.epoch_steps = 200
     config.train.learning_rate = 2e-3

@@ -11,8 +11,8 @@ import pytest
 from flax import linen as nn
 
 from emojax.layers.dropout import Dropout
-from emojax.models import MODELS
 from emojax.types import Array
+from tests.registering import registered
 from tests.training_runs import tiny_config
 
 
@@ -56,9 +56,8 @@ class Branched(nn.Module):
 @pytest.fixture(scope="module")
 def branched() -> Iterator[None]:
     """Registers the model as "branched"."""
-    MODELS["branched"] = "tests.branch_model:Branched"
-    yield
-    del MODELS["branched"]
+    with registered("branched", Branched):
+        yield
 
 
 def branched_config(store: Path, **sections: dict[str, Any]) -> dict[str, Any]:

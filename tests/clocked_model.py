@@ -52,7 +52,7 @@ class Clocked(nn.Module):
 
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets configurations name the model."""
-    monkeypatch.setitem(models.MODELS, NAME, "tests.clocked_model:Clocked")
+    monkeypatch.setitem(models._REGISTERED, NAME, Clocked)
 
 
 def clocked_config(store: Path, **data: Any) -> dict[str, Any]:

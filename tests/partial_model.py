@@ -10,8 +10,9 @@ import pytest
 from flax import linen as nn
 
 from emojax.datasets.source import Store
-from emojax.models import MODELS
+from emojax.models import register
 from emojax.types import Array
+from tests.registering import forget
 from tests.small_store import build_small_store
 from tests.training_runs import tiny_config, train
 
@@ -61,10 +62,10 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("studies")
     lengths = (45, 33, 60, 38, 52)
     path = build_small_store(folder / "store", validation_lengths=lengths, tasks=TASK_NAMES)
-    MODELS["partial"] = "tests.partial_model:Partial"
+    register("partial")(Partial)
     for seed, name in enumerate(("run", "other")):
         config = config_of(path)
         config["replicas"]["seeds"] = [seed]
         train(Store(path), folder / name, config)
     yield folder
-    del MODELS["partial"]
+    forget("partial")

@@ -13,9 +13,9 @@ import pytest
 
 from emojax.datasets.folds import official_and_blocks
 from emojax.datasets.store import StoreWriter
-from emojax.models import MODELS
 from emojax.types import Array
 from tests.branch_model import Branched
+from tests.registering import registered
 from tests.small_store import STREAMS, make_record
 
 LENGTHS = (37, 64, 90, 20, 55, 71)
@@ -50,9 +50,8 @@ class Poisoned(nn.Module):
 @pytest.fixture(scope="module")
 def poisoned() -> Iterator[None]:
     """Registers the model as "poisoned"."""
-    MODELS["poisoned"] = "tests.poisoned_model:Poisoned"
-    yield
-    del MODELS["poisoned"]
+    with registered("poisoned", Poisoned):
+        yield
 
 
 def build_poisoned_store(path: Path) -> Path:

@@ -1,17 +1,17 @@
 """Every shipped configuration, and each as a model that compiles in a second.
 
-A new model is one row of ``SMALL``. Everything that decides the program's structure stays as it
-is shipped; widths, layers and windows shrink, and at most two streams are kept.
+How a model shrinks is said in its own configuration file, under ``SMALL``. Everything that decides
+the program's structure stays as it is shipped; widths, layers and windows shrink, and at most two
+streams are kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from emojax.config_reading import as_plain
 from emojax.core.session import Session, build_session
-from emojax.models import MODELS
+from emojax.models import model_class
 from emojax.papers.variants import Variant, discover
 from emojax.specs import STREAMS, StreamSpec
 from emojax.studies.system_facts import abstract_variables
@@ -34,62 +34,6 @@ OWN_STREAMS = {
     "roberta": StreamSpec("roberta", 768, "text"),
     "wav2vec2": StreamSpec("wav2vec2", 768, "audio"),
 }
-
-
-def capped(most: int) -> Callable[[Any], Any]:
-    """At most this number; None stays None."""
-    return lambda value: value if value is None else min(most, value)
-
-
-def layers_of(width: int, most: int = 1) -> Callable[[Any], Any]:
-    """At most so many layers of this width, for one stream or for each."""
-
-    def shrink(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: shrink(one) for name, one in value.items()}
-        return [width] * min(most, len(value)) if isinstance(value, list | tuple) else width
-
-    return shrink
-
-
-_TCN = {"channels": layers_of(4), "kernel_size": capped(3)}
-# Model -> field -> its small value, from the one that is shipped or that is the default.
-SMALL: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "emma_net": {
-        "width": capped(4),
-        "widths": layers_of(4),
-        "layers": capped(1),
-        "attention_width": capped(4),
-        "head_width": capped(5),
-    },
-    "exptrm": {
-        "stacked_width": capped(26),
-        "width": capped(4),
-        "layers": capped(1),
-        "attention_heads": capped(2),
-        "hidden": capped(5),
-    },
-    "lfan": _TCN | {"modal_width": capped(4)},
-    "multiscale_tcn": {"channels": layers_of(4), "hidden": capped(5)},
-    "recurrent_baselines": {
-        "hidden": layers_of(5),
-        "recurrent": layers_of(4),
-        "fused": layers_of(4),
-    },
-    "rjcma": _TCN | {"head_width": capped(5), "recursions": capped(1)},
-    "segment_mlp": {"segments": capped(4), "hidden": capped(5)},
-    "tcn_transformer": _TCN
-    | {
-        "channels": layers_of(4),
-        "head_width": capped(5),
-        "width": capped(8),
-        "layers": capped(1),
-        "attention_heads": capped(2),
-        "feed_forward": capped(6),
-    },
-}
-# Nothing here looks at dropout, and its random bits take longer to compile than the rest.
-_RATES = ("dropout", "temporal_dropout", "input_dropout")
 
 
 @functools.cache
@@ -109,13 +53,11 @@ def small_session(variant: Variant, **fields: Any) -> Session:
     for option in ("resampling", "rates", "context"):
         kept = {name: value for name, value in data.get(option, {}).items() if name in names}
         data[option] = dict.fromkeys(kept, CONTEXT) if option == "context" else kept
-    defaults = default_fields(model["name"])
-    for field, shrink in SMALL[model["name"]].items():
-        value = model.get(field, defaults[field])
-        if isinstance(value, Mapping):
-            value = {name: value[name] for name in names if name in value}
-        model[field] = shrink(as_plain(value))
-    model |= {rate: 0.0 for rate in _RATES if rate in defaults}
+    if variant.small is not None:
+        own = {name: _of_streams(value, names) for name, value in model.items()}
+        defaults = default_fields(model["name"])
+        defaults = {name: _of_streams(value, names) for name, value in defaults.items()}
+        model = variant.small.tiny_model(own, defaults)
     config |= {"loss": {}, "evaluation": {"selection": {}}}
     config["replicas"] |= {"targets": ["all"], "folds": ["0"], "seeds": [0]}
     config["train"] |= {"stages": ()}
@@ -128,10 +70,19 @@ def small_session(variant: Variant, **fields: Any) -> Session:
 
 
 def default_fields(model: str) -> dict[str, Any]:
-    """Field -> default."""
-    module, name = MODELS[model].split(":")
-    fields = dataclasses.fields(getattr(importlib.import_module(module), name))
-    return {field.name: field.default for field in fields}
+    """Field -> default, of those fields that have one."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(model_class(model))
+        if field.default is not dataclasses.MISSING
+    }
+
+
+def _of_streams(value: Any, names: list[str]) -> Any:
+    """What a field says of some streams, if it says something of each; else the whole of it."""
+    if not hasattr(value, "items"):
+        return value
+    return {name: one for name, one in value.items() if name in names}
 
 
 def structure(session: Session) -> str:

@@ -17,9 +17,10 @@ pytestmark = pytest.mark.slow
 PREPARATION = """
 import emojax.studies.study_pictures, emojax.studies.prediction_checks
 import emojax.studies.run_comparison, emojax.studies.study_output
-from emojax.models import MODELS
+from emojax.models import register
+from tests.partial_model import Partial
 
-MODELS["partial"] = "tests.partial_model:Partial"
+register("partial")(Partial)
 """
 
 WRONG = {

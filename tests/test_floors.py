@@ -24,7 +24,7 @@ SCORING = PREDICTION | {"scoring"}
 REPORTING = SCORING | {"reporting"}
 EXCHANGE = PREDICTION | {"exchange"}
 STUDIES = REPORTING | {"studies"}
-PAPERS = STUDIES | TRAINING | EXCHANGE | {"papers", "published", "shipped"}
+PAPERS = STUDIES | TRAINING | EXCHANGE | {"papers", "published", "shipped", "small"}
 ALLOWED = {
     "__init__": set(),
     "specs": VOCABULARY,
@@ -33,6 +33,7 @@ ALLOWED = {
     "config_schema": VOCABULARY,
     "config_reading": VOCABULARY,
     "configuration": VOCABULARY,
+    "small": VOCABULARY,
     "screen": VOCABULARY,
     "shipped": VOCABULARY,
     "ops": VOCABULARY | {"ops"},
@@ -51,7 +52,7 @@ ALLOWED = {
     "papers": PAPERS,
     "commands": CORE | {"__init__", "screen", "shipped", "commands"},
     "data": DATASETS | {"commands", "screen", "data", "__init__"},
-    "configs": VOCABULARY | {"configuration", "configs", "published"},
+    "configs": VOCABULARY | {"configuration", "configs", "published", "small"},
 }
 # train, evaluate, predict and what joins them: flags and wiring, which nothing else imports.
 ENTRY_POINTS = PAPERS | {"commands"}

@@ -19,7 +19,7 @@ from emojax.core.step import Hyper, make_train_step, train_steps
 from emojax.datasets.resident import Entries, load_resident
 from emojax.datasets.source import Store
 from emojax.layers import kernels
-from emojax.models import MODELS
+from emojax.models import model_names
 from emojax.papers.variants import Variant
 from emojax.prediction.predict_step import make_predict_step
 from emojax.training.feeds import fold_videos
@@ -101,7 +101,7 @@ def train_step(session: Session) -> Any:
 
 
 def test_every_model_is_lowered() -> None:
-    assert set(FIRST) == set(MODELS) > set(SYSTEMS)
+    assert set(FIRST) == set(model_names()) > set(SYSTEMS)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from emojax.models import MODELS
+from emojax.errors import InputError
+from emojax.models import model_class, model_names
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("emojax", "data", "configs", "benchmarks")
@@ -107,5 +108,10 @@ def test_what_it_looks_for_is_found(code: str) -> None:
     assert not offences(ast.parse(harmless))
 
 
-def test_models_come_from_a_table_of_this_package() -> None:
-    assert all(place.startswith("emojax.models.") for place in MODELS.values())
+def test_models_come_from_this_package() -> None:
+    for name in model_names():
+        assert model_class(name).__module__ == f"emojax.models.{name}"
+    # Modules that are no models, and names that lead out of the folder.
+    for name in ("checks", "torch_names", "..core.session", "rjcma.RJCMA", "os", "", "antigravity"):
+        with pytest.raises(InputError):
+            model_class(name)

@@ -11,7 +11,6 @@ import pytest
 from emojax.core.session import Session
 from emojax.core.state import TrainState, init_variables
 from emojax.core.step import Hyper, Shared, make_train_step
-from emojax.models import MODELS
 from emojax.types import Batch
 from tests.small_models import make_inputs, shipped, small_session
 
@@ -64,7 +63,7 @@ def stacked(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", FIRST)
 def test_two_replicas_train_as_two_runs(name: str) -> None:
     session = small_session(FIRST[name])
     step = make_train_step(session.learner, Shared(None, None))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
-import types
 from typing import Any
 
 import jax
@@ -16,8 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emojax.errors import InputError
-from emojax.models import MODELS, build_model
+from emojax.models import build_model
 from emojax.models.rjcma import VARIANTS
+from tests.registering import registered
 
 KEY = jax.random.key(0)
 WIDTHS = {"ir50": 6, "vggish": 3, "bert": 5, "eda": 2, "logmel": 4}
@@ -376,16 +375,14 @@ def test_build_model_knows_names_and_fields() -> None:
     assert model.channels["ir50"] == (4, 4)
 
 
-def test_build_model_names_a_missing_field(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_model_names_a_missing_field() -> None:
     class Needy(nn.Module):
         outputs: dict[str, int]
+        streams: tuple[str, ...]
         size: int
 
-    module = types.ModuleType("needy")
-    module.Needy = Needy  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "needy", module)
-    monkeypatch.setitem(MODELS, "needy", "needy:Needy")
-    assert build_model("needy", {"va": 2}, size=3).size == 3
-    with pytest.raises(InputError, match="one more field") as caught:
-        build_model("needy", {"va": 2})
-    assert "model.size" in str(caught.value)
+    with registered("needy", Needy):
+        assert build_model("needy", {"va": 2}, streams=(), size=3).size == 3
+        with pytest.raises(InputError, match="one more field") as caught:
+            build_model("needy", {"va": 2}, streams=())
+    assert caught.value.details["field"] == "model.size"

@@ -96,6 +96,12 @@ class Command:
                     expected="--name=value",
                     remedy="run it with --help for the list of flags",
                 )
+            if given["register"].value:
+                # Not at the top, because this imports JAX, which some commands do without.
+                from emojax.core.extensions import execute
+
+                for place in given["register"].value:
+                    execute(place, "--register")
             self.main(given, *argv[1:])
             sys.stdout.flush()
         except InputError as error:

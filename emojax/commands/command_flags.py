@@ -115,6 +115,12 @@ def parse_flags(
         "Print errors only; also warnings; also progress and results; also the libraries' logs. "
         "The summary line of a long command is always printed.",
     )
+    define.multi_string(
+        "register",
+        [],
+        "Execute this Python file first, so that it can register models, losses and scores; with "
+        ":CLASS after it, register this model of it. May be repeated; see docs/extending.md.",
+    )
     own = list(given)
     if any(word.lstrip("-") in ("help", "helpshort") for word in argv[1:]):
         print(_help(given, own, inspect.getdoc(sys.modules[module]) or ""))

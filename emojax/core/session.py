@@ -18,6 +18,7 @@ from emojax.config_reading import part
 from emojax.config_schema import RunConfig, Stage
 from emojax.core.config_checks import read_config
 from emojax.core.devices import Layout, make_layout
+from emojax.core.extensions import execute
 from emojax.core.modality_dropout import ModalityDropout
 from emojax.core.optimizer import Optimizer
 from emojax.core.replicas import (
@@ -34,7 +35,7 @@ from emojax.core.step import Learner, LossTable, Shared, loss_table
 from emojax.datasets.source import Store
 from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
-from emojax.models import build_model, declared_fields
+from emojax.models import build_model, declared_fields, is_place
 from emojax.specs import TASKS, StreamSpec
 
 
@@ -164,6 +165,8 @@ def build_session(
     config: Mapping[str, Any],
     streams: Mapping[str, StreamSpec],
     devices: list[jax.Device] | None = None,
+    *,
+    trusted: bool = True,
 ) -> Session:
     """Builds a session.
 
@@ -172,11 +175,15 @@ def build_session(
         streams: specifications of at least the streams the configuration names, from the
             store or from a checkpoint.
         devices: to run on; all by default.
+        trusted: True for a configuration of the user's own. If its model is the place of a file,
+            the file is executed. False for what a checkpoint or another file holds.
 
     Raises:
         InputError: something in the configuration is missing or not allowed.
     """
     run = read_config(config)
+    if trusted and is_place(run.model["name"]):
+        execute(run.model["name"], "config.model.name")
     window_spec = part(WindowSpec, run.data)
     window_spec.check_values()
     replicas = expand(run.replicas, run.train)

@@ -57,7 +57,7 @@ class TorchLayout:
 
     Attributes:
         source: repository and class.
-        model: its name in ``emojax.models.MODELS``.
+        model: its name, see ``emojax.models.model_class``.
         rules: the name map.
         unused: names that need no place here -> why.
     """

@@ -1,7 +1,8 @@
 """The one table from a task to its losses, metric state, decoding and decisions.
 
 What is done with a task follows from its kind: a new row of ``emojax.specs.TASKS`` needs nothing
-here. A task that differs from its kind says so in ``_OVERRIDES``.
+here. A task that differs from its kind says so in ``_OVERRIDES``. Losses and scores that are
+defined elsewhere join by ``register_loss`` and ``register_score``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from emojax.errors import InputError, closest
 from emojax.ops.epic import window_rmse_loss
 from emojax.ops.losses import (
     binary_cross_entropy_loss,
@@ -23,11 +25,13 @@ from emojax.ops.losses import (
 from emojax.ops.masking import namespace
 from emojax.ops.metrics import Moments, binary_counts, confusion_counts, moments
 from emojax.ops.outcomes import Outcomes, class_log_loss, unit_log_loss
+from emojax.ops.scores import SCORES, ScoreKind
 from emojax.specs import TASKS, TaskSpec
 from emojax.types import Array
 
 LossFn = Callable[..., Array]
 StateFn = Callable[[Array, Array, Array], Any]
+ScoreFn = Callable[[Any], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,9 +273,130 @@ def task_ops(spec: TaskSpec, **fields: Any) -> TaskOps:
     Raises:
         KeyError: there is no such kind.
     """
-    return dataclasses.replace(KINDS[spec.kind](spec), **fields)
+    row = dataclasses.replace(KINDS[spec.kind](spec), **fields)
+    for extend in _EXTENSIONS[spec.kind].values():
+        row = extend(row)
+    return row
 
+
+# Kind of task -> "loss NAME" or "score NAME" of what was registered -> what it adds to a row.
+_EXTENSIONS: dict[str, dict[str, Callable[[TaskOps], TaskOps]]] = {kind: {} for kind in KINDS}
 
 TASK_OPS: dict[str, TaskOps] = {
     name: task_ops(spec, **_OVERRIDES.get(name, {})) for name, spec in TASKS.items()
 }
+
+
+def register_loss(kind: str, name: str) -> Callable[[LossFn], LossFn]:
+    """Registers a loss for all tasks of a kind; ``config.loss.TASK`` then names it.
+
+        >>> @register_loss("continuous", "absolute")
+        ... def absolute_loss(outputs_BTC, labels_BTC, mask_BTC):
+        ...     return masked_mean(abs(outputs_BTC - labels_BTC), mask_BTC, axis=(0, 1))
+
+    The loss returns one number per target and follows the rules at the top of
+    ``emojax/ops/losses.py``. A name may be registered again; the latest function counts.
+
+    Args:
+        kind: "continuous", "categorical" or "binary".
+        name: what ``config.loss`` says.
+
+    Raises:
+        InputError: there is no such kind, or emojax has a loss of this name.
+    """
+    key = f"loss {name}"
+    _check_name(kind, name, any(name in row.losses for row in _rows(kind)), key)
+
+    def add(loss: LossFn) -> LossFn:
+        _extend(kind, key, lambda row: dataclasses.replace(row, losses={**row.losses, name: loss}))
+        return loss
+
+    return add
+
+
+def register_score(
+    kind: str, name: str, *, axis: str = "", higher_is_better: bool = True
+) -> Callable[[ScoreFn], ScoreFn]:
+    """Registers a score for all tasks of a kind.
+
+    It is then printed, logged and reported beside the others, and ``config.evaluation.selection``
+    may name it as what checkpoints are chosen by.
+
+        >>> @register_score("continuous", "bias", higher_is_better=False)
+        ... def bias(state):
+        ...     return abs(state.mean_x - state.mean_y)
+
+    The function takes the metric state of the kind (``Moments``, or ``Outcomes`` of counted
+    classes or units), of NumPy or JAX arrays, and returns one number per target. On no data it has
+    to be finite. A name may be registered again; the latest function counts.
+
+    Args:
+        kind: "continuous", "categorical" or "binary".
+        name: of the score, which those of single targets begin with.
+        axis: label in pictures; the name by default.
+        higher_is_better: False for an error.
+
+    Raises:
+        InputError: there is no such kind, or emojax has a score of this name.
+    """
+    key = f"score {name}"
+    _check_name(kind, name, name in SCORES, key)
+
+    def add(score: ScoreFn) -> ScoreFn:
+        panel = "score" if higher_is_better else "error"
+        SCORES[name] = ScoreKind(name, axis or name, higher_is_better, panel=panel)
+        _extend(kind, key, lambda row: _with_score(row, name, score, higher_is_better))
+        return score
+
+    return add
+
+
+def _with_score(row: TaskOps, name: str, score: ScoreFn, higher_is_better: bool) -> TaskOps:
+    single = len(row.targets) == 1
+    names = [name] if single else [f"{name}_{target}" for target in row.targets]
+
+    def summarise(state: Any) -> dict[str, float]:
+        values = [float(value) for value in np.asarray(score(state)).reshape(-1)]
+        scores = dict(zip(names, values, strict=True))
+        mean = {} if single else {f"{name}_mean": float(np.mean(values))}
+        return {**row.summarise(state), **scores, **mean}
+
+    def selection(state: Any) -> Array:
+        values = score(state).reshape(-1)
+        return values if higher_is_better else -values
+
+    details = names if row.details and not single else []
+    return dataclasses.replace(
+        row,
+        summarise=summarise,
+        selections={**row.selections, name: selection},
+        details=tuple(dict.fromkeys((*row.details, *details))),
+    )
+
+
+def _rows(kind: str) -> list[TaskOps]:
+    return [row for task, row in TASK_OPS.items() if TASKS[task].kind == kind]
+
+
+def _check_name(kind: str, name: str, taken: bool, key: str) -> None:
+    if kind not in KINDS:
+        raise InputError(
+            "There is no such kind of task.",
+            field="kind",
+            found=kind,
+            expected="one of " + ", ".join(KINDS),
+            remedy=closest(kind, KINDS),
+        )
+    if taken and not any(key in extensions for extensions in _EXTENSIONS.values()):
+        raise InputError(
+            "This name belongs to emojax.",
+            field="name of a loss or score",
+            found=name,
+            expected="a name of your own",
+        )
+
+
+def _extend(kind: str, key: str, extend: Callable[[TaskOps], TaskOps]) -> None:
+    _EXTENSIONS[kind][key] = extend
+    for row in _rows(kind):
+        TASK_OPS[row.name] = extend(row)

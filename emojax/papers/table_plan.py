@@ -153,7 +153,7 @@ class Recipes:
         overrides = dict(training.overrides)
         overrides |= {"train.init_from": start} if start else {}
         _override(config, overrides, training.config)
-        overrides |= narrowed(as_plain(config), self.budget)
+        overrides |= narrowed(variant, config, self.budget)
         _override(config, overrides, training.config)
         plain = as_plain(config)
         identity = json.loads(json.dumps(plain))

@@ -11,6 +11,7 @@ from typing import Any
 
 from emojax.core.session import Session, build_session
 from emojax.errors import InputError
+from emojax.small import Small
 from emojax.specs import StreamSpec
 
 
@@ -24,6 +25,7 @@ class Variant:
         reference: the first line of the file's docstring.
         summary: the first line of the variant's own.
         make: makes the configuration.
+        small: how the file makes its system small; None if it does not say.
     """
 
     file: Path
@@ -31,6 +33,7 @@ class Variant:
     reference: str
     summary: str
     make: Callable[[], Any]
+    small: Small | None = None
 
     @property
     def title(self) -> str:
@@ -81,9 +84,10 @@ def read_variants(file: Path) -> list[Variant]:
         )
     variants: Mapping[str, Callable[[], Any]] = getattr(module, "VARIANTS", {"": get_config})
     reference = _first_line(module)
+    small = getattr(module, "SMALL", None)
     # A partial's docstring is that of its class.
     return [
-        Variant(file, name, reference, _first_line(getattr(make, "func", make)), make)
+        Variant(file, name, reference, _first_line(getattr(make, "func", make)), make, small)
         for name, make in variants.items()
     ]
 

@@ -24,7 +24,7 @@ from emojax.core.step import Shared, forward
 from emojax.datasets.source import Store
 from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
-from emojax.models import MODELS, model_class
+from emojax.models import model_class, model_names
 from emojax.models.extent import CARRY, Extent
 from emojax.ops.tasks import TASK_OPS
 from emojax.prediction.predictor import Predictor
@@ -38,7 +38,7 @@ def model_extent(model: Any) -> Extent:
         InputError: the model, or this form of it, needs windows.
     """
     if not hasattr(model, "extent"):
-        fitting = [name for name in MODELS if hasattr(model_class(name), "extent")]
+        fitting = [name for name in model_names() if hasattr(model_class(name), "extent")]
         raise InputError(
             "This model predicts windows, not sequences of any length: it has weights for each "
             "position, or attends to all of a window.",

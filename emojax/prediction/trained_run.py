@@ -212,7 +212,8 @@ def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
 def stored_session(config: Any, streams: Any, file: Path) -> Session:
     """Builds the session that a file describes; the file may come from anybody.
 
-    Names in it are looked up in tables, and nothing of it is run.
+    Names in it are looked up among what emojax has and what was registered; nothing of the file is
+    executed, not even the file of a model that it names.
 
     Args:
         config: as ``session.config`` was.
@@ -234,7 +235,7 @@ def stored_session(config: Any, streams: Any, file: Path) -> Session:
             count *= len(values) if isinstance(values, list) else 1
         if count > _MAX_REPLICAS:
             raise ValueError(f"{count} replicas")
-        return build_session(config, specs)
+        return build_session(config, specs, trusted=False)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,25 @@
+"""Models that are registered for the length of a test."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from flax import linen as nn
+
+from emojax import models
+
+
+@contextlib.contextmanager
+def registered(name: str, model: type[nn.Module]) -> Iterator[None]:
+    """Registers a model, and forgets it afterwards."""
+    models.register(name)(model)
+    try:
+        yield
+    finally:
+        forget(name)
+
+
+def forget(name: str) -> None:
+    """Forgets a registered model."""
+    del models._REGISTERED[name]
