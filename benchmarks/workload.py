@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.flops import count_flops
 from benchmarks.machine import backend
 from benchmarks.timing import Contender
 from emojax.configuration import some_streams
@@ -22,6 +21,7 @@ from emojax.core.state import TrainState
 from emojax.core.step import Hyper, Step, replica_step
 from emojax.layers import multi_kernel
 from emojax.specs import STREAMS, TASKS, StreamSpec
+from emojax.studies.flops import count_flops
 from emojax.types import Batch
 
 # Steps of a dispatch on accelerators, as training/feeds.py has it.

@@ -13,7 +13,6 @@ import pytest
 from jax import lax
 
 from benchmarks import agreement, bench, context, machine, peak_memory, timing
-from benchmarks.flops import count_flops
 from benchmarks.parts import replicas, scaling, systems
 from benchmarks.random_store import random_store
 from benchmarks.results import Column, Missing, Part, Table, format_number, write
@@ -21,6 +20,7 @@ from benchmarks.timing import Contender, Ratio, Timing, interleaved, ratio
 from benchmarks.workload import Case, EmojaxTraining
 from emojax.layers.convolution import CONVOLUTIONS
 from emojax.specs import STREAMS
+from emojax.studies.flops import count_flops
 from emojax.training.memory_plan import bytes_text
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.context import Context
-from benchmarks.flops import count_flops
 from benchmarks.machine import allow_tf32, backend
 from benchmarks.parts.systems import milliseconds, on_gpu
 from benchmarks.results import Column, Missing, Part, Table
@@ -22,6 +21,7 @@ from emojax.layers.dropout import Dropout
 from emojax.layers.multi_kernel import WAYS, MultiKernelTCN
 from emojax.layers.tcn import TemporalConvNet
 from emojax.layers.transformer import TransformerEncoder
+from emojax.studies.flops import count_flops
 
 
 def kernels_part(context: Context) -> Part:

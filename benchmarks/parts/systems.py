@@ -58,7 +58,7 @@ def systems_part(context: Context) -> Part:
         ),
         notes=[
             "FLOPs are those of emojax's matrix products and convolutions, forward and backward, "
-            "counted in its traced step (benchmarks/flops.py); padding counts nothing.",
+            "counted in its traced step (emojax/studies/flops.py); padding counts nothing.",
             _rate_note(context),
             "Memory is the greatest during a step, with state and batch, each measured in a "
             "process of its own; programs and libraries do not count.",

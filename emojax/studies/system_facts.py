@@ -1,4 +1,4 @@
-"""What a system is, measured on the model itself: parameters, operations, how far it sees."""
+"""Measures a system on the model itself: parameters, operations, how far it sees."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from emojax.core.session import Session
 from emojax.core.state import init_variables, named_leaves
+from emojax.studies.flops import count_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +67,17 @@ def parameter_counts(variables: Mapping[str, Any]) -> dict[str, int]:
     return counts
 
 
-def forward_flops(session: Session, variables: Mapping[str, Any]) -> int:
-    """Floating point operations of predicting one window, of matrix products and convolutions.
+def forward_flops(session: Session, variables: Mapping[str, Any]) -> float:
+    """Counts the operations of predicting one window, those of products and convolutions.
 
-    A product and a sum count as two. What goes number by number (activations, norms, softmax)
-    is left out; it is a few percent. Counted on the traced program, so that the steps of a
-    recurrence all count, which XLA's own count of a loop's body does not.
+    What works number by number (activations, norms, softmax) is left out; it is a few percent.
+    See ``flops.count_flops``.
     """
-    return _flops(_trace(session, variables, _inputs(session, 1)).jaxpr)
+    return count_flops(functools.partial(_apply, session), variables, _inputs(session, 1))
 
 
 def receptive_field(session: Session, variables: Mapping[str, Any]) -> Reach:
-    """Which ticks an output depends on, from where the gradient of random weights is not 0.
+    """Finds the ticks that an output depends on: those where a gradient is not 0.
 
     The gradient of the window's last tick tells how far back an output sees, that of the first
     how far ahead. If they reach the other end, nothing in the window is too far away. Through a
@@ -162,32 +162,8 @@ def _inner(equation: Any) -> Iterator[Any]:
                 yield program
 
 
-def _flops(program: Any) -> int:
-    total = 0
-    for equation in program.eqns:
-        name = equation.primitive.name
-        if name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            terms = math.prod(shape[axis] for axis in contracted)
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * terms
-        elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            terms = math.prod(kernel) // outputs
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * terms
-        else:
-            inner = [_flops(part) for part in _inner(equation)]
-            total += max(inner, default=0) if name == "cond" else sum(inner) * _repeats(equation)
-    return total
-
-
-def _repeats(equation: Any) -> int:
-    return equation.params["length"] if equation.primitive.name == "scan" else 1
-
-
 def _loops(program: Any) -> Iterator[bool]:
-    """For each loop in a program, whether it runs from the end."""
+    """Yields, for each loop in a program, True if it runs from the end."""
     for equation in program.eqns:
         if equation.primitive.name == "scan":
             yield bool(equation.params["reverse"])

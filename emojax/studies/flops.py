@@ -1,4 +1,4 @@
-"""FLOPs of a traced JAX function: those of its matrix products and convolutions.
+"""Counts the FLOPs of a traced JAX function: those of its matrix products and convolutions.
 
 A product of (m, k) and (k, n) counts 2 m k n. A convolution counts two for every product of a
 number and a tap; taps that meet padding, or the zeros between strided rows, count nothing, so that
@@ -17,10 +17,10 @@ import numpy as np
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """FLOPs of one call, from the traced program alone; nothing runs.
+    """Counts the FLOPs of one call, from the traced program alone; nothing is executed.
 
-    What no output depends on counts nothing, as the compiler drops it. Of a ``cond`` the dearest
-    branch counts. A ``while`` without a known number of rounds counts one.
+    Operations that no output depends on count nothing, as the compiler drops them. Of a ``cond``
+    the dearest branch counts. A ``while`` without a known number of rounds counts one.
 
     Args:
         function: to trace, perhaps under ``jax.jit``.
