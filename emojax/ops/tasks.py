@@ -327,8 +327,9 @@ def register_score(
         ...     return abs(state.mean_x - state.mean_y)
 
     The function takes the metric state of the kind (``Moments``, or ``Outcomes`` of counted
-    classes or units), of NumPy or JAX arrays, and returns one number per target. On no data it has
-    to be finite. A name may be registered again; the latest function counts.
+    classes or units), of NumPy or JAX arrays, and returns (..., targets): one number per target,
+    behind any leading axes of the state. On no data it has to be finite. A name may be registered
+    again; the latest function counts.
 
     Args:
         kind: "continuous", "categorical" or "binary".
@@ -355,20 +356,19 @@ def _with_score(row: TaskOps, name: str, score: ScoreFn, higher_is_better: bool)
     single = len(row.targets) == 1
     names = [name] if single else [f"{name}_{target}" for target in row.targets]
 
-    def summarise(state: Any) -> dict[str, float]:
-        values = [float(value) for value in np.asarray(score(state)).reshape(-1)]
-        scores = dict(zip(names, values, strict=True))
-        mean = {} if single else {f"{name}_mean": float(np.mean(values))}
-        return {**row.summarise(state), **scores, **mean}
+    def read_scores(state: Any) -> dict[str, Array]:
+        values = score(state)
+        scores = {one: values[..., k] for k, one in enumerate(names)}
+        mean = {} if single else {f"{name}_mean": values.mean(axis=-1)}
+        return {**row.read_scores(state), **scores, **mean}
 
     def selection(state: Any) -> Array:
-        values = score(state).reshape(-1)
-        return values if higher_is_better else -values
+        return score(state) if higher_is_better else -score(state)
 
     details = names if row.details and not single else []
     return dataclasses.replace(
         row,
-        summarise=summarise,
+        read_scores=read_scores,
         selections={**row.selections, name: selection},
         details=tuple(dict.fromkeys((*row.details, *details))),
     )
