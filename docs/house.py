@@ -26,7 +26,7 @@ COLUMNS = {
 }  # fmt: skip
 # Files of emojax that all others may import; its other files are commands.
 VOCABULARY = (
-    "specs", "types", "errors", "config_schema", "config_reading", "screen", "configuration",
+    "specs", "types", "errors", "config_schema", "config_reading", "screen", "configuration", "small",
     "shipped",
 )  # fmt: skip
 MARK = "<!-- written by docs/house.py -->"
