@@ -26,8 +26,8 @@ COLUMNS = {
 }  # fmt: skip
 # Files of emojax that all others may import; its other files are commands.
 VOCABULARY = (
-    "specs", "types", "errors", "config_schema", "config_reading", "screen", "configuration", "small",
-    "shipped",
+    "specs", "types", "errors", "config_schema", "config_reading", "screen", "configuration",
+    "shipped", "small",
 )  # fmt: skip
 MARK = "<!-- written by docs/house.py -->"
 
