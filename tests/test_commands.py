@@ -80,7 +80,7 @@ def flip_byte_of(store: Path, video: str) -> None:
 # name -> words that the message must hold.
 FAILURES: dict[str, tuple[str, ...]] = {
     "no_config": ("--config",),
-    "config_is_missing": ("nothere.py", "No such file"),
+    "config_is_missing": ("nothere.py", "--config", "rjcma, "),
     "incomplete_config": ("incomplete", "config.data.streams"),
     "unknown_variant": ("dmo", "demo"),
     "misspelt_key": ("--config.data.bath_size", "did you mean 'batch_size'?"),

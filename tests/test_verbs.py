@@ -100,6 +100,7 @@ def test_commands_run_one_after_another_in_one_process() -> None:
         ["report", "--help"],
         ["report", "nowhere", "--layout=lfan"],
         ["report", "nowhere"],
+        ["systems", "segment_mlp:nothing"],
         ["weights", "layouts"],
     )
     done = python(
@@ -109,13 +110,13 @@ def test_commands_run_one_after_another_in_one_process() -> None:
         "    except SystemExit as end:\n        print('status', end.code or 0, flush=True)"
     )
     statuses = [line.split()[1] for line in done.stdout.splitlines() if line[:6] == "status"]
-    assert statuses == ["0", "2", "0", "2", "2", "0"], done.stderr
+    assert statuses == ["0", "2", "0", "2", "2", "2", "0"], done.stderr
     parts = done.stdout.split("status")
     assert "lfan" in parts[0]
     assert "rjcma" not in parts[0]
     assert "--draws" in parts[2]
-    assert "rjcma" in parts[5]  # --layout of the first call is forgotten
-    for field in ("--step", "--layout", "nowhere"):
+    assert "rjcma" in parts[6]  # --layout of the first call is forgotten
+    for field in ("--step", "--layout", "nowhere", "nothing"):
         assert field in done.stderr
 
 

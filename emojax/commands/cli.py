@@ -69,9 +69,14 @@ class Command:
 
         Args:
             argv: the program's name and its arguments; those of the process by default.
+
+        Raises:
+            SystemExit: with the command's status. A training that was stopped ends the process at
+                once instead.
         """
         global _SUMMARY
         _SUMMARY = Summary(self.summary) if self.summary else None
+        before = sys.argv
         # Configurations read their overrides there, and some libraries their flags.
         sys.argv = list(sys.argv if argv is None else argv)
         given = flags.FlagValues()
@@ -82,7 +87,10 @@ class Command:
             except InputError as error:
                 _stop(error)
 
-        app.run(lambda words: self._checked(given, words), flags_parser=parse)
+        try:
+            app.run(lambda words: self._checked(given, words), flags_parser=parse)
+        finally:
+            sys.argv = before
 
     def _checked(self, given: flags.FlagValues, argv: Sequence[str]) -> None:
         """Calls ``main`` and turns what it raises into messages and statuses."""
