@@ -322,7 +322,7 @@ def refused(*workdirs: object, partition: str = "validation") -> dict[str, str]:
 
 
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:
-    assert "emojax.report" in refused()["remedy"]
+    assert "emojax report" in refused()["remedy"]
     assert refused(tmp_path / "nowhere")["found"] == "no folder"
     details = refused(tmp_path)
     assert details["file"] == str(tmp_path)

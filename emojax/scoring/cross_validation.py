@@ -45,10 +45,10 @@ TaskScores = dict[str, dict[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class CrossValidation:
-    """What cross-validation found.
+    """Scores and predictions of a cross-validation.
 
     Attributes:
-        partition: that the folds are scored on.
+        partition: name of the partition that the folds are scored on.
         results: of each fold, the ensemble of its seeds beside optimum and baseline.
         seeds: fold -> seed -> task -> scores of the replicas of that seed alone.
         out_of_fold: each validation video predicted by the first fold that validates on it,
@@ -56,7 +56,7 @@ class CrossValidation:
         processed: the same after postprocessing; empty without.
         test: task -> ensemble of all folds' replicas -> scores on the test videos; empty
             where they are not annotated, or are not the same in all folds.
-        postprocessing: what was tuned, if anything.
+        postprocessing: what was fitted, or None.
     """
 
     partition: str
@@ -70,7 +70,7 @@ class CrossValidation:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """How one score varies; standard deviations divide by n - 1 and are NaN for n = 1.
+    """Spread of one score; standard deviations divide by n - 1 and are NaN for n = 1.
 
     Attributes:
         mean, deviation, low, high: over folds, of the ensembles of seeds.
@@ -247,7 +247,7 @@ def spreads(found: CrossValidation, task: str, system: str = OURS) -> dict[str, 
 
 
 def document(found: CrossValidation, session: Session, store: Store, step: int) -> dict[str, Any]:
-    """What ``scores.json`` holds; JSON values alone, null where there is no number."""
+    """Collects the content of ``scores.json``, with None where there is no number."""
     tasks = scored_tasks(found.results)
     systems = [OURS, *([PROCESSED] if found.postprocessing else [])]
     content: dict[str, Any] = {
@@ -295,7 +295,7 @@ def _first_fold(folds: Sequence[Fold]) -> dict[str, str]:
 def _others(
     folds: Sequence[Fold], alone: Sequence[Predictions], number: int, scored: Sequence[str]
 ) -> list[tuple[Fold, Predictions]]:
-    """What a fold's widths may be tuned on: of the other folds, and nothing it is scored on."""
+    """Selects what a fold's widths may be tuned on: other folds, without videos it is scored on."""
     barred = {*scored, *folds[number].validation}
     return [
         (fold, {name: tasks for name, tasks in alone[k].items() if name not in barred})

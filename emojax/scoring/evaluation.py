@@ -1,4 +1,4 @@
-"""A trained run's scores beside optimum, baseline, tuned and postprocessed, and on a screen."""
+"""Scores of a trained run: raw, tuned and postprocessed, beside optimum and baseline."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Tuning:
         return cls(store, folds, run.predict(store, [list(fold.train) for fold in folds]))
 
     def ensembles(self, session: Session) -> list[list[tuple[Fold, Predictions]]]:
-        """What ``tuned_postprocessing`` asks for: of each fold, what its ensemble predicts."""
+        """Returns each fold with the predictions of its ensemble, for ``tuned_postprocessing``."""
         return [
             [
                 (

@@ -41,7 +41,7 @@ Widths = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Postprocessing:
-    """What is done to the predictions of each fold.
+    """Smoothing and clipping, with the widths and ranges that were fitted for each fold.
 
     Attributes:
         steps: some of ``STEPS``.
@@ -87,11 +87,11 @@ class Postprocessing:
         }
 
     def __call__(self, store: Store, predictions: Predictions, fold: int) -> Predictions:
-        """An ensemble's predictions smoothed, then clipped; arguments as in ``smooth``."""
+        """Smooths an ensemble's predictions, then clips them; arguments as in ``smooth``."""
         return self.clip(self.smooth(store, predictions, fold))
 
     def document(self, session: Session) -> dict[str, Any]:
-        """What is saved of it: JSON values alone."""
+        """Returns the content of ``postprocessing.json``."""
         return {
             "steps": list(self.steps),
             "smoother": self.smoother,
@@ -107,7 +107,7 @@ class Postprocessing:
         }
 
     def lines(self, session: Session) -> list[str]:
-        """What is printed of it."""
+        """Describes the widths and ranges, line by line."""
         found = []
         if self.widths:
             width = SMOOTHERS[self.smoother].width
@@ -148,7 +148,7 @@ def smoothed(
 
 
 def check_steps(steps: Sequence[str]) -> tuple[str, ...]:
-    """The steps that a flag names, in the order in which they are taken.
+    """Puts the steps that a flag names into the order in which they are taken.
 
     Raises:
         InputError: one is unknown.
@@ -199,7 +199,7 @@ class _Known(Protocol):
     """Predictions to tune on, see ``evaluation.Tuning``."""
 
     def ensembles(self, session: Session) -> list[list[tuple[Fold, Predictions]]]:
-        """Of each fold, predictions to tune on."""
+        """Returns predictions to tune on for each fold."""
 
 
 def prepare_postprocessing(
@@ -210,15 +210,15 @@ def prepare_postprocessing(
     open_store: Callable[[], Store],
     tuning: _Known | None,
 ) -> Postprocessing | None:
-    """What flags ask for: read from a file, or tuned on the training videos.
+    """Prepares the postprocessing that flags ask for: read from a file, or tuned.
 
     Args:
-        steps: some of ``STEPS``; None comes of none.
+        steps: some of ``STEPS``; without any, the result is None.
         smoother: a key of ``SMOOTHERS``; a file has its own.
-        widths: the file, or "".
+        widths: the file to read, or "".
         session: of the run.
         open_store: opens the store that the run was trained on; not called with a file.
-        tuning: what to tune widths on; needed for "smooth" without a file.
+        tuning: predictions to tune widths on; needed for "smooth" without a file.
 
     Raises:
         InputError: the file or the store cannot be used.
