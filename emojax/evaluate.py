@@ -12,6 +12,7 @@ that allow it are applied to whole videos instead of windows, as in ``emojax.pre
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -88,7 +89,7 @@ def main(given: flags.FlagValues) -> None:
     steps = check_steps(given.postprocess)
     tuned = given.decision == "tuned"
     if tuned:
-        _check_decisions(run)
+        check_decisions(run.session.tasks)
     to_smooth = "smooth" in steps and not given.widths
     tuning = Tuning.on_training(run) if tuned or to_smooth else None
     postprocessing = prepare_postprocessing(
@@ -140,13 +141,20 @@ def _report(
     console.print(f"report: {folder / 'report.html'}", highlight=False)
 
 
-def _check_decisions(run: TrainedRun) -> None:
-    """Raises ``InputError`` where no task of the run decides anything."""
-    if not any(TASKS[task].kind in DECISION_RULES for task in run.session.tasks):
+def check_decisions(tasks: Sequence[str]) -> None:
+    """Refuses ``--decision=tuned`` for tasks without classes or units.
+
+    Args:
+        tasks: of the run.
+
+    Raises:
+        InputError: none of the tasks has decisions.
+    """
+    if not any(TASKS[task].kind in DECISION_RULES for task in tasks):
         raise InputError(
             "There is no decision to tune.",
             field="--decision",
-            found="tuned, for " + ", ".join(run.session.tasks),
+            found="tuned, for " + ", ".join(tasks),
             expected="a run with classes or units",
             remedy="leave the flag out",
         )

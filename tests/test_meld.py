@@ -9,13 +9,13 @@ import pytest
 
 from data.meld import FILE, FOLDS, STREAMS, build, make_folds, read_export
 from emojax.datasets.source import Store
+from emojax.evaluate import check_decisions
 from emojax.ops.tasks import TASK_OPS
 from emojax.scoring.baseline import fit_ridge
 from emojax.specs import STREAMS as KNOWN_STREAMS
 from emojax.specs import TASKS
 from tests.forked_commands import run_forked, said
 from tests.refusals import refused
-from tests.small_store import build_small_store
 from tests.training_runs import (
     quick_compiling,  # noqa: F401 - a fixture
     tiny_config,
@@ -298,11 +298,7 @@ def test_streams_and_classes_of_a_store_go_all_the_way(store: Store, tmp_path: P
     assert len(rows) == LENGTHS[1]
 
 
-@pytest.mark.slow
-def test_values_have_no_decision_to_tune(tmp_path: Path) -> None:
-    va = Store(build_small_store(tmp_path / "store"))
-    train(va, tmp_path / "run", tiny_config(va.path, train={"epochs": 1}))
-    cases = {"tuned": ["emojax.evaluate", f"--checkpoint={tmp_path / 'run'}", "--decision=tuned"]}
-    _, errors = said(run_forked(tmp_path / "called", cases), "tuned", 2)
-    assert "no decision to tune" in errors
-    assert "Traceback" not in errors
+def test_values_have_no_decision_to_tune() -> None:
+    with refused(field="--decision", found="va"):
+        check_decisions(["va"])
+    check_decisions(["va", "ekman"])
