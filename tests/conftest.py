@@ -6,9 +6,12 @@ says the same. ``OPTIMISED=1 make test`` compiles everything as users do; test_r
 always does for a forward and backward pass of RJCMA.
 """
 
+import atexit
 import gc
 import os
+import shutil
 import signal
+import tempfile
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Threads of BLAS and PyTorch wait for each other busily, which costs minutes beside other workers.
@@ -20,6 +23,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import hypothesis
 import jax
+
+# Nothing that a test fits is found in the user's cache, or left there.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="emojax-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -19,12 +19,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.faults.small_run import make, session_of, train
 from emojax.core.session import abstract_normalisation
+from emojax.datasets.documents import canonical_checksum
 from emojax.datasets.source import Store
 from emojax.errors import InputError, MachineError
 from emojax.prediction.trained_run import open_run
 from emojax.rundir.checkpoint import Checkpoints
 from emojax.rundir.checkpoint_document import DamagedError, check_arrays
-from emojax.rundir.checksums import array_checksums, device_checksum, host_checksum
+from emojax.rundir.checksums import array_checksums, checksum
 from tests.small_disk import mounted
 from tests.training_runs import (
     assert_same_bits,
@@ -50,61 +51,45 @@ def random_array(dtype: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarra
     return bits.view(kind).reshape(shape)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_devices_and_the_host_agree_for_every_type(dtype: str) -> None:
-    for shape in ((3, 5, 7), (1,), (), (4, 0)):
-        array = random_array(dtype, shape)
-        assert int(device_checksum(jnp.asarray(array))) == host_checksum(array)
-    assert host_checksum(array) == 0
-
-
-def test_types_of_64_bits_agree_too() -> None:
-    with jax.enable_x64(True):
-        for dtype in ("float64", "int64", "uint64"):
-            array = random_array(dtype, (3, 5))
-            assert int(device_checksum(jnp.asarray(array))) == host_checksum(array)
+def test_the_checksum_is_crc32c() -> None:
+    """Against the check value of CRC-32C (RFC 3720) and an implementation bit by bit."""
+    assert checksum(np.frombuffer(b"123456789", np.uint8)) == 0xE3069283
+    for dtype in DTYPES:
+        array = random_array(dtype, (3, 5))
+        register = 0xFFFFFFFF
+        for byte in array.tobytes():
+            register ^= byte
+            for _ in range(8):
+                register = register >> 1 ^ (0x82F63B78 if register & 1 else 0)
+        assert checksum(array) == register ^ 0xFFFFFFFF
 
 
 @pytest.mark.parametrize("axes", [("x",), ("x", "y"), (None, "y"), (None, None)])
-def test_the_sum_does_not_depend_on_the_devices(axes: tuple[str | None, ...]) -> None:
+def test_the_checksum_does_not_depend_on_the_devices(axes: tuple[str | None, ...]) -> None:
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("x", "y"))
     array = random_array("float32", (8, 6, 5))
     spread = jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
-    found = device_checksum(spread)
-    assert int(found) == host_checksum(array) == array_checksums({"a": spread})["a"]
+    found = array_checksums({"a": {"b": spread, "c": array}, "key": jax.random.key(1)})
+    assert found["a/b"] == found["a/c"] == checksum(array)
+    assert found["key"] == checksum(np.array(jax.random.key_data(jax.random.key(1))))
 
 
 @settings(max_examples=50)
 @given(st.data())
-def test_a_flipped_bit_changes_the_sum_and_so_do_swapped_elements(data: st.DataObject) -> None:
+def test_a_flipped_bit_changes_the_checksum_and_so_do_swapped_elements(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(DTYPES))
     array = random_array(dtype, (3, 4, 5), seed=data.draw(st.integers(0, 99)))
-    before = host_checksum(array)
+    before = checksum(array)
     flipped = array.copy()
     bits = flipped.reshape(-1).view(np.uint8)
     bit = 0 if dtype == "bool" else data.draw(st.integers(0, 7))
     bits[data.draw(st.integers(0, len(bits) - 1))] ^= 1 << bit
-    assert host_checksum(flipped) != before
+    assert checksum(flipped) != before
     swapped = array.reshape(-1).copy()
     i, j = data.draw(st.integers(0, 59)), data.draw(st.integers(0, 59))
     swapped[[i, j]] = swapped[[j, i]]
     same = swapped.tobytes() == array.tobytes()
-    assert (host_checksum(swapped.reshape(array.shape)) == before) == same
-
-
-def test_arrays_of_common_numbers_differ_in_their_sums() -> None:
-    """Zeros, ones and powers of two, in which most bits are alike."""
-    arrays = [np.zeros(1000, np.float32), np.ones(1000, np.float32)]
-    for i in range(0, 1000, 50):
-        arrays.append(np.where(np.arange(1000) == i, 1, 0).astype(np.float32))
-        arrays.append(np.where(np.arange(1000) == i, 2, 1).astype(np.float32))
-    assert len({host_checksum(array) for array in arrays}) == len(arrays)
-
-
-def test_types_without_whole_bytes_are_refused() -> None:
-    for array in (jnp.zeros(3, "int4"), np.zeros(3, np.complex64), np.zeros(3, "S5")):
-        with pytest.raises(TypeError):
-            array_checksums({"a": array})
+    assert (checksum(swapped.reshape(array.shape)) == before) == same
 
 
 # -- damage ------------------------------------------------------------------------------------
@@ -139,7 +124,7 @@ def test_every_array_of_the_state_is_covered(trained: Path) -> None:
     arrays = json.loads(file.read_text())["checkpoint"]["arrays"]
     train_state = {k: v for k, v in vars(checkpoint.state["train"]).items() if v is not None}
     plain = {"train": train_state, "normalisation": checkpoint.state["normalisation"]}
-    check_arrays(plain, arrays)
+    check_arrays(array_checksums(plain), arrays)
     for part in ("params", "opt_state", "best", "key", "step"):
         assert any(path.startswith(f"train/{part}") for path in arrays), part
     assert any(path.startswith("normalisation/") for path in arrays)
@@ -149,8 +134,9 @@ def test_every_array_of_the_state_is_covered(trained: Path) -> None:
         bad = np.array(leaf)
         bits = bad.reshape(-1).view(np.uint8)
         bits[rng.integers(len(bits))] ^= 1 << int(rng.integers(8))
+        found = array_checksums(structure.unflatten([*leaves[:i], bad, *leaves[i + 1 :]]))
         with pytest.raises(DamagedError, match="state, array"):
-            check_arrays(structure.unflatten([*leaves[:i], bad, *leaves[i + 1 :]]), arrays)
+            check_arrays(found, arrays)
 
 
 def test_a_flipped_bit_of_a_stored_array_is_told_with_the_array(copy: Path) -> None:
@@ -191,10 +177,24 @@ def test_no_damaged_key_makes_a_checkpoint_one_without_checksums(
         open_run(copy / "run")
 
 
-def test_checkpoints_without_checksums_still_open(copy: Path) -> None:
+def test_arrays_with_checksums_of_another_algorithm_open_with_a_warning(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As written before December 2026, without the name of the algorithm."""
     before = open_run(copy / "run")
-    rewrite_meta(copy / "run", before.step, lambda meta: None, first_format=True)
+    assert not [record for record in caplog.records if record.name == "emojax"]
+    file = copy / "run" / "checkpoints" / str(before.step) / "meta" / "metadata"
+    document = json.loads(file.read_text())
+    content = document["checkpoint"]
+    assert content.pop("algorithm") == "crc32c"
+    content["arrays"] = dict.fromkeys(content["arrays"], 1)
+    file.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="damaged"):
+        open_run(copy / "run")
+    file.write_text(json.dumps(document | {"checksum": canonical_checksum(content)}))
     after = open_run(copy / "run")
+    told = [record for record in caplog.records if record.name == "emojax"]
+    assert [record.levelname for record in told] == ["WARNING"]
     assert_same_bits(jax.device_get(after.best), jax.device_get(before.best))
     with Store(copy / "store") as store:
         train(store, copy / "run", epochs=4)

@@ -13,7 +13,7 @@ MAX_LINES = {"tests": 450}
 DEFAULT_MAX_LINES = 420
 
 # Part -> the parts it may import. A part is a folder or a file of emojax, or a top-level folder.
-VOCABULARY = {"specs", "types", "errors", "config_schema", "config_reading"}
+VOCABULARY = {"specs", "types", "errors", "config_schema", "config_reading", "file_writing"}
 BELOW_MODELS = VOCABULARY | {"ops", "layers"}
 DATASETS = VOCABULARY | {"ops", "datasets"}
 CORE = BELOW_MODELS | {"models", "datasets", "core"}
@@ -30,6 +30,7 @@ ALLOWED = {
     "specs": VOCABULARY,
     "types": VOCABULARY,
     "errors": VOCABULARY,
+    "file_writing": VOCABULARY,
     "config_schema": VOCABULARY,
     "config_reading": VOCABULARY,
     "configuration": VOCABULARY,

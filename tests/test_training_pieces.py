@@ -24,7 +24,6 @@ from tests.training_runs import (
     metric_rows,
     quick_compiling,  # noqa: F401 - a fixture
     replica,
-    rewrite_meta,
     train,
 )
 
@@ -213,20 +212,3 @@ def test_epochs_may_not_be_added_where_the_rates_would_have_been_others(
     with pytest.raises(InputError) as caught:
         train(store, whole[2], config)
     assert caught.value.details["field"] == "config.train.epochs"
-
-
-def test_a_run_saved_before_these_keys_existed_goes_on(store: Store, tmp_path: Path) -> None:
-    """Neither its configuration nor its schedule nor its arrays know of them."""
-    config = branched_config(store.path)
-    expected, _ = train(store, tmp_path / "new", config)
-    train(store, tmp_path / "old", config, stop_after=2)
-
-    def forget(meta: dict[str, Any]) -> None:
-        assert not [key for key in meta["parameters"] if key.startswith("train/ema")]
-        del meta["schedule"]["best_stage"]
-        for key in ("decay", "stages", "ema", "modality_dropout", "class_weights", "init_from"):
-            del meta["config"]["train"][key]
-
-    rewrite_meta(tmp_path / "old", 10, forget, first_format=True)
-    resumed, _ = train(store, tmp_path / "old", config)
-    assert_same_bits(host(resumed.state), host(expected.state))

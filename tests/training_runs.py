@@ -122,23 +122,14 @@ def furthest(found: Any, expected: Any) -> float:
     return max(jax.tree.leaves(gaps))
 
 
-def rewrite_meta(
-    workdir: Path,
-    step: int,
-    change: Callable[[dict[str, Any]], None],
-    *,
-    first_format: bool = False,
-) -> None:
-    """Edits what a checkpoint says about its run and makes the checksum right again.
-
-    ``first_format``: as runs were saved before there were checksums.
-    """
+def rewrite_meta(workdir: Path, step: int, change: Callable[[dict[str, Any]], None]) -> None:
+    """Edits a checkpoint's description of its run and makes the checksum right again."""
     file = workdir / "checkpoints" / str(step) / "meta" / "metadata"
     document = json.loads(file.read_text())
     content = document["checkpoint"]
     change(content["meta"])
     document["checksum"] = canonical_checksum(content)
-    file.write_text(json.dumps(content["meta"] if first_format else document))
+    file.write_text(json.dumps(document))
 
 
 def metric_rows(workdir: Path) -> list[dict[str, str]]:

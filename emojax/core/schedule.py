@@ -129,11 +129,8 @@ def initial_state(num_replicas: int) -> ScheduleState:
 
 
 def saved_state(fields: Mapping[str, list[Any]]) -> ScheduleState:
-    """Reads the state from a checkpoint's lists, also from those of an older version."""
-    arrays = {name: np.array(values) for name, values in fields.items()}
-    if "best_stage" not in arrays:
-        arrays["best_stage"] = np.where(arrays["best"] > -np.inf, arrays["stage"], -1)
-    return ScheduleState(**arrays)
+    """Returns the state that a checkpoint's lists hold."""
+    return ScheduleState(**{name: np.array(values) for name, values in fields.items()})
 
 
 def _repetitive(elapsed_R: np.ndarray, config: ScheduleConfig) -> np.ndarray:

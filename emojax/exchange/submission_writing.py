@@ -10,7 +10,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from emojax.errors import InputError
 from emojax.exchange.submission_frames import FrameList, header_of, read_lines, shortened
+from emojax.file_writing import replacing
 from emojax.ops.decisions import DECISION_RULES
 from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS
@@ -348,14 +348,14 @@ def _texts(values_NK: np.ndarray, task: str) -> Sequence[str]:
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
+        with (
+            replacing(path) as partial,
+            partial.open("w", encoding="utf-8", newline="\n") as file,
+        ):
             file.writelines(f"{line}\n" for line in lines)
-        partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InputError(
             "The submission cannot be written.",
             file=path,

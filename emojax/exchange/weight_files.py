@@ -6,10 +6,8 @@ anywhere is safe to open; files of PyTorch's own format can, and are refused.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from emojax.errors import InputError
+from emojax.file_writing import replacing
 
 # A header lists names and shapes; one beyond this size is not of a file of weights.
 MAX_HEADER_BYTES = 32 * 2**20
@@ -73,17 +72,14 @@ def write_tensors(
             found="a folder" if path.is_dir() else path.suffix or "no suffix",
             expected=".safetensors",
         )
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     # The format keeps the memory order of what it is given, so that has to be C's. (Of
     # scalars ``ascontiguousarray`` would make vectors.)
     ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(ordered, partial, metadata=dict(metadata))
-        partial.replace(path)
+        with replacing(path) as partial:
+            save_file(ordered, partial, metadata=dict(metadata))
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise InputError(
             "The weights cannot be written.",
             file=path,

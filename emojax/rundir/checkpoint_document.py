@@ -2,11 +2,12 @@
 
     {"format_version": 2,
      "checksum": CRC-32C of "checkpoint" in canonical form,
-     "checkpoint": {"step": ..., "score": ..., "arrays": {path: checksum}, "meta": {...}}}
+     "checkpoint": {"step": ..., "score": ..., "algorithm": "crc32c",
+                    "arrays": {path: checksum}, "meta": {...}}}
 
-``meta`` is what a run says about itself. It lies below "checkpoint", so that a document whose
-outer keys are damaged is not taken for one of the first format, which was ``meta`` alone and had
-no checksums.
+``meta`` describes the run. "algorithm" names the checksums of the arrays; it lies below
+"checkpoint", so that damage to it is found. Checkpoints written before December 2026 lack it:
+their arrays' checksums are of another kind, which this version does not compute.
 """
 
 from __future__ import annotations
@@ -17,12 +18,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from emojax.datasets.documents import canonical_checksum
-from emojax.rundir.checksums import array_checksums
+from emojax.rundir.checksums import ALGORITHM, array_checksums
 
 FORMAT_VERSION = 2
-# What every version wrote; a document without them is not one of the first format either.
-_FIRST_FORMAT = ("config", "streams", "replicas", "store", "fingerprint", "parameters")
-# What evaluation or training reads, and as what.
+# Entry of ``meta`` that evaluation or training reads -> its type.
 _KINDS = {
     "config": dict,
     "streams": dict,
@@ -42,18 +41,18 @@ class Document:
     """A checkpoint's JSON item, checked.
 
     Attributes:
-        meta: what the run says about itself.
-        score: that the step was saved with; None in the first format.
-        arrays: path -> checksum; None in the first format.
+        meta: the description of the run.
+        score: the score that the step was saved with.
+        arrays: path -> checksum; None if the checksums are of another algorithm.
     """
 
     meta: dict[str, Any]
-    score: float | None
+    score: float
     arrays: dict[str, int] | None
 
 
 class DamagedError(ValueError):
-    """What is wrong with a document, for people: ``field``, ``found`` and ``expected``."""
+    """Damage to a document: the ``field``, what was ``found`` there and what was ``expected``."""
 
     def __init__(self, field: str, found: object, expected: object) -> None:
         self.field, self.found, self.expected = field, found, expected
@@ -61,21 +60,22 @@ class DamagedError(ValueError):
 
 
 def make_document(step: int, state: Any, meta: Mapping[str, Any], score: float) -> dict[str, Any]:
-    """The JSON item to save.
+    """Builds the JSON item to save.
 
     Args:
-        step: of the checkpoint.
-        state: its arrays, in the form in which they are restored.
-        meta: what JSON can say.
-        score: of the step.
+        step: the checkpoint's step.
+        state: the checkpoint's arrays, in the form in which they are restored.
+        meta: the description of the run, of JSON values.
+        score: the step's score.
     """
     content = {
         "step": step,
         "score": score,
+        "algorithm": ALGORITHM,
         "arrays": array_checksums(state),
         "meta": dict(meta),
     }
-    # Through JSON and back, so that the checksum is of what reading will find.
+    # JSON changes some values, such as tuples; the checksum is of the values that are read.
     content = json.loads(json.dumps(content))
     return {
         "format_version": FORMAT_VERSION,
@@ -85,23 +85,17 @@ def make_document(step: int, state: Any, meta: Mapping[str, Any], score: float) 
 
 
 def read_document(document: Any, step: int) -> Document:
-    """Takes a JSON item apart.
+    """Checks a JSON item and takes it apart.
 
     Args:
-        document: what the file holds.
-        step: of the folder that it lies in.
+        document: the content of the file.
+        step: the step that the file's folder is named after.
 
     Raises:
-        DamagedError: it is not what ``make_document`` made for this step, nor of the first format.
+        DamagedError: it is not what ``make_document`` made for this step.
     """
     if not isinstance(document, dict):
         raise DamagedError("meta", f"a {type(document).__name__}", "a mapping")
-    if not {"format_version", "checksum", "checkpoint"} & document.keys():
-        missing = [key for key in _FIRST_FORMAT if key not in document]
-        if missing:
-            raise DamagedError(missing[0], "nothing", "an entry of this name")
-        _check_kinds(document)
-        return Document(document, None, None)
     version = document.get("format_version")
     if version != FORMAT_VERSION:
         raise DamagedError("format_version", repr(version)[:80], FORMAT_VERSION)
@@ -122,20 +116,20 @@ def read_document(document: Any, step: int) -> Document:
         if not good(value):
             raise DamagedError(key, repr(value)[:80], expected)
     _check_kinds(content["meta"])
-    return Document(content["meta"], content["score"], content["arrays"])
+    arrays = content["arrays"] if content.get("algorithm") == ALGORITHM else None
+    return Document(content["meta"], content["score"], arrays)
 
 
-def check_arrays(found: Any, arrays: Mapping[str, int]) -> None:
-    """Refuses restored arrays that are not those that were saved, to the bit.
+def check_arrays(computed: Mapping[str, int], arrays: Mapping[str, int]) -> None:
+    """Checks that the arrays that were read are, bit for bit, those that were saved.
 
     Args:
-        found: the restored state.
+        computed: path -> checksum of each array that was read.
         arrays: path -> checksum, from the document.
 
     Raises:
-        DamagedError: naming the first array that differs.
+        DamagedError: some arrays differ; it names the first.
     """
-    computed = array_checksums(found)
     different = [path for path in computed.keys() | arrays.keys()
                  if computed.get(path) != arrays.get(path)]  # fmt: skip
     if different:

@@ -25,6 +25,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from emojax.errors import InputError, writing
+from emojax.file_writing import replacing
 
 METRICS_FILE = "metrics.csv"
 _KEPT = "the last good checkpoint is untouched, and the same command continues"
@@ -116,19 +117,9 @@ class _MetricsTable:
             os.close(descriptor)
 
     def _rewrite(self) -> None:
-        # Written beside and renamed, so that a kill leaves the old table or the new one.
-        partial = self._path.with_name(f"{self._path.name}.partial-{os.getpid()}")
         lines = [_line(step, self._names, self._rows[step]) for step in sorted(self._rows)]
-        with writing(self._path, _TABLE, kept=_KEPT):
-            try:
-                with partial.open("wb") as file:
-                    file.write(_csv([["step", *self._names], *lines]))
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(self._path)
-            except OSError:
-                partial.unlink(missing_ok=True)
-                raise
+        with writing(self._path, _TABLE, kept=_KEPT), replacing(self._path) as partial:
+            partial.write_bytes(_csv([["step", *self._names], *lines]))
 
 
 def _csv(lines: list[list[str]]) -> bytes:

@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from emojax.core.devices import agree, is_primary
 from emojax.errors import InputError, MachineError, writing
+from emojax.file_writing import replacing
 
 try:
     import fcntl
@@ -160,27 +161,18 @@ def empty_folder(workdir: Path) -> None:
 
 
 def replace_text(path: Path, text: str, what: str) -> None:
-    """Writes a small file so that a kill leaves the old one or the new one.
+    """Writes a small file in one step: a kill leaves the old one or the new one.
 
     Args:
-        path: of the file.
-        text: of the whole file.
-        what: for people, as in "The summary".
+        path: the file.
+        text: its whole content.
+        what: its name in a message, as in "The summary".
 
     Raises:
         MachineError: it cannot be written; the old one is still there.
     """
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    with writing(path, what):
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+    with writing(path, what), replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

@@ -26,7 +26,7 @@ from emojax.prediction.predictor import (
     reference_predictions,
 )
 from emojax.prediction.trained_run import TrainedRun
-from emojax.scoring.baseline import fit_ridge
+from emojax.scoring.baseline_cache import cached_ridge
 from emojax.scoring.fitted_postprocessing import Postprocessing
 from emojax.scoring.fold_scores import (
     BASELINE,
@@ -205,15 +205,15 @@ def _moved(predictions: Predictions, decisions: Mapping[str, np.ndarray]) -> Pre
 
 
 def _baseline(session: Session, store: Store, fold: str, names: Sequence[str]) -> Predictions:
-    """Ridge + smoothing on the model's own streams and training videos."""
+    """Predicts by ridge + smoothing, fitted on the model's own streams and training videos."""
     selection = session.config.evaluation.selection
     fitted = {
-        task: fit_ridge(
+        task: cached_ridge(
             store,
             fold,
-            session.window_spec.streams,
+            tuple(session.window_spec.streams),
             task,
-            metric="rmse" if score_kind(selection[task]).least_squares else "ccc",
+            "rmse" if score_kind(selection[task]).least_squares else "ccc",
         )
         for task in session.tasks
     }
