@@ -1,10 +1,8 @@
 """Studies of trained runs: ``emojax analyse STUDY --checkpoint=RUN [--partition=test]``.
 
-    missing      scores while more and more frames of a modality go missing (ExpTrm, section 5.3)
-    streams      what each stream is worth: left out, and with another video's rows
-    compare      differences between two or more runs: Fisher's z and a bootstrap over videos
-    calibration  whether probabilities of classes and units mean what they say
-    stability    how calm predictions are (EMMA-Net's ECU) beside the annotation
+    missing  scores while more and more frames of a modality go missing (ExpTrm, section 5.3)
+    streams  the worth of each stream: left out, and with another video's rows
+    compare  differences between two or more runs: Fisher's z and a bootstrap over videos
 
 Tables (CSV), ``study.json`` and pictures go to RUN/analysis/STUDY/PARTITION.
 """
@@ -29,7 +27,6 @@ from emojax.studies.missing_modality import (
     MissingPlan,
     missing_modality,
 )
-from emojax.studies.prediction_checks import calibrate, stability
 from emojax.studies.run_comparison import compare_runs
 from emojax.studies.stream_importance import stream_importance
 from emojax.studies.study_data import StudiedRun, open_studied
@@ -37,7 +34,6 @@ from emojax.studies.study_output import StudyTable, print_tables, progress_bar, 
 from emojax.studies.study_pictures import (
     plot_importance,
     plot_missing,
-    plot_reliability,
     shown_scores,
 )
 
@@ -82,10 +78,6 @@ def define_flags(define: cli.Flags) -> None:
         5,
         "streams: how many other videos each video gets a stream of; 0 for none.",
         lower_bound=0,
-    )
-    define.integer("bins", 10, "calibration: bins of probability.", lower_bound=1)
-    define.list(
-        "epsilon", ["0.05", "0.1", "0.2"], "stability: changes (L1) below which a step is stable."
     )
 
 
@@ -196,65 +188,6 @@ def _compare(
     return [StudyTable("compare", _heading(runs[:1], "comparison"), rows, shown, caption)]
 
 
-def _calibration(
-    given: flags.FlagValues, runs: Sequence[StudiedRun], folder: Path, progress: Progress
-) -> list[StudyTable]:
-    summary, bins = [], []
-    for task, (names, state) in calibrate(runs[0], given.bins).items():
-        path = folder / f"reliability_{task}.png"
-        plot_reliability(path, heading=_heading(runs, task), names=names, state=state)
-        columns = (state.frames(), state.prevalence(), state.expected_error(), state.brier())
-        for name, frames, prevalence, error, brier in zip(names, *columns, strict=True):
-            summary.append(
-                {
-                    "task": task,
-                    "name": name,
-                    "frames": int(frames),
-                    "prevalence": float(prevalence),
-                    "expected calibration error": float(error),
-                    "Brier score": float(brier),
-                }
-            )
-        confidence, reliability = state.confidence(), state.reliability()
-        for c, name in enumerate(names):
-            bins += [
-                {
-                    "task": task,
-                    "name": name,
-                    "from": m / given.bins,
-                    "to": (m + 1) / given.bins,
-                    "frames": int(state.frames_CM[c, m]),
-                    "mean probability": float(confidence[c, m]),
-                    "share of positives": float(reliability[c, m]),
-                }
-                for m in range(given.bins)
-            ]
-    progress(1, 1)
-    caption = "decided: probability of the class decided upon, against how often it is right"
-    heading = _heading(runs, f"calibration, {given.bins} bins")
-    return [
-        StudyTable("calibration", heading, summary, None, caption),
-        StudyTable("bins", "", bins, []),
-    ]
-
-
-def _stability(
-    given: flags.FlagValues, runs: Sequence[StudiedRun], folder: Path, progress: Progress
-) -> list[StudyTable]:
-    del folder
-    epsilons = _numbers("epsilon", given.epsilon, 1e-9, 1e9)
-    rows = [
-        {"task": one.task, "system": one.system, "pairs": one.pairs, "smoothness": one.smoothness}
-        | {f"ECU({epsilon:g})": utility for epsilon, utility in one.utility.items()}
-        for one in stability(runs, epsilons, progress)
-    ]
-    caption = (
-        "ECU(e): share of consecutive annotated steps whose output changes by less than e (L1); "
-        "smoothness: mean change"
-    )
-    return [StudyTable("stability", _heading(runs[:1], "stability"), rows, None, caption)]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Study:
     """A study, the flags that only some studies have, and whether it takes several runs."""
@@ -268,8 +201,6 @@ STUDIES: dict[str, _Study] = {
     "missing": _Study(_missing, ("seed", "by", "percent", "trials", "pattern", "validity", "span")),
     "streams": _Study(_streams, ("seed", "by", "shuffles", "draws")),
     "compare": _Study(_compare, ("seed", "draws"), several=True),
-    "calibration": _Study(_calibration, ("bins",)),
-    "stability": _Study(_stability, ("epsilon",), several=True),
 }
 
 

@@ -17,7 +17,6 @@ from emojax.core.step import forward
 from emojax.datasets.source import Store
 from emojax.errors import InputError
 from emojax.models.exptrm import ExpTrm, stack_context
-from emojax.ops.calibration import class_calibration
 from emojax.ops.tasks import TASK_OPS
 from emojax.prediction.predictor import Predictor
 from emojax.prediction.trained_run import open_run
@@ -30,7 +29,6 @@ from emojax.studies.missing_modality import (
     missing_modality,
     without_rows,
 )
-from emojax.studies.prediction_checks import calibrate, stability
 from emojax.studies.run_comparison import compare_runs
 from emojax.studies.stream_importance import (
     LEFT_OUT,
@@ -299,7 +297,7 @@ def test_one_video_has_no_other(here: Path) -> None:
     assert all(row.how == LEFT_OUT for row in stream_importance(one, silent, shuffles=0, draws=5))
 
 
-# -- comparison, calibration, stability --------------------------------------------------------
+# -- comparison ---------------------------------------------------------------------------------
 
 
 def test_a_run_equals_its_copy_and_differs_from_another(here: Path, studied: StudiedRun) -> None:
@@ -337,49 +335,6 @@ def test_folds_that_share_videos_are_averaged(studied: StudiedRun) -> None:
     # The same videos are drawn in either fold.
     for name, values in both.draws("va", 20, 0).items():
         np.testing.assert_allclose(values, once.draws("va", 20, 0)[name])
-
-
-def test_calibration_is_of_all_scored_frames(studied: StudiedRun) -> None:
-    found = calibrate(studied, bins=5)
-    assert set(found) == {"expr", "au"}
-    predictions, names = intact_predictions(studied), studied.videos[0]
-    truths = [studied.annotations(0, name)["expr"] for name in names]
-    expected = class_calibration(
-        np.concatenate([predictions[name]["expr"] for name in names]),
-        np.concatenate([truth.labels_NK for truth in truths]),
-        np.concatenate([truth.mask_NK for truth in truths]),
-        5,
-    )
-    labels, state = found["expr"]
-    assert len(labels) == 9
-    jax.tree.map(np.testing.assert_allclose, state, expected)
-    assert found["au"][0][0] == "AU1"
-
-
-@pytest.mark.parametrize("clock", [0.0, 5.0])
-def test_stability_counts_every_tick_once(studied: StudiedRun, clock: float) -> None:
-    session = build_session(config_of(studied.store.path, clock=clock), studied.store.streams)
-    one = dataclasses.replace(studied, run=dataclasses.replace(studied.run, session=session))
-    predictions, changes = intact_predictions(one), []
-    for name in one.videos[0]:
-        pts_N = one.store.read(one.store.index_of(name)).pts_N
-        mask_N = one.annotations(0, name)["va"].mask_NK[:, 0]
-        tick_N = (
-            np.floor((pts_N - pts_N[0]) * clock + 0.5 + 1e-6) if clock else np.arange(len(pts_N))
-        )
-        first = {int(tick): n for n, tick in reversed(list(enumerate(tick_N)))}
-        for tick, n in first.items():
-            before = first.get(tick - 1)
-            if before is not None and mask_N[n] and mask_N[before]:
-                values = predictions[name]["va"].astype(np.float64)
-                changes.append(np.abs(values[n] - values[before]).sum())
-    (row,) = [
-        r for r in stability([one], [0.05, 0.3], silent) if (r.task, r.system) == ("va", "run")
-    ]
-    assert row.pairs == len(changes)
-    assert row.smoothness == pytest.approx(np.mean(changes), abs=1e-6)
-    for epsilon, utility in row.utility.items():
-        assert utility == pytest.approx(np.mean(np.array(changes) < epsilon))
 
 
 # -- opening

@@ -1,6 +1,6 @@
 """Dilated convolution over time, in the ways that ``layers.kernels`` chooses from.
 
-All give the same numbers up to rounding, under ``jax.vmap`` over replicas as well.
+Both give the same numbers up to rounding, also under ``jax.vmap`` over replicas.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Convolution = Callable[[Array, Array, int, int], Array]
 
 
 def as_convolution(x_BTD: Array, kernel_KIO: Array, dilation: int, before: int) -> Array:
-    """The compiler's convolution; a grouped one under ``vmap`` over inputs and kernels."""
+    """Calls XLA's convolution, a grouped one under ``vmap`` over inputs and kernels."""
     after = (kernel_KIO.shape[0] - 1) * dilation - before
     return lax.conv_general_dilated(
         jnp.asarray(x_BTD),
@@ -31,23 +31,18 @@ def as_convolution(x_BTD: Array, kernel_KIO: Array, dilation: int, before: int) 
     )
 
 
-def as_shifted_products(x_BTD: Array, kernel_KIO: Array, dilation: int, before: int) -> Array:
-    """The sum of one matrix product for each tap, of rows shifted in time."""
-    shifted = _shifted_rows(x_BTD, kernel_KIO.shape[0], dilation, before)
-    products = [x_BTI @ kernel_KIO[k] for k, x_BTI in enumerate(shifted)]
-    return sum(products[1:], products[0])
-
-
 def as_one_product(x_BTD: Array, kernel_KIO: Array, dilation: int, before: int) -> Array:
-    """One matrix product of the shifted rows side by side (im2col)."""
+    """Computes one matrix product of the shifted rows side by side (im2col)."""
     taps, inputs, outputs = kernel_KIO.shape
-    rows_BTF = jnp.concatenate(_shifted_rows(x_BTD, taps, dilation, before), axis=-1)
+    steps, after = x_BTD.shape[1], (taps - 1) * dilation - before
+    padded = jnp.pad(x_BTD, ((0, 0), (before, after), (0, 0)))
+    seen = [padded[:, k * dilation : k * dilation + steps] for k in range(taps)]
+    rows_BTF = jnp.concatenate(seen, axis=-1)
     return rows_BTF @ kernel_KIO.reshape(taps * inputs, outputs)
 
 
 CONVOLUTIONS: dict[str, Convolution] = {
     "convolution": as_convolution,
-    "shifted_products": as_shifted_products,
     "one_product": as_one_product,
 }
 
@@ -55,7 +50,7 @@ CONVOLUTIONS: dict[str, Convolution] = {
 def convolve(
     x_BTD: Array, kernel_KIO: Array, dilation: int, causal: bool, way: str | None = None
 ) -> Array:
-    """Dilated convolution over time, stride 1, zeros outside the window.
+    """Convolves over time with dilation, stride 1 and zeros outside the window.
 
         y_t = sum over k of x_(t + k * dilation - before) kernel_k
 
@@ -82,10 +77,3 @@ def convolve(
         )
     reach = (kernel_KIO.shape[0] - 1) * dilation
     return CONVOLUTIONS[way](x_BTD, kernel_KIO, dilation, reach if causal else reach // 2)
-
-
-def _shifted_rows(x_BTD: Array, taps: int, dilation: int, before: int) -> list[Array]:
-    """What each tap sees: ``taps`` arrays (B, T, I)."""
-    steps, after = x_BTD.shape[1], (taps - 1) * dilation - before
-    padded = jnp.pad(x_BTD, ((0, 0), (before, after), (0, 0)))
-    return [padded[:, k * dilation : k * dilation + steps] for k in range(taps)]

@@ -1,4 +1,4 @@
-"""Which way of computing a layer is used on which backend, and the measurements that say so.
+"""The way in which each backend computes a layer, and the measurements behind the choice.
 
 Every way gives the same results up to rounding. ``make bench`` measures them on the machine it
 runs on; a row without numbers was chosen by reasoning, and its comment says so.
@@ -20,18 +20,19 @@ import jax
 #     128 -> 128, one input, dilation 1     19 / 21     24 / 26
 #     256 -> 256, three inputs, dilation 2  86 / 190   131 / 489   (as matrix products 192 / 334)
 #     128 -> 128, three inputs, dilation 4  26 / 47     34 / 134   (as matrix products  65 / 109)
-# GPU and TPU are not measured. There a single convolution of this size takes less time than it
-# takes to start, so that a third as many should win, for few replicas at least.
+# GPU and TPU are not measured. There one convolution of this size takes less time than its start,
+# so a third as many should win, at least for few replicas.
 MULTI_KERNEL_TCN: Mapping[str, str] = {"cpu": "apart", "gpu": "together", "tpu": "together"}
 
 # Convolution over time, see ``layers.convolution``. Milliseconds of one CPU for 5 taps, batch
 # (12, 300), forward / forward and backward:
-#                                  convolution  shifted_products  one_product
-#     512 -> 512, dilation 2          93 / 280       114 / 346      135 / 353
-#     256 -> 256, dilation 4          24 /  72        27 / 106       34 / 105
-#     128 -> 128, dilation 4         6.2 /  19       7.6 /  24      8.0 /  23
-#     512 -> 512, two replicas       228 / 660       247 / 722      292 / 740
-#     256 -> 256, two replicas        58 / 182        55 / 210       95 / 217
+#                                  convolution  one_product
+#     512 -> 512, dilation 2          93 / 280     135 / 353
+#     256 -> 256, dilation 4          24 /  72      34 / 105
+#     128 -> 128, dilation 4         6.2 /  19     8.0 /  23
+#     512 -> 512, two replicas       228 / 660     292 / 740
+#     256 -> 256, two replicas        58 / 182      95 / 217
+# One product for each tap, summed, took 0.95 to 1.5 times the convolution's time.
 # That is 100 GFLOP/s where a dense product reaches 93, and 86 with replicas (a grouped
 # convolution; one after the other 92). GPU and TPU are not measured. One model's convolution has
 # its tuned kernels there, but grouped ones, which replicas make of it, are known to be slow on
@@ -43,15 +44,15 @@ TEMPORAL_CONVOLUTION: Mapping[str, str] = {
 }
 
 
-# JAX keeps it apart by thread and makes it part of what its caches of traced and compiled programs
-# are looked up by, so that no program of one backend is ever taken for that of another.
+# The backend that programs are traced for. JAX keeps the value by thread and makes it part of the
+# keys of its caches, so that a program of one backend is never taken for that of another.
 _COMPILED_FOR = jax.make_user_context(default_value=None)
 
 
 def compiled_for(backend: str) -> AbstractContextManager[None]:
-    """Within it, what is traced takes the ways of this backend and not of the one at hand.
+    """Returns a context in which programs are traced for this backend instead of the one at hand.
 
-    For those who lower a program on one machine for another one::
+    It serves to lower a program on one machine for another::
 
         with kernels.compiled_for("tpu"):
             exported = jax.export.export(jax.jit(step), platforms=["tpu"])(*arguments)
@@ -65,5 +66,5 @@ def compiled_for(backend: str) -> AbstractContextManager[None]:
 
 
 def chosen(ways: Mapping[str, str]) -> str:
-    """The row of the backend that programs are compiled for; that of "gpu" for an unknown one."""
+    """Returns the entry of the backend that programs are compiled for; "gpu" for an unknown one."""
     return ways.get(_COMPILED_FOR.value or jax.default_backend(), ways["gpu"])

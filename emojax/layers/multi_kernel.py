@@ -1,8 +1,8 @@
 """Temporal convolutional networks of several kernel sizes over one input (Yu et al. 2025, eq. 5-7).
 
-The networks differ in nothing but their taps. They can be computed one after the other, or
-together: kernels are padded with zero taps to the largest size, and each convolution is then one
-for all networks. The parameters are the same, and so are the results up to rounding.
+The networks differ only in their taps. They are computed one after the other, or together:
+kernels are padded with zero taps to the largest size, and each convolution then serves all
+networks. The parameters are the same, and so are the results up to rounding.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _ACTIVATION = "leaky_relu"
 
 
 def stacked_kernels(kernels: Sequence[Array], causal: bool) -> Array:
-    """Kernels (k, I, O) of any k as (N, largest k, I, O), equal to them as convolutions.
+    """Pads kernels (k, I, O) of any k with zero taps to (N, largest k, I, O).
 
-    Zero taps are added where frames are seen last: before the others when causal, on both sides
-    of centred kernels.
+    The convolutions stay the same: zero taps go before the others if causal, and on both sides of
+    centred kernels.
 
     Args:
         kernels: N kernels, of the same I and O; odd k when not causal.
@@ -47,9 +47,9 @@ def stacked_kernels(kernels: Sequence[Array], causal: bool) -> Array:
 
 
 class MultiKernelTCN(nn.Module):
-    """[TCN_k1(x); TCN_k2(x); ...], one ``TemporalConvNet`` for each kernel size.
+    """Concatenates TCN_k1(x), TCN_k2(x), ..., one ``TemporalConvNet`` for each kernel size.
 
-    Parameters: "kernel_<k>" / those of a ``TemporalConvNet``, whichever way it is computed.
+    Parameters: "kernel_<k>" / those of a ``TemporalConvNet``, in either way of computing them.
 
     Attributes:
         channels: output width of each block, the same in every network.
@@ -68,7 +68,7 @@ class MultiKernelTCN(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """Encode (B, T, D) as (B, T, kernels * channels[-1]).
+        """Encodes (B, T, D) as (B, T, kernels * channels[-1]).
 
         Args:
             x_BTD: features; padded frames may hold anything.
@@ -109,7 +109,7 @@ class MultiKernelTCN(nn.Module):
     def _together(
         self, networks: Sequence[Any], x_BTD: Array, mask_BT: Array, *, train: bool
     ) -> Array:
-        """As ``__call__``, from the parameters of the N networks."""
+        """Computes ``__call__`` from the parameters of the N networks, all at once."""
         activation = ACTIVATIONS[_ACTIVATION]("")
         x: Array = zero_where_padded(x_BTD.astype(self.dtype), mask_BT)  # (B, T, D), of all
         for i, features in enumerate(self.channels):
@@ -126,7 +126,7 @@ class MultiKernelTCN(nn.Module):
         return jnp.moveaxis(x, 0, 2).reshape(*mask_BT.shape, -1)
 
     def _convolve(self, layers: Sequence[Mapping[str, Any]], x: Array, dilation: int) -> Array:
-        """(B, T, I), or (N, B, T, I), to (N, B, T, O): convolution n of all or of its own."""
+        """Convolves (B, T, I), which the N layers share, or (N, B, T, I), to (N, B, T, O)."""
         kernels = [normalised_kernel(layer["direction"], layer["scale"]) for layer in layers]
         kernel_NKIO = stacked_kernels(kernels, self.causal).astype(self.dtype)
         bias_NO = jnp.stack([layer["bias"] for layer in layers]).astype(self.dtype)
@@ -140,7 +140,7 @@ class MultiKernelTCN(nn.Module):
 
 
 def _dense(layers: Sequence[Mapping[str, Any]], x: Array, dtype: Any) -> Array:
-    """``Dense`` layer n of (B, T, I), which they share, or of its own in (N, B, T, I)."""
+    """Applies N ``Dense`` layers to (B, T, I), which they share, or to (N, B, T, I), one each."""
     kernel_NIO = jnp.stack([layer["kernel"] for layer in layers]).astype(dtype)
     bias_NO = jnp.stack([layer["bias"] for layer in layers]).astype(dtype)
     each = "nbti,nio->nbto" if x.ndim == 4 else "bti,nio->nbto"

@@ -1,4 +1,4 @@
-"""Recurrent networks whose state and output padding cannot touch."""
+"""Recurrent networks, of whose state and output padding is no part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emojax.types import Array
 
 
 def orthogonal_gates(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
-    """Draw (H, gates H) recurrent weights, an orthogonal (H, H) matrix for each gate.
+    """Draws (H, gates H) recurrent weights, an orthogonal (H, H) matrix for each gate.
 
     One draw of the whole shape would have orthonormal rows across gates, so that each gate
     alone would shrink the state.
@@ -42,7 +42,7 @@ class LSTM(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array) -> Array:
-        """Encode (B, T, D) as (B, T, features); ``mask_BT`` is False on padding."""
+        """Encodes (B, T, D) as (B, T, features); ``mask_BT`` is False on padding."""
         hidden = self.features if self.causal else self.features // 2
         x_BTD = zero_where_padded(x_BTD.astype(self.dtype), mask_BT)
         outputs = []
@@ -82,7 +82,7 @@ class GRU(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array) -> Array:
-        """Encode (B, T, D) as (B, T, features); ``mask_BT`` is False on padding."""
+        """Encodes (B, T, D) as (B, T, features); ``mask_BT`` is False on padding."""
         hidden = self.features if self.causal else self.features // 2
         x_BTD = zero_where_padded(x_BTD.astype(self.dtype), mask_BT)
         outputs = []
@@ -126,7 +126,7 @@ class _Stacked(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """Encode (B, T, D) as (B, T, channels[-1]).
+        """Encodes (B, T, D) as (B, T, channels[-1]).
 
         Args:
             x_BTD: features; padded frames may hold anything.

@@ -1,4 +1,4 @@
-"""Pictures of studies: curves over missing frames, bars of importance, reliability diagrams."""
+"""Pictures of studies: curves over missing frames, bars of importance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emojax.ops.calibration import Calibration
 from emojax.ops.scores import split_score
 from emojax.ops.tasks import TASK_OPS
 from emojax.reporting.pictures import COLORS, DPI, EDGE, FAINT, GRID, INK, save_figure, tidy
@@ -153,48 +152,3 @@ def _legend(panel: Axes) -> None:
         loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=8, frameon=False, fontsize=9,
         handlelength=1.4, columnspacing=1.2, borderaxespad=0.1,
     )  # fmt: skip
-
-
-def plot_reliability(
-    path: str | Path, *, heading: str, names: Sequence[str], state: Calibration
-) -> None:
-    """Draws a reliability diagram for each class or unit.
-
-    The share of positives over the mean probability of each bin; the area of a dot grows with
-    the bin's frames. On the diagonal probabilities mean what they say.
-
-    Args:
-        path: PNG to write; folders are made.
-        heading: above all panels.
-        names: of the C columns.
-        state: their counts.
-    """
-    columns = min(4, len(names))
-    lines = -(-len(names) // columns)
-    figure, panels = _grid(heading, lines, columns, 2.2, 2.2, 0.55)
-    confidence, reliability = state.confidence(), state.reliability()
-    errors, frames_C = state.expected_error(), state.frames()
-    flat = [panel for line_of in panels for panel in line_of]
-    for c, panel in enumerate(flat):
-        if c >= len(names):
-            panel.set_visible(False)
-            continue
-        share = state.frames_CM[c] / max(1, frames_C[c])
-        panel.plot([0, 1], [0, 1], color=EDGE, linewidth=0.9, linestyle="--", zorder=1)
-        known = state.frames_CM[c] > 0
-        panel.plot(confidence[c][known], reliability[c][known], color=COLORS[0], linewidth=1.1)
-        panel.scatter(
-            confidence[c][known], reliability[c][known], s=8 + 120 * share[known],
-            color=COLORS[0], alpha=0.75, linewidths=0, zorder=3,
-        )  # fmt: skip
-        panel.set_xlim(-0.03, 1.03)
-        panel.set_ylim(-0.03, 1.03)
-        panel.set_xticks([0, 0.5, 1])
-        panel.set_yticks([0, 0.5, 1])
-        panel.grid(color=GRID, linewidth=0.8)
-        _title(panel, f"{names[c]}  ECE {errors[c]:.3f}")
-        if c % columns == 0:
-            panel.set_ylabel("share of positives", fontsize=8.5, color=FAINT)
-        if c + columns >= len(names):
-            panel.set_xlabel("mean probability", fontsize=8.5, color=FAINT)
-    save_figure(figure, path)
