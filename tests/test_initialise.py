@@ -53,7 +53,7 @@ def source(
 
 def initialised(store: Store, source: TrainedRun, **sections: Any) -> tuple[Any, Any, Any]:
     session = session_of(store, branched_config(store.path, **sections))
-    return session, *initialise(session, session.init_state(), source)
+    return session, *initialise(session.names, session.replicas, session.init_state(), source)
 
 
 # -- what is taken -----------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_a_run_with_nothing_in_common_is_refused(
     session = session_of(store, config)
     assert session.layout.mesh.size == len(one_device())
     with pytest.raises(InputError, match="no parameter in common") as caught:
-        initialise(session, session.init_state(), source)
+        initialise(session.names, session.replicas, session.init_state(), source)
     details = caught.value.details
     assert details["file"] == str(source.workdir)
     assert "params/" in details["found"]

@@ -206,7 +206,7 @@ class Trainer:
     ) -> GroupMetrics:
         """Takes the steps of one group, to the end of the epoch or until a stop is requested."""
         layout, active_G = group.session.layout, group.active(epoch.active_R)
-        train_steps = self._step_fn if group.whole else self._compile(group.session)
+        take_steps = self._step_fn if group.whole else self._compile(group.session)
         self._feed.serve(layout)
         reader = Reader(
             self._feed.iterators, group, active_G, position.begun,
@@ -224,7 +224,7 @@ class Trainer:
             windows = self._feed.windows(reader, layout, count)
             rates_KG = epoch.rates_SR[metrics.done : metrics.done + count, group.members]
             rates_KG = layout.replicas(rates_KG, steps=True)
-            state, values = train_steps(state, windows, normalisation, hyper, rates_KG)
+            state, values = take_steps(state, windows, normalisation, hyper, rates_KG)
             metrics.add(values, count)
             if metrics.hopeless:
                 break

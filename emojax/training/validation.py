@@ -18,6 +18,9 @@ from emojax.training.interruption import StopRequest
 class Validation:
     """Scores replicas on the validation videos of their folds.
 
+    Attributes:
+        truths: of each fold, task -> annotations.
+
     Args:
         session: all replicas.
         store: the data.
@@ -28,7 +31,7 @@ class Validation:
     def __init__(self, session: Session, store: Store, feed: Feed, stop: StopRequest) -> None:
         self._session, self._store, self._feed, self._stop = session, store, feed, stop
         self._videos = [list(store.fold(name).validation) for name in session.folds.keys]
-        self._truths = [
+        self.truths = [
             {
                 task: read_annotations(store, store.fold(name), store.fold(name).validation, task)
                 for task in session.tasks
@@ -68,7 +71,7 @@ class Validation:
             predictions |= {int(group.members[i]): found[i] for i in np.flatnonzero(active_G)}
         live = np.flatnonzero(active_R)
         part = self._session.subset(live, self._session.layout)
-        truths = [self._truths[folds.index(name)] for name in part.folds.keys]
+        truths = [self.truths[folds.index(name)] for name in part.folds.keys]
         scores, named = replica_scores(part, [predictions[int(r)] for r in live], truths)
         return scores, dict(zip(live.tolist(), named, strict=True))
 
