@@ -88,7 +88,7 @@ def measure(name: str) -> dict[str, Any]:
         stream: (np.full(spec.width, 0.1, np.float32), np.full(spec.width, 1.5, np.float32))
         for stream, spec in session.streams.items()
     }
-    step = make_train_step(session.model, session.optimizer, session.losses, Shared(None, None))
+    step = make_train_step(session.learner, Shared(None, None))
     after, metrics = jax.device_get(
         step(jax.device_put(one_replica), batch_of(session), normalisation, hyper)
     )
