@@ -223,7 +223,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nothing_but_the_two_files_is_touched(tree: Path) -> None:
     added = {
         path.relative_to(tree).as_posix()

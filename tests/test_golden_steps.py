@@ -25,6 +25,8 @@ from emojax.papers.variants import Variant
 from emojax.types import Batch
 from tests.small_models import make_inputs, random_variables, shipped, small_session
 
+pytestmark = pytest.mark.slow
+
 FILE = Path(__file__).with_name("golden_steps.json")
 RATE, DECAY = 1e-3, 1e-2
 TOLERANCE = 1e-5
