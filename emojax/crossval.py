@@ -9,7 +9,6 @@ predictions and, where the test videos are annotated, the ensembles of all folds
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 from absl import flags
@@ -20,18 +19,16 @@ from emojax.commands import cli
 from emojax.commands.start import start
 from emojax.commands.summary import path_text
 from emojax.core.devices import is_primary, wait_for_all
-from emojax.core.session import Session, build_session
+from emojax.core.session import Session
 from emojax.datasets.source import Store
-from emojax.errors import InputError, writing
+from emojax.errors import writing
 from emojax.ops.postprocessing import SMOOTHERS
 from emojax.ops.scores import score_kind
 from emojax.ops.tasks import TASK_OPS
-from emojax.prediction.trained_run import TrainedRun, open_run
+from emojax.prediction.trained_run import TrainedRun
 from emojax.reporting.fold_picture import plot_folds
 from emojax.reporting.results_folder import write_predictions, write_results
-from emojax.rundir.checkpoint import saved_steps
-from emojax.rundir.resume import discard_run
-from emojax.rundir.workdir import held, replace_text
+from emojax.rundir.workdir import replace_text
 from emojax.scoring.cross_validation import (
     CrossValidation,
     choose_folds,
@@ -43,8 +40,7 @@ from emojax.scoring.evaluation import print_scores
 from emojax.scoring.fitted_postprocessing import check_steps
 from emojax.scoring.fold_scores import OURS, PROCESSED, SYSTEMS, brief, headline, scored_tasks
 from emojax.training.host_memory import keep_freed_memory
-from emojax.training.loop import Trainer
-from emojax.training.progress import pace
+from emojax.training.train_run import open_training, train_run, training_store
 
 
 def define_flags(define: cli.Flags) -> None:
@@ -79,54 +75,30 @@ def main(given: flags.FlagValues) -> None:
     config = cli.read_config(given)
     workdir = cli.folder("workdir", given.workdir)
     steps = check_steps(given.postprocess)
-    if not config.get("data", {}).get("store"):
-        raise InputError(
-            "There is nothing to train on.",
-            field="--config.data.store",
-            found="nothing",
-            expected="the folder of a store",
-            remedy="build one: emojax simulate --out=stores/mine",
-        )
-    store = Store(config.data.store)
+    store = training_store(config)
     config.replicas.folds = choose_folds(store, given.folds)
-    session = build_session(config, store.streams)
-    session.window_spec.check(store)
+    session, store = open_training(config, store)
     cli.use_devices(session.layout.mesh.devices.flat)
     cli.tell(workdir=path_text(workdir), partition=given.partition)
-    existed = is_primary() and workdir.exists()
-    with held(workdir):
-        _run(given, session, store, workdir, existed, steps)
-
-
-def _run(
-    given: flags.FlagValues,
-    session: Session,
-    store: Store,
-    workdir: Path,
-    existed: bool,
-    steps: tuple[str, ...],
-) -> None:
-    trainer = Trainer(session, store, workdir, fresh=given.overwrite)
-    if given.overwrite and existed:
-        discard_run(workdir)
     console = cli.console()
-    console.print(
+    about = (
         f"{session.config.model['name']} on {store.name}: "
         f"folds {', '.join(session.folds.keys)}, "
-        f"{len(session.replicas)} replicas, {session.layout.mesh.size} device(s)",
-        highlight=False,
+        f"{len(session.replicas)} replicas, {session.layout.mesh.size} device(s)"
     )
-    before = max(saved_steps(workdir), default=0)
-    started = time.monotonic()
-    step = trainer.run().step
-    seconds = time.monotonic() - started
-    cli.tell(step=step, **pace(step - before, session.batch_size, seconds))
-    done = f"trained to step {step} in {seconds:.0f} s"
-    console.print(f"was trained already, to step {step}" if step == before else done)
-    run = open_run(workdir)
-    found = cross_validate(run, store, given.partition, steps=steps, smoother=given.smoother)
-    if is_primary():
-        _report(given, found, run, store, workdir)
+
+    def begins() -> None:
+        console.print(about, highlight=False)
+
+    with train_run(session, store, workdir, overwrite=given.overwrite, on_start=begins) as training:
+        run = training.run
+        cli.tell(**training.facts())
+        done = f"trained to step {training.step} in {training.seconds:.0f} s"
+        already = f"was trained already, to step {training.step}"
+        console.print(already if training.step == training.first_step else done)
+        found = cross_validate(run, store, given.partition, steps=steps, smoother=given.smoother)
+        if is_primary():
+            _report(given, found, run, store, workdir)
     wait_for_all("the report")
 
 

@@ -8,11 +8,8 @@ scenario beside the twelve teams, training mean and median, and the linear basel
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
@@ -21,20 +18,16 @@ from rich.table import Table
 from emojax.commands import cli
 from emojax.commands.summary import path_text
 from emojax.core.devices import use_compilation_cache
-from emojax.core.session import Session, build_session
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.errors import InputError
 from emojax.ops.epic import SCENARIOS, TEAMS, official_rmse
 from emojax.prediction.predictor import Predictions
-from emojax.prediction.trained_run import open_run
-from emojax.rundir.checkpoint import saved_steps
-from emojax.rundir.workdir import WorkdirLock, replace_text
-from emojax.scoring.evaluation import BASELINE, OURS, evaluate_folds, partition_videos
+from emojax.rundir.workdir import replace_text
+from emojax.scoring.evaluation import BASELINE, OURS, evaluate_run
 from emojax.specs import TASKS
 from emojax.training.host_memory import keep_freed_memory
-from emojax.training.loop import Trainer
-from emojax.training.progress import pace
+from emojax.training.train_run import Training, open_training, train_run
 
 
 def define_flags(define: cli.Flags) -> None:
@@ -58,10 +51,8 @@ def main(given: flags.FlagValues) -> None:
     config = cli.read_config(given)
     if given.store:
         config.data.store = given.store
-    store = Store(config.data.store)
+    session, store = open_training(config)
     workdir = cli.folder("workdir", given.workdir)
-    session = build_session(config, store.streams)
-    session.window_spec.check(store)
     console = cli.console()
     cli.use_devices(session.layout.mesh.devices.flat)
     cli.tell(workdir=path_text(workdir))
@@ -80,23 +71,14 @@ def main(given: flags.FlagValues) -> None:
                 found=name,
                 expected="folds s2_0 .. s4_1 of a store that data.epic2023 built",
             )
-    with WorkdirLock(workdir, primary=jax.process_index() == 0):
-        _run(session, store, workdir, folds, console)
+    with train_run(session, store, workdir) as training:
+        _report(training, store, folds, console)
 
 
-def _run(
-    session: Session, store: Store, workdir: Path, folds: Mapping[str, Fold], console: Console
-) -> None:
-    """Trains and scores in a folder that is locked."""
-    before, started = max(saved_steps(workdir), default=0), time.monotonic()
-    step = Trainer(session, store, workdir).run().step
-    seconds = time.monotonic() - started
-    cli.tell(step=step, **pace(step - before, session.batch_size, seconds))
-    run = open_run(workdir)
-    videos = [partition_videos(store, fold, "test") for fold in folds.values()]
-    results = evaluate_folds(
-        session, store, run.predict(store, videos), list(folds.values()), "test"
-    )
+def _report(training: Training, store: Store, folds: Mapping[str, Fold], console: Console) -> None:
+    """Scores what was trained; prints and writes the table."""
+    cli.tell(**training.facts())
+    results = evaluate_run(training.run, store, "test")
     by_fold: dict[str, dict[str, Predictions]] = {
         system: {result.fold: result.predictions[system] for result in results}
         for system in (OURS, BASELINE)
@@ -108,14 +90,14 @@ def _run(
         }
     rows = {system: scenario_scores(store, predicted) for system, predicted in by_fold.items()}
     cli.tell(
-        checkpoint_step=run.step,
+        checkpoint_step=training.run.step,
         rmse={
             scenario: dict(zip(TASKS["va"].labels, pair, strict=True))
             for scenario, pair in rows[OURS].items()
         },
     )
     _print(rows, console)
-    path = workdir / "epic2023.json"
+    path = training.run.workdir / "epic2023.json"
     replace_text(path, json.dumps(rows, indent=1) + "\n", "The table")
     console.print(f"scores: {path}", highlight=False)
 

@@ -27,7 +27,7 @@ from emojax.ops.decisions import DECISION_RULES
 from emojax.ops.postprocessing import SMOOTHERS
 from emojax.prediction.trained_run import TrainedRun, open_run
 from emojax.reporting.results_folder import write_results
-from emojax.scoring.evaluation import Tuning, evaluate_folds, partition_videos, print_scores
+from emojax.scoring.evaluation import Tuning, evaluate_run, partition_videos, print_scores
 from emojax.scoring.fitted_postprocessing import Postprocessing, check_steps, prepare_postprocessing
 from emojax.scoring.fold_scores import FoldResult, headline
 from emojax.specs import TASKS
@@ -84,8 +84,8 @@ def main(given: flags.FlagValues) -> None:
     name = partition if run.trained_on(store) else f"{partition}-on-{Path(store.path).name}"
     name += "-full-sequence" if given.full_sequence else ""
     folder = cli.folder("out", given.out or str(run.workdir / name))
-    folds = run.folds(store)
-    videos = [partition_videos(store, fold, partition) for fold in folds]
+    for fold in run.folds(store):
+        partition_videos(store, fold, partition)  # refuses at once what has none
     steps = check_steps(given.postprocess)
     tuned = given.decision == "tuned"
     if tuned:
@@ -95,18 +95,15 @@ def main(given: flags.FlagValues) -> None:
     postprocessing = prepare_postprocessing(
         steps, given.smoother, given.widths, run.session, run.open_store, tuning
     )
-    results = evaluate_folds(
-        run.session,
+    results = evaluate_run(
+        run,
         store,
-        run.predict(store, videos),
-        folds,
         partition,
-        baseline=run.trained_on(store),
         tuning=tuning if tuned else None,
         postprocessing=postprocessing,
     )
     if is_primary():
-        _report(given, run, store, results, videos, folder, postprocessing)
+        _report(given, run, store, results, folder, postprocessing)
     wait_for_all("the report")
 
 
@@ -115,7 +112,6 @@ def _report(
     run: TrainedRun,
     store: Store,
     results: list[FoldResult],
-    videos: list[list[str]],
     folder: Path,
     postprocessing: Postprocessing | None,
 ) -> None:
@@ -125,7 +121,7 @@ def _report(
         workdir=path_text(run.workdir),
         checkpoint_step=run.step,
         partition=partition,
-        videos=len({name for names in videos for name in names}),
+        videos=len({name for result in results for name in result.names}),
         scores=headline(results),
         out=path_text(folder),
     )

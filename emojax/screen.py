@@ -6,8 +6,10 @@ sets it as it sets others: ``logging.getLogger("emojax").setLevel(logging.WARNIN
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 
 from rich.console import Console
 
@@ -26,6 +28,18 @@ _WARNING = "warning:"
 def set_level(name: str) -> None:
     """Shows lines from this level on; ``name`` is a key of ``LEVELS``."""
     _LOGGER.setLevel(LEVELS[name])
+
+
+@contextlib.contextmanager
+def level(name: str | None) -> Iterator[None]:
+    """Shows lines from this level on within a block; None changes nothing."""
+    before = _LOGGER.level
+    if name is not None:
+        set_level(name)
+    try:
+        yield
+    finally:
+        _LOGGER.setLevel(before)
 
 
 def shown(line: str = "") -> bool:

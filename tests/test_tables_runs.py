@@ -355,19 +355,20 @@ def test_a_row_that_diverged_says_so(
 def test_only_a_run_that_diverged_altogether_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails() -> None:
+    def fails(*_: Any) -> None:
         raise InputError("Training diverged.")
 
-    trainer: Any = types.SimpleNamespace(run=fails, workdir=tmp_path)
+    nothing: Any = None
+    monkeypatch.setattr(table_runs, "train_run", fails)
     monkeypatch.setattr(table_runs, "saved_steps", lambda folder: [3])
     for lost, expected in ((True, True), (False, None)):
         run = types.SimpleNamespace(lost_R=np.array([True, lost]))
         monkeypatch.setattr(table_runs, "open_run", lambda folder, run=run: run)
         if expected:
-            assert table_runs._train(trainer)
+            assert table_runs._train(nothing, nothing, tmp_path)
         else:
             with pytest.raises(InputError):
-                table_runs._train(trainer)
+                table_runs._train(nothing, nothing, tmp_path)
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def conform(
             found=f"{size} characters",
             expected=f"at most {MAX_ATTRIBUTES // 8}",
         )
-    pts_N = _clock(record.pts_N, f"frame times of {record.name}", strictly=True)
+    pts_N = check_clock(record.pts_N, f"frame times of {record.name}", strictly=True)
     if not len(pts_N):
         raise InputError("A video has no frames.", field=record.name, found=0, expected=">= 1")
     known = {spec.name: spec for spec in streams}
@@ -163,9 +163,9 @@ def check_stored(record: VideoRecord, tasks: Sequence[str]) -> None:
     Raises:
         ValueError, InputError: times, validity, labels, references or attributes are wrong.
     """
-    _clock(record.pts_N, "frame times", strictly=True)
+    check_clock(record.pts_N, "frame times", strictly=True)
     for name, data in record.streams.items():
-        _clock(data.pts_N, f"row times of stream {name}", strictly=False)
+        check_clock(data.pts_N, f"row times of stream {name}", strictly=False)
         if (data.valid_N.view(np.uint8) > 1).any():
             raise ValueError(f"validity of stream {name} is neither 0 nor 1")
     check_known(record.labels, tasks, "task", record.name)
@@ -245,7 +245,7 @@ def _stream(data: StreamRows, spec: StreamSpec, dtype: np.dtype, what: str) -> S
             expected=f"(rows, {spec.width})",
             remedy="check which extractor wrote the features",
         )
-    pts_N = _clock(data.pts_N, f"{what}, row times", strictly=False)
+    pts_N = check_clock(data.pts_N, f"{what}, row times", strictly=False)
     valid_N = np.asarray(data.valid_N)
     if valid_N.dtype != np.bool_:
         raise InputError(
@@ -332,7 +332,17 @@ def _per_frame(values: np.ndarray, num_frames: int, columns: int, what: str) -> 
     return array.astype(np.float32)
 
 
-def _clock(times: np.ndarray, what: str, *, strictly: bool) -> np.ndarray:
+def check_clock(times: np.ndarray, what: str, *, strictly: bool) -> np.ndarray:
+    """Returns times as float64 seconds; refuses those that go back or are none of a recording.
+
+    Args:
+        times: (N,) seconds.
+        what: named in errors.
+        strictly: equal times are refused, too.
+
+    Raises:
+        InputError: the times are no clock.
+    """
     array = np.asarray(times)
     if array.dtype.kind not in "fiu" or array.ndim != 1:
         raise InputError(

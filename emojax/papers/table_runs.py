@@ -11,14 +11,14 @@ from pathlib import Path
 
 import jax
 
-from emojax.core.session import build_session
+from emojax.core.session import Session
 from emojax.datasets.source import Store
 from emojax.errors import InputError
 from emojax.papers.table_plan import Job
 from emojax.prediction.trained_run import open_run
 from emojax.rundir.checkpoint import saved_steps
 from emojax.rundir.workdir import WorkdirLock, replace_text
-from emojax.training.loop import Trainer
+from emojax.training.train_run import open_training, train_run
 
 FINISHED_FILE = "finished.json"
 LOG_FILE = "train.log"
@@ -92,12 +92,11 @@ def train(
     folder = runs / job.folder
     again = bool(saved_steps(folder)) if folder.is_dir() else False
     config = job.recipe.with_replicas(str(store.path), job.folds, job.seeds)
-    session = build_session(config, store.streams)
-    session.window_spec.check(store)
+    session, store = open_training(config, store)
     with WorkdirLock(folder, primary=jax.process_index() == 0):
         say("resumed" if again else "begun")
         with _timed(folder) as seconds, _epochs(folder / LOG_FILE, verbose):
-            diverged = _train(Trainer(session, store, folder))
+            diverged = _train(session, store, folder)
         content = {
             "config": job.recipe.training.config,
             "folds": [*job.folds],
@@ -113,15 +112,16 @@ def train(
     return known
 
 
-def _train(trainer: Trainer) -> bool:
-    """Trains to the end; whether nothing came of it because all replicas diverged."""
+def _train(session: Session, store: Store, folder: Path) -> bool:
+    """Trains to the end; returns True if nothing came of it because all replicas diverged."""
     try:
-        trainer.run()
+        with train_run(session, store, folder):
+            return False
     except InputError as error:
         # A table shows what happened to a row, and goes on; a full disk ends everything.
-        if error.status != InputError.status or not saved_steps(trainer.workdir):
+        if error.status != InputError.status or not saved_steps(folder):
             raise
-        if not open_run(trainer.workdir).lost_R.all():
+        if not open_run(folder).lost_R.all():
             raise
         return True
     return False

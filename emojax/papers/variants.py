@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from emojax.config_files import load_module
 from emojax.core.session import Session, build_session
 from emojax.errors import InputError
 from emojax.small import Small
@@ -65,24 +65,8 @@ def read_variants(file: Path) -> list[Variant]:
     Raises:
         InputError: the file cannot be read, or makes no configuration.
     """
-    problem = "it defines no get_config()"
-    try:
-        spec = importlib.util.spec_from_file_location(f"emojax_config_{file.stem}", file)
-        if spec is None or spec.loader is None:
-            raise OSError("not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        get_config = getattr(module, "get_config", None)
-    except Exception as error:  # whatever a user's file does
-        problem, get_config = f"{type(error).__name__}: {error}", None
-    if get_config is None:
-        raise InputError(
-            "The configuration cannot be read.",
-            file=file,
-            found=problem,
-            expected="a Python file that defines get_config(), as in configs/",
-        )
-    variants: Mapping[str, Callable[[], Any]] = getattr(module, "VARIANTS", {"": get_config})
+    module = load_module(file)
+    variants: Mapping[str, Callable[[], Any]] = getattr(module, "VARIANTS", {"": module.get_config})
     reference = _first_line(module)
     small = getattr(module, "SMALL", None)
     # A partial's docstring is that of its class.

@@ -33,7 +33,7 @@ _MALFORMED = (
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """What a checkpoint gives back.
+    """A run rebuilt from its checkpoint alone.
 
     Attributes:
         workdir: the run's folder.
@@ -46,7 +46,10 @@ class TrainedRun:
         lost_R: (R,) bool, replicas whose training diverged; they predict nothing.
         branches_R: (R,) bool, whose best weights are those of temporary heads, because of the
             stage they are from; None if no stage trains such heads.
-        in_windows: whether videos are predicted in windows, as in training, or as sequences.
+        in_windows: True where videos are predicted in windows, as in training; False for whole
+            sequences.
+        best_R: (R,) best validation score of each replica, -inf where there is none; None where
+            weights were imported.
     """
 
     workdir: Path
@@ -59,13 +62,14 @@ class TrainedRun:
     lost_R: np.ndarray
     branches_R: np.ndarray | None
     in_windows: bool = True
+    best_R: np.ndarray | None = None
 
     def open_store(self, path: str = "", *, labelled: bool = True) -> Store:
         """Opens the training store, or another one that offers the same streams.
 
         Args:
             path: of the store; the training store by default.
-            labelled: whether it has to know the model's tasks.
+            labelled: require the model's tasks.
 
         Raises:
             InputError: the store is not there, or its streams are not those of the model.
@@ -80,6 +84,19 @@ class TrainedRun:
                 remedy="name one: --store=STORE",
             )
         store = Store(path or self.store_path)
+        self.check_store(store, labelled=labelled)
+        return store
+
+    def check_store(self, store: Store, *, labelled: bool = True) -> None:
+        """Checks that a store offers the model's streams, with their widths.
+
+        Args:
+            store: to evaluate or predict on.
+            labelled: require the model's tasks.
+
+        Raises:
+            InputError: it does not.
+        """
         self.session.window_spec.check(store, labelled=labelled)
         for name, spec in self.session.streams.items():
             if store.streams[name].width != spec.width:
@@ -91,17 +108,15 @@ class TrainedRun:
                     expected=f"{spec.width} columns",
                     remedy="build the store from the same feature extractor",
                 )
-        return store
 
     def trained_on(self, store: Store) -> bool:
-        """Whether this is the very store that the run was trained on."""
+        """Tells whether a store is the one that the run was trained on."""
         return store.metadata["checksum"] == self.store_checksum
 
     def folds(self, store: Store) -> list[Fold]:
-        """What the replicas' folds are in a store, in the order of ``session.folds``.
+        """Returns the fold of each replica in a store, in the order of ``session.folds``.
 
-        A store that the run was not trained on has no say in its folds: there each replica is
-        evaluated on the store's own partitions.
+        In a store that the run was not trained on, each fold is the store's own partitions.
         """
         if self.trained_on(store):
             return [store.fold(name) for name in self.session.folds.keys]
@@ -111,7 +126,7 @@ class TrainedRun:
         return [Fold(name, train, validation, test) for name in self.session.folds.keys]
 
     def predict(self, store: Store, videos: list[list[str]]) -> list[Predictions]:
-        """Predictions of each replica's best weights; videos are given fold by fold.
+        """Predicts with each replica's best weights; videos are given fold by fold.
 
         Replicas that diverged predict NaN.
 
@@ -122,12 +137,12 @@ class TrainedRun:
         return self.without_lost(predictor(*self.placed(), videos))
 
     def predictor(self, store: Store) -> Predictor:
-        """What predicts a store's videos; to be given ``placed`` weights."""
+        """Returns what predicts a store's videos; it takes ``placed`` weights."""
         kind = Predictor if self.in_windows else sequence_predictor
         return kind(self.session, store)
 
     def full_sequence(self, store: Store) -> TrainedRun:
-        """The same run, predicting each video as one sequence, in parts as long as memory allows.
+        """Returns the run, predicting each video as one sequence, in parts that memory allows.
 
         Args:
             store: whose videos are to be predicted.
@@ -140,7 +155,7 @@ class TrainedRun:
         return dataclasses.replace(self, session=session, best=best, in_windows=False)
 
     def placed(self) -> tuple[Any, Any]:
-        """Best weights and normalisation as a ``Predictor`` takes them, on the devices.
+        """Puts best weights and normalisation on the devices, as a ``Predictor`` takes them.
 
         Raises:
             InputError: all replicas diverged.
@@ -161,7 +176,7 @@ class TrainedRun:
         return weights, layout.everywhere(self.normalisation)
 
     def without_lost(self, predictions: Sequence[Predictions]) -> list[Predictions]:
-        """Predictions of each replica, NaN of those that diverged."""
+        """Returns predictions of each replica, with NaN for those that diverged."""
         return [
             jax.tree.map(lambda x: np.full_like(x, np.nan), of_replica) if is_lost else of_replica
             for of_replica, is_lost in zip(predictions, self.lost_R, strict=True)
@@ -188,7 +203,7 @@ def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
         file = checkpoints.folder / str(step)
         with stored(file):
             session = stored_session(meta["config"], meta["streams"], file)
-            lost_R, best_stage_R = _results(meta, session)
+            lost_R, best_stage_R, best_R = _results(meta, session)
             branches_R = on_branches(session.stages, best_stage_R)
             place = {key: str(meta["store"][key]) for key in ("path", "checksum")}
             abstract = {
@@ -206,6 +221,7 @@ def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
         store_checksum=place["checksum"],
         lost_R=lost_R,
         branches_R=branches_R,
+        best_R=best_R,
     )
 
 
@@ -221,7 +237,7 @@ def stored_session(config: Any, streams: Any, file: Path) -> Session:
         file: named in errors.
 
     Raises:
-        InputError: anything about the two that cannot be.
+        InputError: they do not describe a model.
     """
     with stored(file):
         specs = {name: StreamSpec(**spec) for name, spec in streams.items()}
@@ -240,7 +256,7 @@ def stored_session(config: Any, streams: Any, file: Path) -> Session:
 
 @contextlib.contextmanager
 def stored(file: Path) -> Iterator[None]:
-    """Tells what is wrong with what a file describes, within its block, as InputError.
+    """Raises what goes wrong in its block as an ``InputError`` about a file.
 
     Args:
         file: of a run or of weights.
@@ -267,13 +283,18 @@ def _is_width(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_WIDTH
 
 
-def _results(meta: dict[str, Any], session: Session) -> tuple[np.ndarray, np.ndarray]:
-    """(R,) bool, which replicas diverged, and (R,) the stage their best weights are from."""
+def _results(
+    meta: dict[str, Any], session: Session
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Returns which replicas diverged, the stage of their best weights and their best scores.
+
+    All are (R,); there are no scores where weights were imported.
+    """
     count = len(session.replicas)
     if "schedule" not in meta:  # imported weights, which are the result of their training
-        return np.zeros(count, bool), np.full(count, len(session.stages) - 1)
+        return np.zeros(count, bool), np.full(count, len(session.stages) - 1), None
     schedule = saved_state(meta["schedule"])
     for field in dataclasses.fields(schedule):
         if getattr(schedule, field.name).shape != (count,):
             raise ValueError(f"schedule, {field.name} is not of {count} replicas")
-    return lost(schedule, session.stages), schedule.best_stage
+    return lost(schedule, session.stages), schedule.best_stage, schedule.best

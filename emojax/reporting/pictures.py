@@ -104,13 +104,13 @@ def _with_gaps(values_N: np.ndarray, mask_N: np.ndarray) -> np.ndarray:
 
 
 def plot_timeline(
-    path: str | Path,
+    path: str | Path | None,
     *,
     title: str,
     seconds_N: np.ndarray,
     labels: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     references: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-) -> None:
+) -> Figure:
     """Draws annotated and predicted continuous labels of one video over time.
 
     One panel for each label. Spans without annotation are shaded and the line of the annotation
@@ -118,7 +118,7 @@ def plot_timeline(
     the partition's, which is computed over all frames at once).
 
     Args:
-        path: PNG to write; folders are made.
+        path: PNG to write, with its folders; None to write nothing.
         title: usually the video's name.
         seconds_N: (N,) time of each frame, seconds.
         labels: label name -> (annotated_N, predicted_N, mask_N); mask_N is False where there is
@@ -154,7 +154,9 @@ def plot_timeline(
         _legend(panel, columns=2 + len(references))
     _title(axes[0], title)
     _time_axis(axes[-1], seconds_N)
-    save_figure(figure, path)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
 
 
 def _limit(axes: Axes, drawn: Sequence[np.ndarray]) -> None:
@@ -176,7 +178,7 @@ def _time_axis(axes: Axes, seconds_N: np.ndarray) -> None:
 
 
 def plot_probabilities(
-    path: str | Path,
+    path: str | Path | None,
     *,
     title: str,
     seconds_N: np.ndarray,
@@ -184,14 +186,14 @@ def plot_probabilities(
     probabilities_NC: np.ndarray,
     active_NC: np.ndarray,
     mask_NC: np.ndarray,
-) -> None:
+) -> Figure:
     """Draws predicted probabilities of classes or action units of one video over time.
 
     A heat map with one row for each name. The strip at the foot of a row is orange where the
     class is annotated, grey where there is no annotation.
 
     Args:
-        path: PNG to write; folders are made.
+        path: PNG to write, with its folders; None to write nothing.
         title: usually the video's name.
         seconds_N: (N,) time of each frame, seconds, not decreasing.
         names: C row names.
@@ -230,7 +232,9 @@ def plot_probabilities(
         axes.axhline(row - 0.5, color="white", linewidth=1.5)
     _title(axes, title)
     _time_axis(axes, seconds_N)
-    save_figure(figure, path)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
 
 
 def _strips(active_CT: np.ndarray, mask_CT: np.ndarray) -> np.ndarray:
@@ -249,7 +253,7 @@ _PRESENT: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 
 
 def plot_video(
-    path: str | Path,
+    path: str | Path | None,
     *,
     task: str,
     title: str,
@@ -258,11 +262,11 @@ def plot_video(
     labels_NK: np.ndarray,
     mask_NK: np.ndarray,
     references: Mapping[str, np.ndarray] | None = None,
-) -> None:
+) -> Figure:
     """Draws the picture that suits a task, for one video: curves, or a heat map.
 
     Args:
-        path: PNG to write; folders are made.
+        path: PNG to write, with its folders; None to write nothing.
         task: name of a row of ``TASKS``.
         title: usually the video's name.
         seconds_N: (N,) time of each frame, seconds.
@@ -277,14 +281,13 @@ def plot_video(
     names, kind = TASKS[task].labels, TASKS[task].kind
     mask_NK = np.asarray(mask_NK, bool)
     if kind in _PRESENT:
-        plot_probabilities(
+        return plot_probabilities(
             path, title=title, seconds_N=seconds_N, names=names, probabilities_NC=decoded_NC,
             active_NC=_PRESENT[kind](labels_NK, len(names)),
             mask_NC=np.broadcast_to(mask_NK, (len(labels_NK), len(names))),
         )  # fmt: skip
-        return
     columns = list(enumerate(names))
-    plot_timeline(
+    return plot_timeline(
         path,
         title=title,
         seconds_N=seconds_N,

@@ -114,6 +114,42 @@ def partition_videos(store: Store, fold: Fold, partition: str) -> list[str]:
     return list(parts[partition])
 
 
+def evaluate_run(
+    run: TrainedRun,
+    store: Store,
+    partition: str,
+    *,
+    baseline: bool | None = None,
+    tuning: Tuning | None = None,
+    postprocessing: Postprocessing | None = None,
+) -> list[FoldResult]:
+    """Predicts a partition of each of a run's folds, and scores it.
+
+    Args:
+        run: what predicts.
+        store: the data.
+        partition: "train", "validation" or "test".
+        baseline: fit ridge + smoothing as well; by default where the run was trained on the store.
+        tuning: see ``evaluate_folds``.
+        postprocessing: see ``evaluate_folds``.
+
+    Raises:
+        InputError: a fold has no such videos, or all replicas diverged.
+    """
+    folds = run.folds(store)
+    videos = [partition_videos(store, fold, partition) for fold in folds]
+    return evaluate_folds(
+        run.session,
+        store,
+        run.predict(store, videos),
+        folds,
+        partition,
+        baseline=run.trained_on(store) if baseline is None else baseline,
+        tuning=tuning,
+        postprocessing=postprocessing,
+    )
+
+
 def evaluate_folds(
     session: Session,
     store: Store,
