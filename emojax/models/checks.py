@@ -1,4 +1,4 @@
-"""What every model refuses while it is traced: bad fields, and streams that do not fit."""
+"""Checks of every model while it is traced: its fields, and streams that do not fit."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ class EMMANet(nn.Module):
         return Sequence(rows_BSH, mask_BS, self.ticks.get(name, 1), self.causal)
 
     def _both_ways(self, name: str) -> bool:
-        """Whether a stream's encoder also runs backward."""
+        """Tells if a stream's encoder also runs backward."""
         return not self.causal and (name == self.anchor or self.context_bidirectional)
 
     def _module(self) -> nn.Module:
@@ -259,7 +259,7 @@ class EMMANet(nn.Module):
         return {"all": self.streams, "anchor": (self.anchor,), "none": ()}[reads]
 
     def extent(self) -> Extent:
-        """What a prediction sees: its own tick.
+        """Returns the ticks that a prediction sees: its own.
 
         Raises:
             InputError: the fusion reads more than the current face.

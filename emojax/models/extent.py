@@ -1,4 +1,4 @@
-"""What predictions depend on in models that can be applied to a sequence of any length."""
+"""The frames that a prediction depends on, of models that take sequences of any length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CARRY = "carry"
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """What a model's ``extent`` says of it, for ``emojax.prediction.full_sequence``.
+    """Holds the answer of a model's ``extent``, for ``emojax.prediction.full_sequence``.
 
     Such a model gives the same prediction of a tick, in any longer sequence, as from the ticks
     ``before`` and ``after`` it alone; the sequence's own ends look like padding.

@@ -205,7 +205,7 @@ class LFAN(nn.Module):
         return predictions, {"losses": {}}
 
     def extent(self) -> Extent:
-        """How far a prediction sees: as far as the deepest TCN."""
+        """Returns the frames that a prediction sees: those of the deepest TCN."""
         blocks = max(len(self.channels[name]) for name in self.streams)
         return tcn_extent(blocks, self.kernel_size, causal=self.causal)
 

@@ -205,7 +205,7 @@ class MultiscaleTCN(nn.Module):
         return predictions, aux
 
     def _branch(self, stream: str, x_BTD: Array) -> dict[str, Array]:
-        """What a stream predicts alone: task -> (B, T, C), one linear layer each."""
+        """Predicts from one stream alone: task -> (B, T, C), one linear layer each."""
         return {
             task: nn.Dense(columns, dtype=jnp.dtype(self.dtype), name=f"branch_{stream}_{task}")(
                 x_BTD
@@ -214,7 +214,7 @@ class MultiscaleTCN(nn.Module):
         }
 
     def extent(self) -> Extent:
-        """How far a prediction sees: as far as the widest TCN.
+        """Returns the frames that a prediction sees: those of the widest TCN.
 
         Raises:
             InputError: there are several streams, and so attention over the whole window.

@@ -125,7 +125,7 @@ class RecurrentBaseline(nn.Module):
         return activate_heads(predictions, self.head_activation), {"losses": {}}
 
     def _encode(self, name: str, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """What one stream passes before streams meet, (B, T, D)."""
+        """Encodes one stream before streams meet, as (B, T, D)."""
         dtype = jnp.dtype(self.dtype)
         x_BTD = zero_where_padded(x_BTD.astype(dtype), mask_BT)
         if self.hidden.get(name, 0):
@@ -141,7 +141,7 @@ class RecurrentBaseline(nn.Module):
         return StackedGRU(tuple(widths), self.dropout, self.causal, dtype, name=name)
 
     def extent(self) -> Extent:
-        """What a prediction sees: its own frame, and the past in the state of GRUs.
+        """Returns the frames that a prediction sees: its own, and the past in the state of GRUs.
 
         Raises:
             InputError: GRUs run in both directions.

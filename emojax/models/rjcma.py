@@ -40,7 +40,7 @@ PAPER_CHANNELS: Mapping[str, tuple[int, ...]] = flax.core.freeze(
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """What the paper and the authors' public code do differently.
+    """Holds the choices in which the paper and the authors' public code differ.
 
     Attributes:
         block: the fusion block.

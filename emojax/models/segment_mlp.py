@@ -69,7 +69,7 @@ class SegmentMLP(nn.Module):
 
         Raises:
             InputError: streams are missing, lengths differ or exceed the window, or a field
-                has a value that cannot be.
+                has a value that is not allowed.
         """
         length = self._checked_length(streams)
         # (K frames, segments), 1 where the frame lies in the segment.

@@ -76,7 +76,7 @@ class LinearHead(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """What the paper and the authors' public code do differently.
+    """Holds the choices in which the paper and the authors' public code differ.
 
     Attributes:
         width: of the Transformer; 0 is that of the concatenated streams.

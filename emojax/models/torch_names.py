@@ -181,7 +181,7 @@ class TorchWeights:
 
 
 def find_modalities(names: Sequence[str], streams: Sequence[str]) -> dict[str, str]:
-    """What a state dict calls each stream: modality there -> stream here, in streams' order.
+    """Finds the names of streams in a state dict: modality there -> stream here, in streams' order.
 
     A stream's own name counts before those of ``MODALITIES``, and no modality counts twice.
 

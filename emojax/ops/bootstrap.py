@@ -1,4 +1,4 @@
-"""How much scores depend on which videos were scored: a block bootstrap over videos.
+"""Intervals of scores under another choice of videos: a block bootstrap over videos.
 
 Frames of one video resemble one another, so videos are drawn and not frames: each draw takes as
 many videos as there are, with replacement, and scores all their frames as one data set. Metric
@@ -41,7 +41,7 @@ class PairedDifference:
 
 
 def drawn_videos(num_videos: int, draws: int, seed: int) -> np.ndarray:
-    """How often each draw takes each video, (draws, videos) int64; every row sums to videos.
+    """Draws videos: counts (draws, videos), int64, of which every row sums to videos.
 
     Depends on nothing but the arguments, so that systems can be compared on the same draws.
     """

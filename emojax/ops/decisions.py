@@ -24,7 +24,7 @@ _ROUNDS = 20
 
 @dataclasses.dataclass(frozen=True)
 class DecisionRule:
-    """How predictions of a kind of task are tuned.
+    """Tunes the decisions of a kind of task.
 
     Attributes:
         parameter: what is tuned, one number per column: "threshold" or "offset".

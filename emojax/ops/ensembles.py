@@ -1,4 +1,4 @@
-"""How the predictions of several members (replicas) become one.
+"""Joins the predictions of several members (replicas).
 
 ``mean`` is the plain average. ``ccc_centring`` comes from how gold standards are made of several
 annotators' traces: the organisers' script of AVEC 2016 (Valstar et al. 2016), which Zhang et al.

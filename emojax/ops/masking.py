@@ -48,7 +48,7 @@ def masked_sum(x: Array, mask: Array, axis: Axes = None, *, keepdims: bool = Fal
 
 
 def masked_count(x: Array, mask: Array, axis: Axes = None, *, keepdims: bool = False) -> Array:
-    """How many entries of ``x`` ``masked_sum`` sums over, in the dtype of ``x``."""
+    """Counts the entries of ``x`` that ``masked_sum`` sums over, in the dtype of ``x``."""
     xp = namespace(x, mask)
     ones = xp.where(mask, xp.ones_like(x), xp.zeros_like(x))
     return ones.sum(axis=axis, keepdims=keepdims)

@@ -106,7 +106,7 @@ def unit_log_loss(probability_BTC: Array, target_BTC: Array, mask_BTC: Array) ->
 
 @flax.struct.dataclass
 class Outcomes:
-    """What is kept of a task whose labels are decisions: the decisions, and how sure they were.
+    """Metric state of a task whose labels are decisions: their counts, and their log loss.
 
     Attributes:
         decisions: outcomes of what was decided.

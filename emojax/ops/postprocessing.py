@@ -1,4 +1,4 @@
-"""What may be done to predictions after the model: smoothing over time, and clipping.
+"""Postprocessing of predictions: smoothing over time, and clipping.
 
 Filters work on seconds, not on numbers of frames, so a jump in the clock is a gap: frames beyond
 it count as far away as they are. Each output is a weighted mean of the frames in reach, so

@@ -1,4 +1,4 @@
-"""How much a prediction moves from one step of a video to the next."""
+"""Measures how much a prediction moves from one step of a video to the next."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ ScoreFn = Callable[[Any], Array]
 
 @dataclasses.dataclass(frozen=True)
 class TaskOps:
-    """What training and evaluation do with one task.
+    """Holds the functions by which training and evaluation treat one task.
 
     A *target* is what a replica may be trained and selected for on its own: a dimension, an
     action unit, or all classes of a categorical task together.
