@@ -1,7 +1,7 @@
 """Studies of trained runs: ``emojax analyse STUDY --checkpoint=RUN [--partition=test]``.
 
     missing  scores while more and more frames of a modality go missing (ExpTrm, section 5.3)
-    streams  the worth of each stream: left out, and with another video's rows
+    streams  fall of the scores without a stream, and with another video's rows in its place
     compare  differences between two or more runs: Fisher's z and a bootstrap over videos
 
 Tables (CSV), ``study.json`` and pictures go to RUN/analysis/STUDY/PARTITION.
@@ -43,13 +43,13 @@ def define_flags(define: cli.Flags) -> None:
     define.multi_string(
         "checkpoint", None, "The --workdir of a training run; several to compare.", required=True
     )
-    define.integer("step", None, "Which saved step; the latest by default.")
+    define.integer("step", None, "The saved step to open; the latest by default.")
     define.string("store", "", "Store to study on; the (first) training store by default.")
     define.enum(
-        "partition", "validation", ["train", "validation", "test"], "Which videos of the fold(s)."
+        "partition", "validation", ["train", "validation", "test"], "Videos of the fold(s)."
     )
     define.string("out", "", "Folder; RUN/analysis/STUDY/PARTITION[-on-NAME] by default.")
-    define.integer("seed", 0, "Of everything that is drawn.", lower_bound=0)
+    define.integer("seed", 0, "Seed of all random draws.", lower_bound=0)
     define.integer(
         "draws", 1000, "streams, compare: draws of the bootstrap over videos.", lower_bound=1
     )
@@ -57,7 +57,7 @@ def define_flags(define: cli.Flags) -> None:
         "by",
         None,
         ["modality", "stream"],
-        "What goes at once; by modality in the study missing, by stream in streams.",
+        "Unit that is left out: by default a modality in missing, a stream in streams.",
     )
     define.list(
         "percent",
@@ -76,7 +76,7 @@ def define_flags(define: cli.Flags) -> None:
     define.integer(
         "shuffles",
         5,
-        "streams: how many other videos each video gets a stream of; 0 for none.",
+        "streams: number of other videos whose rows replace those of a video; 0 for none.",
         lower_bound=0,
     )
 
@@ -190,7 +190,7 @@ def _compare(
 
 @dataclasses.dataclass(frozen=True)
 class _Study:
-    """A study, the flags that only some studies have, and whether it takes several runs."""
+    """A study: its function, the flags that not all studies have, the number of runs it takes."""
 
     function: Callable[[flags.FlagValues, Sequence[StudiedRun], Path, Progress], list[StudyTable]]
     options: tuple[str, ...] = ()
@@ -205,7 +205,7 @@ STUDIES: dict[str, _Study] = {
 
 
 def main(given: flags.FlagValues, *words: str) -> None:
-    """Does one study, prints its tables and writes its files."""
+    """Runs one study, prints its tables and writes its files."""
     name, study = _chosen(given, words)
     use_compilation_cache()
     runs = open_studied(given.checkpoint, given.step, given.store, given.partition)
@@ -233,7 +233,7 @@ def main(given: flags.FlagValues, *words: str) -> None:
 
 
 def _chosen(given: flags.FlagValues, words: Sequence[str]) -> tuple[str, _Study]:
-    """The study that is named, checked against flags that it has no use for."""
+    """Returns the study that is named; refuses flags that it does not use."""
     if len(words) != 1 or words[0] not in STUDIES:
         raise InputError(
             "Name one study.",
@@ -249,10 +249,10 @@ def _chosen(given: flags.FlagValues, words: Sequence[str]) -> tuple[str, _Study]
         if given[option].present:
             users = [other for other, each in STUDIES.items() if option in each.options]
             raise InputError(
-                f"The study {name!r} has no use for this flag.",
+                f"The study {name!r} does not use this flag.",
                 field=f"--{option}",
                 found=given[option].value,
-                expected="nothing; it belongs to " + ", ".join(users),
+                expected="no value; the flag belongs to " + ", ".join(users),
             )
     if len(given.checkpoint) > 1 and not study.several:
         raise InputError(
@@ -279,7 +279,7 @@ def _bootstrap(given: flags.FlagValues, runs: Sequence[StudiedRun]) -> str:
 
 
 def _brief(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the scores that pictures show."""
+    """Returns the rows of the scores that pictures show."""
     names: dict[str, list[str]] = {}
     for row in rows:
         names.setdefault(row["task"], []).append(row["score"])
@@ -293,14 +293,14 @@ def _p_text(p: float | None, mark: str) -> str | None:
 
 
 def _numbers(flag: str, words: Sequence[str], low: float, high: float) -> list[float]:
-    """Different numbers of a list flag, in order."""
+    """Returns the distinct numbers of a list flag, in ascending order."""
     try:
         numbers = [float(word) for word in words]
     except ValueError:
         numbers = []
     if not numbers or not all(low <= number <= high for number in numbers):
         raise InputError(
-            "These are no numbers that the study can use.",
+            "The study does not take these numbers.",
             field=f"--{flag}",
             found=",".join(words) or "nothing",
             expected=f"numbers from {low:g} to {high:g}, separated by commas",
@@ -309,11 +309,11 @@ def _numbers(flag: str, words: Sequence[str], low: float, high: float) -> list[f
 
 
 def _choices(flag: str, words: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Different known words of a list flag, in the order of ``known``."""
+    """Returns the distinct words of a list flag, in the order of ``known``."""
     for word in words:
         if word not in known:
             raise InputError(
-                "This is no choice of the flag.",
+                "The flag does not have this choice.",
                 field=f"--{flag}",
                 found=word,
                 expected="some of " + ", ".join(known),

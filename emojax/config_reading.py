@@ -17,12 +17,12 @@ Section = TypeVar("Section")
 
 
 def read(section: type[Section], values: Any, path: str = "config") -> Section:
-    """Checks a mapping against a section, and makes the section of it.
+    """Checks a mapping against a section of the schema, and returns it as that section.
 
     Args:
         section: a class of ``emojax.config_schema``.
-        values: key -> value, of plain types; keys that may be left out take their defaults.
-        path: name of the section in messages, such as "config.train".
+        values: key -> value, of plain types. Keys that are left out take their defaults.
+        path: the name of the section in messages, such as "config.train".
 
     Raises:
         InputError: a key is unknown or missing, or its value has another type or is out of
@@ -128,19 +128,19 @@ def _refusal(field: str, found: object, expected: str, remedy: str | None = None
 
 
 def part(kind: type[Section], section: Any, **changes: Any) -> Section:
-    """Makes a ``kind`` of those values of a section that it has fields for.
+    """Makes a ``kind`` from the values of a section that it has fields for.
 
     Args:
         kind: a class whose fields are some of the section's, such as ``WindowSpec``.
-        section: of a configuration, such as ``config.data``.
-        **changes: fields that take other values.
+        section: a section of a configuration, such as ``config.data``.
+        **changes: values that replace those of the section, by field.
     """
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: getattr(section, name) for name in names} | changes)
 
 
 def as_plain(config: Any) -> Any:
-    """Turns sections, nested mappings and sequences into dicts and lists that JSON knows."""
+    """Turns sections, nested mappings and sequences into dicts and lists, as JSON has them."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {f.name: as_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, Mapping) or hasattr(config, "items"):

@@ -16,14 +16,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What the value of a key means, and which values it may have.
+    """The meaning of a key and the values that it may have.
 
     Attributes:
-        about: the meaning, for docs/configuration.md.
-        required: True for a key that a configuration may not leave out.
-        runtime: True for a key that changes how fast a run is and how much memory it takes, but
-            not what it computes. Such keys may change when a run is resumed.
-        choices: the allowed values; empty for no such list.
+        about: the meaning, as docs/configuration.md prints it.
+        required: True for a key that every configuration must have.
+        runtime: True for a key that changes the speed and the memory of a run, but not its
+            results. Such keys may change when a run is resumed.
+        choices: the allowed values; empty if the key is not limited to a list.
         least: the smallest allowed number.
         above: a number that the value must exceed.
         below: a number that the value must stay under.

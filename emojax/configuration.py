@@ -1,4 +1,4 @@
-"""What the files in ``configs/`` start from, so that each says only what is its own.
+"""Defaults for the files in ``configs/``, so that each sets only what differs.
 
 ``python -m emojax.configuration > docs/configuration.md`` writes the table of all keys.
 """

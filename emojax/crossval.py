@@ -3,7 +3,7 @@
 Trains all folds of the store, times the configuration's targets and seeds, as replicas of one
 program; a run that was interrupted is continued and one that is finished is not trained again.
 Then it prints and saves the scores of every fold and seed, their means and spread, out-of-fold
-predictions and, where the test videos are annotated, the ensembles of all folds on them.
+predictions and, where the test videos are annotated, the scores of the ensemble of all folds.
 """
 
 from __future__ import annotations
@@ -46,30 +46,30 @@ from emojax.training.train_run import open_training, train_run, training_store
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     define.config("Configuration file, see configs/.", required=True)
-    define.string("workdir", None, "Folder of the run; made if it is not there.", required=True)
-    define.bool("overwrite", False, "Discard a run that lies in the workdir.")
+    define.string("workdir", None, "Folder of the run; created if missing.", required=True)
+    define.bool("overwrite", False, "Delete the run in the workdir, and start anew.")
     define.list(
         "folds", ["all"], "Folds to train, instead of config.replicas.folds: names, or all."
     )
     define.enum(
-        "partition", "validation", ["train", "validation", "test"], "What each fold is scored on."
+        "partition", "validation", ["train", "validation", "test"], "Videos to score each fold on."
     )
     define.list(
         "postprocess",
         [],
-        "Also score predictions after these: smooth (a fold's width is tuned on the out-of-fold "
-        "predictions of the others), clip.",
+        "Also score postprocessed predictions: smooth (a fold's width is tuned on the out-of-fold "
+        "predictions of the other folds), clip.",
     )
     define.enum(
         "smoother",
         "moving_average",
         list(SMOOTHERS),
-        "How predictions are smoothed; the exponential one is causal.",
+        "Kernel of the smoothing; the exponential one is causal.",
     )
 
 
 def main(given: flags.FlagValues) -> None:
-    """Trains what is not trained yet, scores all folds, prints and saves."""
+    """Trains the folds that are not trained yet, scores all folds, prints and saves the scores."""
     start()
     keep_freed_memory()
     config = cli.read_config(given)
@@ -105,7 +105,7 @@ def main(given: flags.FlagValues) -> None:
 def _report(
     given: flags.FlagValues, found: CrossValidation, run: TrainedRun, store: Store, workdir: Path
 ) -> None:
-    """Prints and writes what was found."""
+    """Prints and writes the scores and the predictions."""
     console = cli.console()
     cli.tell(checkpoint_step=run.step, folds=len(found.results), scores=headline(found.results))
     _show(found, store, run.session, console)
@@ -156,7 +156,7 @@ def _show(found: CrossValidation, store: Store, session: Session, console: Conso
 
 
 def _seeds_table(found: CrossValidation, task: str, title: str, console: Console) -> None:
-    """Every seed's own scores beside the ensemble of a fold's seeds."""
+    """Prints the scores of every seed beside those of the ensemble of a fold's seeds."""
     labels = list(dict.fromkeys(label for seeds in found.seeds.values() for label in seeds))
     if len(labels) < 2:
         return  # the table of folds says the same
@@ -212,7 +212,7 @@ def _save(folder: Path, found: CrossValidation, store: Store, session: Session, 
     folds = [result.fold for result in found.results]
     path = folder / "folds.png"
     plot_folds(path, title=title, folds=folds, panels=panels, seeds=seeds, bar=OURS)
-    # Last and at once, because it is what tells that everything is there.
+    # Written last and atomically: whoever finds this file may rely on all the others.
     text = json.dumps(document(found, session, store, step), indent=1) + "\n"
     replace_text(folder / "scores.json", text, "The scores")
 

@@ -1,14 +1,14 @@
-"""Errors that are not our bugs, and the status that a command then ends with.
+"""Errors that are not bugs of emojax, and the exit status of a command for each.
 
-    0    done
-    1    wrong flags, told by their parser; or a bug of ours, with its traceback
+    0    success
+    1    wrong flags, reported by their parser; or a bug of emojax, with its traceback
     2    bad input: ``InputError``
-    74   the machine failed, and the input was right: ``MachineError``
-    75   stopped by SIGTERM with everything saved, call again to continue: ``Stopped``
+    74   the machine failed and the input was right: ``MachineError``
+    75   stopped by SIGTERM with everything saved; the same command continues: ``Stopped``
     76   another process of the run was lost: ``LostProcess``
     130  interrupted, as by Ctrl-C: ``Stopped``, or ``KeyboardInterrupt`` before training
 
-``emojax.commands.cli`` is what turns exceptions into these. 74 and 75 are EX_IOERR and EX_TEMPFAIL
+``emojax.commands.cli`` turns exceptions into these. 74 and 75 are EX_IOERR and EX_TEMPFAIL
 of sysexits.h.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 INTERRUPTED = 130
 
-# What a write says when the machine, not the input, is at fault. EFBIG is a limit of the user's
+# Error numbers of a write for which the machine, not the input, is at fault. EFBIG is a limit
 # on the size of files.
 _MACHINE = (
     errno.ENOSPC,
@@ -35,33 +35,33 @@ _MACHINE = (
     errno.EACCES,
     errno.EPERM,
 )
-# Of those, what can be helped by more space.
+# Those of them that more space resolves.
 _SPACE = (errno.ENOSPC, errno.EDQUOT)
-# Reading never meets these, so they need no word from who was writing.
+# Reading never raises these, so they always mean a failed write.
 _WRITES_ALONE = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
 
 
 def closest(word: object, known: Iterable[str]) -> str | None:
-    """A remedy that names the known word nearest to a misspelt one, or None."""
+    """Returns a remedy that names the known word nearest to a misspelt one, or None."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f"did you mean {close[0]}?" if close else None
 
 
 class InputError(Exception):
-    """Bad input, told on one screen: where, what was found, what was expected, what to do.
+    """Bad input. The message says where it is, what was found, what was expected and what to do.
 
-    Entry points print it without a traceback and exit with its status; anything else that
-    escapes is a bug of ours and keeps its traceback.
+    Commands print it without a traceback and exit with its status. Any other exception that
+    escapes is a bug of emojax and keeps its traceback.
 
     Attributes:
-        status: that the command ends with.
+        status: the exit status of the command.
 
     Args:
-        summary: one sentence.
+        summary: one sentence that says what is wrong.
         file: the file or folder concerned, if any.
         field: the stream, label, option or record concerned, if any.
-        found: what is there.
-        expected: what should be there.
+        found: the value or content that is there.
+        expected: the value or content that should be there.
         remedy: what the user can do about it.
     """
 
@@ -89,42 +89,42 @@ class InputError(Exception):
         super().__init__(summary)
 
     def within(self, file: str | Path, remedy: str) -> InputError:
-        """The same, about this file and with this remedy where it tells none of its own."""
+        """Returns this error with the file and, if it has no remedy of its own, with this one."""
         details: dict[str, Any] = {"file": file, "remedy": remedy} | self.details
         return InputError(self.summary, **details)
 
     def __str__(self) -> str:
-        """The summary and one indented line for each detail that is known."""
+        """Returns the summary and one indented line for each detail that is known."""
         lines = [self.summary]
         lines += [f"  {key + ':':<10}{value}" for key, value in self.details.items()]
         return "\n".join(lines)
 
 
 class MachineError(InputError):
-    """The disk is full, the folder read-only, a quota reached; nothing is wrong with the input.
+    """A failure of the machine: a full disk, a read-only folder or a quota; the input is right.
 
-    Takes what ``InputError`` takes.
+    Takes the arguments of ``InputError``.
     """
 
     status = 74
 
 
 class LostProcess(InputError):  # noqa: N818 - it is a process that was lost, not an error
-    """Another process of the same run ended or does not answer. Takes what ``InputError`` takes."""
+    """The loss of another process of the run. Takes the arguments of ``InputError``."""
 
     status = 76
 
 
-class Stopped(Exception):  # noqa: N818 - somebody asked for it
-    """A run was asked to stop, has saved everything and can be continued.
+class Stopped(Exception):  # noqa: N818 - a request, not an error
+    """The end of a run that was asked to stop, has saved everything and can be continued.
 
     Attributes:
-        status: that the command ends with: 75, or 130 for an interruption at the keyboard.
+        status: the exit status of the command: 75, or 130 for an interruption at the keyboard.
 
     Args:
-        signal_name: such as "SIGTERM".
-        step: that was saved.
-        workdir: where.
+        signal_name: the signal, such as "SIGTERM".
+        step: the step that was saved.
+        workdir: the folder of the run.
     """
 
     def __init__(self, signal_name: str, step: int, workdir: str | Path) -> None:
@@ -147,15 +147,16 @@ def machine_error(
 ) -> MachineError | None:
     """Returns the error of a failed write if the machine is at fault, else None.
 
-    Libraries that write (Orbax, TensorStore) put the system's words into exceptions of their
-    own, so the text of the exception and of its causes is looked at, too.
+    Libraries that write (Orbax, TensorStore) put the system's message into exceptions of their
+    own, so the text of the exception and of its causes is searched, too.
 
     Args:
-        error: that was caught.
-        file: what was written.
-        what: for people, as in "The checkpoint".
-        kept: what the user need not fear for, added to the remedy.
-        writes_alone: leaves out what reading may meet as well, such as a refused permission.
+        error: the exception that was caught.
+        file: the file or folder that was written.
+        what: its name in the message, such as "The checkpoint".
+        kept: a phrase that says what is still safe on disk; added to the remedy.
+        writes_alone: if True, ignores failures that reading can meet as well, such as a refused
+            permission.
     """
     number = _errno(error, _WRITES_ALONE if writes_alone else _MACHINE)
     if number is None:
@@ -170,22 +171,22 @@ def machine_error(
         f"{what} could not be written.",
         file=file,
         found=os.strerror(number),
-        expected="a folder that can be written to, with space left",
+        expected="a writable folder with free space",
         remedy=f"{remedy}; {kept}" if kept else remedy,
     )
 
 
 @contextlib.contextmanager
 def writing(file: str | Path | None, what: str, *, kept: str = "") -> Iterator[None]:
-    """Tells a failed write within its block as ``MachineError``; see ``machine_error``.
+    """Raises a failed write within its block as ``MachineError``; see ``machine_error``.
 
     Args:
-        file: what is written.
-        what: for people, as in "The checkpoint".
-        kept: what the user need not fear for.
+        file: the file or folder that is written.
+        what: its name in the message, such as "The checkpoint".
+        kept: a phrase that says what is still safe on disk.
 
     Raises:
-        MachineError: the machine is at fault. Other exceptions pass as they are.
+        MachineError: the machine is at fault. Other exceptions pass unchanged.
     """
     try:
         yield

@@ -2,8 +2,8 @@
 
 The page shows scores with confidence intervals, each video's predictions and annotations over
 time, confusion matrices, learning curves, data and configuration; several runs are compared.
-It is one file that loads nothing, so it can be mailed and opened offline. It is made from the
-files that training and evaluation left; another partition than validation is evaluated first:
+It is one file that loads nothing else, so it can be mailed and opened offline. It is made from
+the files that training and evaluation wrote. Evaluate other partitions than validation first:
 
     emojax evaluate --checkpoint=RUN --partition=test
     emojax report RUN --partition=test
@@ -27,10 +27,10 @@ def define_flags(define: cli.Flags) -> None:
     define.string(
         "out",
         "",
-        "File to write; RUN/report-PARTITION.html, or of several runs ./report-PARTITION.html.",
+        "File to write; RUN/report-PARTITION.html, or for several runs ./report-PARTITION.html.",
     )
     define.string(
-        "partition", "validation", "What was evaluated: validation, test, or validation-on-STORE."
+        "partition", "validation", "Evaluation to show: validation, test, or validation-on-STORE."
     )
     define.integer(
         "draws", DRAWS, "Bootstrap draws behind each confidence interval.", lower_bound=100
@@ -45,11 +45,11 @@ def main(given: flags.FlagValues, *workdirs: str) -> None:
     out = Path(given.out) if given.out else folder / f"report-{partition}.html"
     if out.is_dir():
         raise InputError(
-            "The page cannot be written there.",
+            "The page needs the name of a file.",
             file=out,
             field="--out",
             found="a folder",
-            expected="a file that is to be written",
+            expected="the path of the HTML file to write",
             remedy=f"name the file: --out={out / 'report.html'}",
         )
     write_page(out, runs, partition, draws=given.draws)

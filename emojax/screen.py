@@ -1,4 +1,4 @@
-"""Decides which lines a command shows; every console and progress bar asks here.
+"""Decides which lines a command shows; every console and progress bar asks this module.
 
 The level is that of Python's logger "emojax", so a program that uses the package as a library
 sets it as it sets others: ``logging.getLogger("emojax").setLevel(logging.WARNING)``.
@@ -21,7 +21,7 @@ LEVELS = {
     "debug": logging.DEBUG,
 }
 _LOGGER = logging.getLogger("emojax")
-# How a line that tells of a danger begins, here and in all that is printed.
+# The beginning of every warning that a command prints.
 _WARNING = "warning:"
 
 
@@ -49,12 +49,12 @@ def shown(line: str = "") -> bool:
 
 
 def console(*, stderr: bool = False, wide: bool = False, asked: bool = False) -> Console:
-    """A console that is silent where nothing but warnings or errors is wanted.
+    """Returns a console that is silent if only warnings or errors are to be shown.
 
     Args:
-        stderr: standard error instead of standard output.
-        wide: a file or a pipe gets lines that need no folding.
-        asked: what it shows is what the command was asked for, so it is never silent.
+        stderr: if True, writes to standard error instead of standard output.
+        wide: if True, a file or a pipe gets long lines that are not folded.
+        asked: if True, the output is the purpose of the command, so it is always shown.
     """
     quiet = not asked and not shown()
     plain = Console(stderr=stderr, quiet=quiet)
@@ -64,6 +64,6 @@ def console(*, stderr: bool = False, wide: bool = False, asked: bool = False) ->
 
 
 def say(line: object) -> None:
-    """Prints one line on standard output, if it is shown."""
+    """Prints one line on standard output, if the current level shows it."""
     if shown(str(line)):
         print(line)

@@ -1,4 +1,4 @@
-"""Finds what comes with emojax: its configurations, and the builders that write stores.
+"""Finds the configurations that come with emojax and the builders that write stores.
 
 An installed emojax holds them as ``emojax.configs`` and ``emojax.builders``. In a checkout they are
 the folders ``configs/`` and ``data/`` beside ``emojax/``.
@@ -30,7 +30,7 @@ def config_names() -> list[str]:
 
 
 def find_config(text: str) -> str:
-    """Returns the path of a configuration that is given by its name or by its path.
+    """Returns the path of a configuration that is named or given by its path.
 
     Args:
         text: a name such as "rjcma", or the path of a Python file; a variant may follow, as in
@@ -40,7 +40,7 @@ def find_config(text: str) -> str:
         The path, with the variant if there was one.
 
     Raises:
-        InputError: there is neither a configuration of this name nor a file of this path.
+        InputError: no configuration has this name, and no file has this path.
     """
     file, colon, variant = text.partition(":")
     if file in config_names():

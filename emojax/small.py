@@ -1,12 +1,12 @@
-"""How a system is made small, for two cores or for a test; each configuration file says it once.
+"""Makes a system small, for two cores or for a test; each configuration file says how.
 
 A configuration file defines
 
     SMALL = Small(widths={"channels": 16, "head_width": 4}, windows=SIXTHS, epochs=8)
 
-Its ``simulated`` variants, the budgets of ``emojax.tables``, the benchmarks and the tests that look
-at every model take it from there. ``SMALL`` may be left out: then nothing of the model shrinks, and
-tables are made with ``--budget=paper`` alone.
+Its ``simulated`` variants, the budgets of ``emojax.tables``, the benchmarks and the tests of every
+model read it. ``SMALL`` may be left out: then the model keeps its size, and tables can only be made
+with ``--budget=paper``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from emojax.config_reading import as_plain, flatten
 
-# Widths that "small" and "tiny" do not go below, and by how much "tiny" divides more.
+# The smallest widths of "small" and "tiny", and the further divisor of "tiny".
 SMALL_FLOOR, TINY_FLOOR = 32, 4
 TINY_DIVISOR = 16
 
@@ -30,7 +30,7 @@ class Windows:
     """Windows and batches of a small training: dotted keys, which may hold ``*``, and values.
 
     Attributes:
-        small: for two cores.
+        small: changes for a training on two cores.
         tiny: changes to ``small`` for a training that only shows that everything runs.
     """
 
@@ -63,23 +63,23 @@ SIXTHS = Windows(
 
 @dataclasses.dataclass(frozen=True)
 class Small:
-    """What makes a system small.
+    """The changes that make a system small.
 
-    A width is divided by its number in ``widths``, but not to less than 32; in the tiny form by
-    16 times that number, but not to less than 4. A width below the floor stays. Of several widths,
-    one for each layer, the tiny form keeps the last.
+    A width is divided by its divisor in ``widths``, but never to less than 32. The tiny form
+    divides by 16 times that divisor, but never to less than 4. A width below the floor stays. Of
+    a sequence of widths, one for each layer, the tiny form keeps only the last.
 
     Attributes:
         widths: field of the model -> divisor. The field holds a width, a sequence of widths, or a
             mapping from streams to either.
-        fields: field of the model -> another value, in place of a division.
+        fields: field of the model -> the value it takes, in place of a division.
         tiny_fields: changes to ``fields`` in the tiny form.
-        least: field of the model -> greatest value in the tests of every model. For fields that
-            the rows of a published table differ in, which budgets must therefore leave alone.
-        windows: of the data.
-        epochs, steps, learning_rate: of the training for two cores; ``steps`` counts those of an
-            epoch.
-        train: dotted key -> another value in a small training.
+        least: field of the model -> greatest value in the tests of every model. Serves fields in
+            which the rows of a published table differ, because budgets must not change those.
+        windows: the windows and batches of a small training.
+        epochs, steps, learning_rate: the schedule of a training on two cores; ``steps`` is the
+            number of steps in an epoch.
+        train: dotted key -> the value it takes in a small training.
         tiny_train: changes to ``train`` in the tiny form.
     """
 
@@ -121,7 +121,7 @@ class Small:
 
         Args:
             config: the configuration.
-            tiny: for a training that only shows that everything runs.
+            tiny: if True, shrinks to a training that only shows that everything runs.
         """
         plain = as_plain(config)
         flat = flatten(plain)
@@ -149,7 +149,7 @@ class Small:
         return {key: value for key, value in changes.items() if as_plain(value) != flat[key]}
 
     def _model(self, model: Mapping[str, Any], *, tiny: bool) -> dict[str, Any]:
-        """Fields of the model that change, of those that it has."""
+        """Returns the fields of the model that change, with their new values."""
         changes = {
             field: _narrow(model[field], divisor, tiny=tiny)
             for field, divisor in self.widths.items()

@@ -1,4 +1,4 @@
-"""Weights as files, out and in: ``emojax weights COMMAND --flags``.
+"""Exports and imports weights as files: ``emojax weights COMMAND --flags``.
 
     export        --checkpoint=RUN --out=FILE.safetensors [--replica=NAME] [--step=STEP]
     import        --weights=FILE,FILE,... --out=RUN [--store=STORE]
@@ -8,8 +8,8 @@
 
 ``export`` writes one self-contained file for each replica; ``import`` makes a folder of such
 files that emojax.evaluate and emojax.predict open. ``import_torch`` does so with state dicts of
-public PyTorch models, whose names ``layouts`` lists beside ours. A run of several replicas takes
---weights=valence=FILE,arousal=FILE. No command opens a file that could hold code.
+public PyTorch models; ``layouts`` lists their names beside those of emojax. A run of several
+replicas takes --weights=valence=FILE,arousal=FILE. No command opens a file that could hold code.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from emojax.specs import STREAMS
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     define.string("checkpoint", "", "export: the --workdir of a training run.")
-    define.integer("step", None, "export: which saved step; the latest by default.")
+    define.integer("step", None, "export: the saved step; the latest by default.")
     define.string("replica", "", "export: one replica's name; all by default.")
     define.string("out", "", "export: the file; import, import_torch: the run's folder.")
-    define.string("store", "", "import: store to evaluate on; may be named later.")
+    define.string("store", "", "import: store to evaluate on; can also be named later.")
     define.list(
         "weights", [], "import: files or a folder of them; import_torch: FILE, or REPLICA=FILE,..."
     )
-    define.enum("layout", None, list(LAYOUTS), "import_torch: whose names.")
+    define.enum("layout", None, list(LAYOUTS), "import_torch: model of the state dicts.")
     define.enum(
         "statistics",
         "public",
         list(STATISTICS),
-        "import_torch: how features are normalised. public: as the public code does, one mean "
-        "and deviation for a stream that passed no backbone; store: each column, by the "
-        "training fold; identity: not at all.",
+        "import_torch: normalisation of the features. public: as in the public code, one mean "
+        "and deviation for each stream that passed no backbone; store: each column, by the "
+        "training fold; identity: none.",
     )
     define.list(
         "modalities", [], "import_torch: the streams' names there, in config.data.streams' order."
@@ -59,12 +59,12 @@ def define_flags(define: cli.Flags) -> None:
 
 
 def export(given: flags.FlagValues) -> None:
-    """Writes the best weights of each replica, or of one."""
+    """Writes the best weights of every replica, or of the one that is named."""
     run = open_run(_needed(given, "checkpoint"), given.step)
     names = run.session.names
     if given.replica and given.replica not in names:
         raise InputError(
-            "The run has no such replica.",
+            "The run has no replica of this name.",
             field="--replica",
             found=given.replica,
             expected="one of " + ", ".join(names),
@@ -81,7 +81,7 @@ def export(given: flags.FlagValues) -> None:
 
 
 def import_(given: flags.FlagValues) -> None:
-    """Makes a run folder of exported files."""
+    """Makes a run folder from exported files."""
     use_compilation_cache()
     paths: list[Path] = []
     for name in _parts(given.weights):
@@ -94,7 +94,7 @@ def import_(given: flags.FlagValues) -> None:
 
 
 def import_state_dicts(given: flags.FlagValues) -> None:
-    """Makes a run folder of PyTorch state dicts, and tells what went where."""
+    """Makes a run folder from PyTorch state dicts, and prints where each tensor went."""
     use_compilation_cache()
     layout, out = _needed(given, "layout"), cli.folder("out", _needed(given, "out"))
     files = _named_files(_parts(given.weights))
@@ -118,13 +118,13 @@ def import_state_dicts(given: flags.FlagValues) -> None:
 
 
 def layouts(given: flags.FlagValues) -> None:
-    """Lists the name maps."""
+    """Prints the name maps."""
     for name, layout in LAYOUTS.items():
         if given.layout not in (None, name):
             continue
         table = _table("there", "here", "form", title=f"{name}: {layout.source}")
         for rule in layout.rules:
-            path = f"taken away from {rule.path}" if rule.subtract else rule.path
+            path = f"subtracted from {rule.path}" if rule.subtract else rule.path
             table.add_row("\n".join(rule.names), path, rule.transform)
         for pattern, reason in layout.unused.items():
             table.add_row(pattern, f"not used: {reason}", "")
@@ -143,7 +143,7 @@ def main(given: flags.FlagValues, *arguments: str) -> None:
     """Runs the command that was named, with the flags that were given."""
     if len(arguments) != 1 or arguments[0] not in COMMANDS:
         raise InputError(
-            "Say what to do with weights.",
+            "Name one command.",
             field="command",
             found=" ".join(arguments) or "nothing",
             expected="one of " + ", ".join(COMMANDS),
@@ -169,7 +169,7 @@ def _parts(values: Sequence[str]) -> list[str]:
 
 
 def _named_files(values: Sequence[str]) -> dict[str, str]:
-    """--weights=FILE or --weights=NAME=FILE,... as replica name ("" for any) -> file."""
+    """Parses --weights=FILE or --weights=NAME=FILE,...: replica name ("" for any) -> file."""
     files: dict[str, str] = {}
     for text in values:
         # A file's own name may hold "=".
@@ -189,13 +189,13 @@ def _named_files(values: Sequence[str]) -> dict[str, str]:
 
 
 def _report(replica: TorchReplica) -> None:
-    """What became of one state dict."""
+    """Prints the outcome of importing one state dict."""
     weights = replica.weights
     table = _table("there", "here", title=f"{replica.replica}: {replica.path}")
     for name, path in weights.taken.items():
         table.add_row(name, path)
     for path in weights.missing:
-        table.add_row("missing", f"{path}: initial values, for this replica does not use it")
+        table.add_row("missing", f"{path}: keeps its initial values; this replica does not use it")
     reasons: dict[str, list[str]] = {}
     for name, reason in weights.unused.items():
         reasons.setdefault(reason, []).append(name)
@@ -226,7 +226,7 @@ def _tell(run: TrainedRun) -> None:
 
 
 def _slug(name: str) -> str:
-    """A replica's name as part of a file's."""
+    """Turns a replica's name into a part of a file name."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", name)
 
 
