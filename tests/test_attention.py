@@ -20,6 +20,7 @@ from emojax.layers.attention import (
     sinusoidal_positions,
 )
 from emojax.layers.transformer import EncoderLayer, TransformerEncoder
+from tests.applying import run as jitted
 from tests.torch_encoder import attention_names, encoder_names, load, relative_error
 
 KEY = jax.random.key(0)
@@ -229,7 +230,7 @@ def test_a_padded_window_is_the_cut_one(norm: str) -> None:
     module = TransformerEncoder(2, 2, HIDDEN, dropout=0.0, norm=norm, final_norm=norm == "pre")
     for b, length in enumerate(LENGTHS):
         cut = np.ones((1, length), bool)
-        alone = module.apply({"params": params}, x[b : b + 1, :length], cut, train=False)
+        alone = jitted(module, {"params": params}, x[b : b + 1, :length], cut, train=False)
         np.testing.assert_allclose(padded[b, :length], alone[0], rtol=1e-5, atol=1e-5)
 
 
@@ -245,7 +246,7 @@ def test_dropout_acts_in_training_only_and_also_on_the_weights() -> None:
     run = jax.jit(functools.partial(module.apply, train=True))
     keys = jax.random.split(KEY, 2)
     first, second = (run({"params": params}, x, alike, mask, rngs={"dropout": key}) for key in keys)
-    clean = module.apply({"params": params}, x, alike, mask, train=False)
+    clean = jitted(module, {"params": params}, x, alike, mask, train=False)
     assert not np.allclose(first, second)
     np.testing.assert_allclose(np.mean(first, axis=1), np.mean(clean, axis=1), rtol=0.2, atol=0.1)
 
@@ -263,7 +264,7 @@ def test_bfloat16_computes_near_float32_with_float32_parameters() -> None:
         module = TransformerEncoder(2, 2, HIDDEN, dropout=0.0, dtype=dtype)
         variables = jax.jit(functools.partial(module.init, train=False))(KEY, x, mask)
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
-        outputs[dtype] = module.apply(variables, x, mask, train=False)
+        outputs[dtype] = jitted(module, variables, x, mask, train=False)
         assert outputs[dtype].dtype == dtype
     close = np.asarray(outputs[jnp.bfloat16], np.float32)
     np.testing.assert_allclose(close, outputs[jnp.float32], rtol=0.1, atol=0.1)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +29,7 @@ from tests.emma_nets import (
     losses_of,
     randomised,
 )
+from tests.refusals import refused
 
 # ---- streams and rates --------------------------------------------------------------------
 
@@ -212,76 +212,55 @@ def test_dropout_acts_in_the_encoders_and_the_head_in_training_only() -> None:
         np.testing.assert_array_equal(run(KEY, False, args=args), run(other, False, args=args))
 
 
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters() -> None:
-    outputs = {}
-    for dtype in ("float32", "bfloat16"):
-        model = build(dtype=dtype)
-        streams, masks = data(model)
-        variables = randomised(model, streams, masks)
-        result, aux, _ = apply(model, variables, streams, masks)
-        outputs[dtype] = result["expr"]
-        leaves = (result, aux, variables)
-        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(leaves))
-    np.testing.assert_allclose(outputs["bfloat16"], outputs["float32"], rtol=0.1, atol=0.15)
-
-
 # ---- refusals -----------------------------------------------------------------------------
 
 
-def refusal(model: nn.Module, streams: Any, masks: Any) -> str:
-    """The error met while tracing; nothing is computed."""
-    with pytest.raises(InputError) as caught:
-        jax.eval_shape(lambda: model.init(KEY, streams, masks, train=False))
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "field"),
     [
-        ({"fusion": "atention"}, ["model.fusion", "attention"]),
-        ({"anchor": "fann"}, ["model.anchor", "fan, deepspectrum"]),
-        ({"heads": "shared"}, ["model.heads"]),
-        ({"output": "relu"}, ["model.output"]),
-        ({"dropout": 1.0}, ["model.dropout"]),
-        ({"temporal_dropout": -0.1}, ["model.temporal_dropout"]),
-        ({"layers": 0}, ["model.layers", "at least 1"]),
-        ({"window": 0}, ["model.window"]),
-        ({"attention_width": 0}, ["model.attention_width"]),
-        ({"width": 0}, ["model.width"]),
-        ({"width": 5}, ["model.width", "even"]),
-        ({"widths": {"fan": 5}}, ["model.widths.fan", "even"]),
-        ({"widths": {"fann": 4}}, ["model.widths.fann", "did you mean fan?"]),
-        ({"context_bidirectional": True, "widths": {"deepspectrum": 5}}, ["deepspectrum", "even"]),
-        ({"context_bidirectional": True, "causal": True}, ["model.context_bidirectional"]),
-        ({"head_width": -1}, ["model.head_width"]),
-        ({"reconstruction_weight": -1.0}, ["model.reconstruction_weight"]),
-        ({"smoothness_weight": float("nan")}, ["model.smoothness_weight"]),
-        ({"ticks": {"deepspectrum": 0}}, ["model.ticks.deepspectrum"]),
-        ({"fusion": "bilinear", "widths": {"fan": 8}}, ["model.widths", "one width"]),
-        ({"fusion": "additive", "widths": {"deepspectrum": 8}}, ["model.widths", "adds"]),
-        ({"outputs": {}}, ["model.outputs"]),
+        ({"fusion": "atention"}, "model.fusion"),
+        ({"anchor": "fann"}, "model.anchor"),
+        ({"heads": "shared"}, "model.heads"),
+        ({"output": "relu"}, "model.output"),
+        ({"dropout": 1.0}, "model.dropout"),
+        ({"temporal_dropout": -0.1}, "model.temporal_dropout"),
+        ({"layers": 0}, "model.layers"),
+        ({"window": 0}, "model.window"),
+        ({"attention_width": 0}, "model.attention_width"),
+        ({"width": 0}, "model.width"),
+        ({"width": 5}, "model.width"),
+        ({"widths": {"fan": 5}}, "model.widths.fan"),
+        ({"widths": {"fann": 4}}, "model.widths.fann"),
+        (
+            {"context_bidirectional": True, "widths": {"deepspectrum": 5}},
+            "model.widths.deepspectrum",
+        ),
+        ({"context_bidirectional": True, "causal": True}, "model.context_bidirectional"),
+        ({"head_width": -1}, "model.head_width"),
+        ({"reconstruction_weight": -1.0}, "model.reconstruction_weight"),
+        ({"smoothness_weight": float("nan")}, "model.smoothness_weight"),
+        ({"ticks": {"deepspectrum": 0}}, "model.ticks.deepspectrum"),
+        ({"fusion": "bilinear", "widths": {"fan": 8}}, "model.widths"),
+        ({"fusion": "additive", "widths": {"deepspectrum": 8}}, "model.widths"),
+        ({"outputs": {}}, "model.outputs"),
     ],
 )
-def test_bad_fields_are_refused(fields: dict[str, Any], words: list[str]) -> None:
-    text = refusal(build(**fields), *data(build()))
-    for word in words:
-        assert word in text
+def test_bad_fields_are_refused(fields: dict[str, Any], field: str) -> None:
+    assert refused(build(**fields), *data(build())) == field
 
 
 def test_streams_that_do_not_span_the_window_are_refused() -> None:
     model = build()
     streams, masks = data(model)
-    text = refusal(
+    found = refused(
         model,
         streams | {"deepspectrum": streams["deepspectrum"][:, :3]},
         masks | {"deepspectrum": masks["deepspectrum"][:, :3]},
     )
-    assert "field:    deepspectrum" in text
-    assert "3 rows, 3 ticks each" in text
-    assert "12 ticks, as fan" in text
-    assert "openpose" in refusal(build(streams=NAMES), streams, masks)
+    assert found == "deepspectrum"
+    assert refused(build(streams=NAMES), streams, masks) == "openpose"
     slow = build(ticks={"fan": 2})
-    assert "config.data.clock" in refusal(slow, streams, masks)
+    assert refused(slow, streams, masks) == "data.rates.fan"
 
     variables = randomised(model, streams, masks)
     for name in streams:

@@ -1,7 +1,8 @@
 """What every model and every shipped configuration has to do, in one place.
 
 Each variant is built in full size, without computing anything. Variants whose small forms are
-the same program are tested once: one gradient step with two fillings of the padding. What costs
+the same program are tested once: one gradient step, with masks of any form and several fillings of
+the padding. What costs
 further compiling is tested once a model.
 """
 
@@ -52,6 +53,12 @@ def one_of_each() -> dict[str, Variant]:
 quick_jit = functools.partial(jax.jit, compiler_options=quick_compiling())
 DISTINCT = distinct()
 FIRST = one_of_each()
+# Variants whose layers are others than those of the model's first.
+AGREEING = FIRST | {
+    title: variant
+    for title, variant in DISTINCT.items()
+    if variant.make().model.get("variant") == "upstream"
+}
 
 
 def test_every_model_has_a_configuration() -> None:
@@ -99,6 +106,25 @@ def cotangents(session: Session, batch: int) -> dict[str, np.ndarray]:
     }
 
 
+def with_gaps(session: Session, inputs: Inputs, seed: int, share: float) -> Inputs:
+    """The same windows, of whose ticks this share is real, scattered over all streams alike."""
+    spec = session.window_spec
+    real_BT = np.random.default_rng(seed).random(inputs.frames_BT.shape) < share
+    masks = {}
+    for name, mask in inputs.masks.items():
+        ticks_T = (np.arange(mask.shape[1]) - spec.context.get(name, 0)) * spec.ticks_per_row[name]
+        inside_T = (ticks_T >= 0) & (ticks_T < spec.window)
+        masks[name] = mask & real_BT[:, np.where(inside_T, ticks_T, 0)] & inside_T
+    valid = {name: inputs.valid[name] & mask for name, mask in masks.items()}
+    return Inputs(inputs.streams, masks, valid, inputs.frames_BT & real_BT)
+
+
+def only_real(found: Any, frames_BT: np.ndarray) -> Any:
+    """A step's result with the predictions of real frames alone."""
+    (loss, (outputs, state)), gradients = found
+    return loss, {task: y_BTC[frames_BT] for task, y_BTC in outputs.items()}, state, gradients
+
+
 @pytest.mark.parametrize("title", DISTINCT)
 def test_padding_is_never_seen_and_gradients_reach_everything(title: str) -> None:
     session = small_session(DISTINCT[title])
@@ -135,15 +161,26 @@ def test_padding_is_never_seen_and_gradients_reach_everything(title: str) -> Non
         )
 
     variables = random_variables(session)
-    inputs = make_inputs(session, lengths)
-    found = []
-    for value in (0.0, np.nan):
-        poisoned = inputs.poisoned(value)
-        found.append(
-            jax.device_get(
-                step(variables, poisoned.streams, inputs.masks, inputs.valid, inputs.frames_BT)
-            )
+
+    def run(inputs: Inputs, value: float) -> Any:
+        streams = inputs.poisoned(value).streams
+        return jax.device_get(
+            step(variables, streams, inputs.masks, inputs.valid, inputs.frames_BT)
         )
+
+    # Masks of any form, also with gaps and a batch of padding alone.
+    for seed, value in enumerate((np.nan, np.inf, -1e30)):
+        gappy = with_gaps(session, make_inputs(session, lengths), seed, share=0.6 * (seed < 2))
+        clean = run(gappy, 0.0)
+        chex.assert_tree_all_finite(clean)
+        chex.assert_trees_all_equal(
+            only_real(run(gappy, value), gappy.frames_BT), only_real(clean, gappy.frames_BT)
+        )
+        for name, gradient in clean[1][1].items():
+            np.testing.assert_array_equal(gradient[~gappy.masks[name]], 0)
+
+    inputs = make_inputs(session, lengths)
+    found = [run(inputs, value) for value in (0.0, np.nan)]
     assert len(traces) == 1
     (loss, (outputs, state)), (of_params, of_streams) = found[0]
     assert np.isfinite(loss)
@@ -174,10 +211,10 @@ def test_padding_is_never_seen_and_gradients_reach_everything(title: str) -> Non
 # -- once a model --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("name", AGREEING)
 def test_programs_of_a_model_agree(name: str) -> None:
     """Compiled and not, alone and as one of R replicas, padded and cut short, in bfloat16."""
-    session = small_session(FIRST[name])
+    session = small_session(AGREEING[name])
     model = session.model
     first, second = (random_variables(session, seed) for seed in (0, 1))
     inputs = make_inputs(session, (12, 6))
@@ -190,6 +227,11 @@ def test_programs_of_a_model_agree(name: str) -> None:
     expected = compiled(first, *parts)
     near = functools.partial(chex.assert_trees_all_close, rtol=2e-5, atol=2e-5)
     near(predict(model, first, *parts), expected)
+
+    # What padding holds does not reach a real frame in evaluation either.
+    poisoned = compiled(first, inputs.poisoned(np.nan).streams, *parts[1:])
+    for task, y_BTC in poisoned.items():
+        np.testing.assert_array_equal(y_BTC[inputs.frames_BT], expected[task][inputs.frames_BT])
 
     # The order of the streams is that of the model, not of the dict. (jit would sort it.)
     turned = [dict(reversed(part.items())) for part in parts]
@@ -215,7 +257,7 @@ def test_programs_of_a_model_agree(name: str) -> None:
             assert y_BTC.dtype == jnp.float32
             gap = np.abs(y_BTC - expected[task])[inputs.frames_BT].max()
             assert 0 < gap < 0.2, (task, gap)
-        variables = abstract_variables(small_session(FIRST[name], dtype="bfloat16"))
+        variables = abstract_variables(small_session(AGREEING[name], dtype="bfloat16"))
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 

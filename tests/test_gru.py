@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emojax.layers.recurrent import GRU, LSTM, StackedGRU, gru_scan, orthogonal_gates
+from tests.applying import initialised, run
 
 KEY = jax.random.key(0)
 WIDTH, STEPS, CHANNELS = 5, 9, (6, 4)
@@ -54,7 +55,7 @@ def test_a_layer_is_its_equation() -> None:
     shapes = jax.eval_shape(layer.init, KEY, x_BTD, mask_BT)
     rng = np.random.default_rng(1)
     variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
-    y_BTC = layer.apply(variables, x_BTD, mask_BT)
+    y_BTC = run(layer, variables, x_BTD, mask_BT)
 
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
     w, b, u = p["forward_input"]["kernel"], p["forward_input"]["bias"], p["forward_recurrent"]
@@ -188,7 +189,7 @@ def test_each_gate_starts_orthogonal() -> None:
 
 
 def test_each_gate_of_an_lstm_starts_orthogonal() -> None:
-    params = LSTM(4).init(KEY, draw(8, 1, 2, 3), jnp.ones((1, 2), bool))["params"]
+    params = initialised(LSTM(4), draw(8, 1, 2, 3), jnp.ones((1, 2), bool))["params"]
     kernel_HG = np.asarray(params["forward_recurrent"])
     assert kernel_HG.shape == (4, 16)
     for g in range(4):
@@ -211,9 +212,9 @@ def test_dropout_is_between_layers_and_only_in_training() -> None:
     x_BTD, mask_BT = draw(6, 2, STEPS, WIDTH), jnp.ones((2, STEPS), bool)
     for channels, differs in (((4,), False), ((4, 4), True)):
         model = StackedGRU(channels, dropout=0.5)
-        variables = model.init(KEY, x_BTD, mask_BT, train=False)
-        plain = model.apply(variables, x_BTD, mask_BT, train=False)
-        noisy = model.apply(variables, x_BTD, mask_BT, train=True, rngs={"dropout": KEY})
+        variables = initialised(model, x_BTD, mask_BT, train=False)
+        plain = run(model, variables, x_BTD, mask_BT, train=False)
+        noisy = run(model, variables, x_BTD, mask_BT, train=True, rngs={"dropout": KEY})
         assert np.array_equal(plain, noisy) != differs
 
 
@@ -222,9 +223,9 @@ def test_bfloat16_computes_in_it_and_keeps_float32_parameters() -> None:
     outputs = {}
     for dtype in (jnp.float32, jnp.bfloat16):
         model = StackedGRU(CHANNELS, causal=False, dtype=dtype)
-        variables = model.init(KEY, x_BTD, mask_BT, train=False)
+        variables = initialised(model, x_BTD, mask_BT, train=False)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
-        y_BTC = model.apply(variables, x_BTD, mask_BT, train=False)
+        y_BTC = run(model, variables, x_BTD, mask_BT, train=False)
         assert y_BTC.dtype == dtype
         outputs[dtype] = np.asarray(y_BTC, np.float32)
     np.testing.assert_allclose(outputs[jnp.bfloat16], outputs[jnp.float32], rtol=0.1, atol=0.05)

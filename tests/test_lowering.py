@@ -45,6 +45,8 @@ def one_of_each() -> dict[str, Variant]:
 
 
 FIRST = one_of_each()
+# Each model for one platform, and RJCMA for both. The other pairs are lowered nightly.
+IN_CI = {(name, "cuda" if name in SYSTEMS else "tpu") for name in FIRST} | {("rjcma", "tpu")}
 
 
 def lowered(platform: str, program: Callable[..., Any], *arguments: Any) -> jax.export.Exported:
@@ -106,8 +108,8 @@ def test_every_model_is_lowered() -> None:
 
 @pytest.mark.parametrize(
     ("name", "platform"),
-    [(name, platform) for name in FIRST for platform in PLATFORMS
-     if name in SYSTEMS or platform == "tpu"],
+    [pytest.param(name, platform, marks=() if (name, platform) in IN_CI else pytest.mark.nightly)
+     for name in FIRST for platform in PLATFORMS if name in SYSTEMS or platform == "tpu"],
 )  # fmt: skip
 def test_steps_lower(name: str, platform: str) -> None:
     """Loss, gradient and update with its buffers donated; and predicting."""

@@ -179,7 +179,7 @@ def test_recursions_on_fold_1_are_scored_as_evaluate_does(
     assert (workdir / "toy-tiny" / "rjcma.3" / "TABLE.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_exptrm_beside_its_baseline_and_with_missing_frames(store: Path, workdir: Path) -> None:
     command("exptrm.1", "--only=ExpTrm (V)", store=store, workdir=workdir)
     found = document(workdir, "exptrm.1")
