@@ -94,7 +94,7 @@ def model_class(name: str) -> type[nn.Module]:
             found=name,
             expected="a registered model",
             remedy=f"if you trust the file, name it: --register={name}; in Python, call "
-            f"emojax.models.register({name!r})(CLASS) first",
+            f"emojax.register({name!r})(CLASS) first",
         )
     model = _model_in(name) if name in _files() else None
     if model is None:
