@@ -92,6 +92,7 @@ def run_of(folder: Path, workdir: Path, **loss: str) -> None:
     train(Store(config.data.store), workdir, config)
 
 
+@pytest.mark.slow
 def test_a_path_in_the_configuration_trains_and_its_checkpoint_executes_nothing(
     here: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_path_in_the_configuration_trains_and_its_checkpoint_executes_nothing(
             np.testing.assert_array_equal(found[name][task], values)
 
 
+@pytest.mark.slow
 def test_a_registered_model_loss_and_score_train_and_report(here: Path, tmp_path: Path) -> None:
     for file in ("my_loss.py", "my_score.py"):
         execute(file, "--register")

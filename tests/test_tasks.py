@@ -149,6 +149,7 @@ def test_greater_is_better_for_every_selection(task: str) -> None:
         assert (better > worse).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["expr", "ekman", "au"])
 def test_selection_by_loss_is_the_training_loss_of_the_same_frames(task: str) -> None:
     """Early stopping on validation loss: minus the mean over annotated frames."""

@@ -92,6 +92,7 @@ def test_a_wrong_verb_is_bad_input(
     assert errors.count("\n") <= 6
 
 
+@pytest.mark.slow
 def test_commands_run_one_after_another_in_one_process() -> None:
     """Also after one that failed; none sees the flags of another."""
     calls = (
