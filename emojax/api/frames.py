@@ -35,15 +35,16 @@ def prediction_frame(
         predictions: replica -> predictions. The key "" is an ensemble and has no column.
 
     Returns:
-        Columns video, frame (from 0), time (seconds), replica, and one for each label: a value, or
-        the probability of a class or unit; NaN where no replica was trained for it.
+        Columns video, frame (from 1, as in Aff-Wild2), time (seconds), replica, and one for each
+        label: a value, or the probability of a class or unit; NaN where no replica was trained
+        for it.
     """
     columns = label_columns(tasks)
     parts = []
     for replica, by_video in predictions.items():
         for name, by_task in by_video.items():
             times_N = store.read(store.index_of(name)).pts_N
-            head = {"video": name, "frame": np.arange(len(times_N)), "time": times_N}
+            head = {"video": name, "frame": 1 + np.arange(len(times_N)), "time": times_N}
             labels = {
                 label: by_task[task][:, c]
                 for task in tasks

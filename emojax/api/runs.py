@@ -165,9 +165,9 @@ class Run:
             full_sequence: apply the model to whole videos, not to windows, if it allows that.
 
         Returns:
-            A row for every frame: video, frame (from 0), time (seconds), (replica,) and one column
-            for each label of the run's tasks, such as valence and arousal. Classes and units have
-            probabilities.
+            A row for every frame: video, frame (from 1, as in Aff-Wild2), time (seconds),
+            (replica,) and one column for each label of the run's tasks, such as valence and
+            arousal. Classes and units have probabilities.
 
         Raises:
             InputError: the data is not as the model needs it, or all replicas diverged.
