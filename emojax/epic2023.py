@@ -1,8 +1,9 @@
-"""EPiC-2023, all folds as replicas: ``emojax crossval-epic2023 --store=... --workdir=...``.
+"""Trains all folds of EPiC-2023: ``emojax crossval-epic2023 --store=... --workdir=...``.
 
-Trains every fold and seed of the configuration in one program (or continues), predicts each
-fold's test recordings with the mean over its seeds, and prints the official RMSE of each
-scenario beside the twelve teams, training mean and median, and the linear baseline.
+Trains every fold and seed of the configuration in one program, or continues an interrupted run.
+Predicts each fold's test recordings with the mean over its seeds. Prints the official RMSE of
+each scenario beside that of the twelve teams, the training mean and median, and the linear
+baseline.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Row = dict[str, tuple[float, float]]
 
 
 def main(given: flags.FlagValues) -> None:
-    """Trains, predicts, and prints and saves the table."""
+    """Trains and predicts, and prints and saves the table of scores."""
     use_compilation_cache()
     keep_freed_memory()
     config = cli.read_config(given)
@@ -65,7 +66,7 @@ def main(given: flags.FlagValues) -> None:
     for name, fold in folds.items():
         if _scenario(name) not in SCENARIOS or fold.scored_frames is None:
             raise InputError(
-                "This is no fold of EPiC-2023.",
+                "The fold is not one of EPiC-2023.",
                 file=store.path,
                 field="config.replicas.folds",
                 found=name,
@@ -103,11 +104,11 @@ def _report(training: Training, store: Store, folds: Mapping[str, Fold], console
 
 
 def scenario_scores(store: Store, predictions: Mapping[str, Predictions]) -> Row:
-    """Official (valence, arousal) RMSE of each scenario whose folds were predicted.
+    """Returns the official (valence, arousal) RMSE of each scenario whose folds were predicted.
 
     Args:
         store: the EPiC-2023 store.
-        predictions: fold -> its test recordings' predictions.
+        predictions: fold -> predictions of its test recordings.
     """
     row: Row = {}
     for scenario in SCENARIOS:
@@ -134,7 +135,7 @@ def _scenario(fold: str) -> str:
 def _constant(
     store: Store, videos: Sequence[str], fold: Fold, level: Callable[..., np.ndarray]
 ) -> Predictions:
-    """The mean or median of all known labels of a fold, predicted for every frame."""
+    """Predicts the mean or median of a fold's known labels for every frame."""
     known = [store.read(store.index_of(n)).labels["va"] for n in (*fold.train, *fold.validation)]
     labels_NC = np.concatenate(known).astype(np.float64)
     value_C = level(labels_NC[TASKS["va"].annotated(labels_NC)[:, 0]], axis=0)
@@ -143,7 +144,7 @@ def _constant(
 
 
 def _print(rows: Mapping[str, Row], console: Console) -> None:
-    """Our rows and the teams', in the order of scenario 2's valence and arousal summed."""
+    """Prints all rows, ordered by the sum of scenario 2's valence and arousal."""
     scenarios = [name for name in SCENARIOS if name in rows[OURS]]
     everything: dict[str, Row] = {**TEAMS, **{f"emojax: {name}": row for name, row in rows.items()}}
     title = "EPiC-2023, official RMSE (valence / arousal), lower is better; teams as published"

@@ -1,13 +1,14 @@
 """Evaluates a trained run: ``emojax evaluate --checkpoint=RUN [--partition=test]``.
 
-Everything but the data comes from the checkpoint: model, streams, normalisation, weights. With
-``--decision=tuned`` classes and units are also decided as suits F1 best on the training videos,
-beside the papers' argmax and 0.5; those videos have to be predicted for it. With
-``--postprocess=smooth,clip`` predictions are also smoothed over time and clipped to the labels'
-range, beside the raw ones. The width of smoothing is tuned on the training videos as well; the
-model has seen them, so it comes out small. ``emojax.crossval`` tunes on unseen videos, and
-``--widths=RUN/crossval/postprocessing.json`` takes what it found. With ``--full_sequence`` models
-that allow it are applied to whole videos instead of windows, as in ``emojax.predict``.
+Model, streams, normalisation and weights come from the checkpoint; only the data are read anew.
+With ``--decision=tuned`` the report also has scores of decisions tuned for F1 on the training
+videos, beside the papers' argmax and 0.5; the training videos are predicted for this. With
+``--postprocess=smooth,clip`` it also has scores of predictions that are smoothed over time and
+clipped to the labels' range, beside the raw ones. The width of the smoothing is tuned on the
+training videos, too. The model has seen them, so the width comes out small. ``emojax crossval``
+tunes on unseen videos, and ``--widths=RUN/crossval/postprocessing.json`` takes its widths. With
+``--full_sequence`` a model that allows it is applied to whole videos instead of windows, as in
+``emojax predict``.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def main(given: flags.FlagValues) -> None:
     if given.full_sequence:
         run = run.full_sequence(store)
     partition = given.partition
-    # What training wrote about its own store is not overwritten by another store's results.
+    # Results of another store must not overwrite those of the training store.
     name = partition if run.trained_on(store) else f"{partition}-on-{Path(store.path).name}"
     name += "-full-sequence" if given.full_sequence else ""
     folder = cli.folder("out", given.out or str(run.workdir / name))
@@ -115,7 +116,7 @@ def _report(
     folder: Path,
     postprocessing: Postprocessing | None,
 ) -> None:
-    """Prints and writes what was found."""
+    """Prints the scores and writes the report."""
     partition = given.partition
     cli.tell(
         workdir=path_text(run.workdir),
@@ -141,7 +142,7 @@ def check_decisions(tasks: Sequence[str]) -> None:
     """Refuses ``--decision=tuned`` for tasks without classes or units.
 
     Args:
-        tasks: of the run.
+        tasks: the tasks of the run.
 
     Raises:
         InputError: none of the tasks has decisions.

@@ -1,11 +1,12 @@
 """Predicts whole videos: ``emojax predict --checkpoint=RUN --out=FOLDER``.
 
-Writes one CSV per video and task, a row for every frame. Replicas of all folds and seeds are
-averaged, with ``--ensemble=ccc_centring`` after their traces were shifted to a common level (see
-``emojax/ops/ensembles.py``); name a fold to use only its own. With ``--postprocess=smooth,clip``
-each fold's replicas are smoothed with that fold's width, and what comes of all is clipped to the
-range of the labels. ``--widths=RUN/crossval/postprocessing.json`` takes widths that
-``emojax.crossval`` tuned on unseen videos; without it they are tuned on the training videos.
+Writes one CSV per video and task, with a row for every frame. Replicas of all folds and seeds are
+averaged; with ``--ensemble=ccc_centring`` their traces are shifted to a common level first (see
+``emojax/ops/ensembles.py``). ``--fold`` uses only the replicas of one fold. With
+``--postprocess=smooth,clip`` each fold's replicas are smoothed with that fold's width, and their
+mean is clipped to the range of the labels. ``--widths=RUN/crossval/postprocessing.json`` takes the
+widths that ``emojax crossval`` tuned on unseen videos; without it they are tuned on the training
+videos.
 
 Videos may be hours long: memory holds a few batches and the predictions, not the video. With
 ``--full_sequence`` a video is not cut into overlapping windows; every frame gets what the model,
@@ -135,7 +136,7 @@ def _report(
     postprocessing: Postprocessing | None,
     out: Path,
 ) -> None:
-    """Says what was written."""
+    """Prints the number of files and their folder."""
     cli.tell(
         workdir=path_text(run.workdir),
         checkpoint_step=run.step,

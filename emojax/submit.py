@@ -3,8 +3,8 @@
     emojax submit --predictions=FOLDER --task=au --template=TEMPLATE --out=FILE
     emojax submit --validate=FILE --task=au --template=TEMPLATE
 
-One file a task, a row for each frame of the organisers' template (5th to 8th edition), or one
-.txt a video (``--edition=3``). Every file is read again after it was written.
+The 5th to 8th edition take one file, with a row for each frame of the organisers' template. The
+3rd edition (``--edition=3``) takes a .txt for each video. Every file is read back and compared.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ from emojax.prediction.trained_run import open_run
 
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    define.enum("task", None, list(SUBMISSION_TASKS), "Which challenge.", required=True)
+    define.enum("task", None, list(SUBMISSION_TASKS), "Task of the challenge.", required=True)
     define.string("checkpoint", "", "The --workdir of a training run.")
-    define.integer("step", None, "Which saved step; the latest by default.")
+    define.integer("step", None, "The saved step to open; the latest by default.")
     define.string("fold", "", "Use only the replicas and decisions of this fold.")
     define.string("predictions", "", "Folder that emojax.predict wrote, instead of --checkpoint.")
     define.string("store", "", "Store with the videos; the training store by default.")
@@ -61,28 +61,28 @@ def define_flags(define: cli.Flags) -> None:
         "partition",
         "test",
         ["train", "validation", "test"],
-        "Which videos of the store, where neither template nor test list says it.",
+        "Videos of the store to submit, if neither a template nor a test list names them.",
     )
-    define.string("template", "", "The organisers' file of all rows, in order.")
-    define.string("test_list", "", "File with a name of a video in each line.")
-    define.enum("edition", "8", ["3", "5", "6", "7", "8"], "Of the competition.")
+    define.string("template", "", "The organisers' file that lists all rows, in order.")
+    define.string("test_list", "", "Text file with the name of one video in each line.")
+    define.enum("edition", "8", ["3", "5", "6", "7", "8"], "Edition of the competition.")
     define.string(
         "decisions", "", "The scores.json of evaluate --decision=tuned: thresholds or offsets."
     )
-    define.bool("allow_missing", False, "Answer videos without any prediction with neutral values.")
+    define.bool("allow_missing", False, "Give videos without predictions neutral values.")
     define.string("validate", "", "Only check this file (3rd edition: folder).")
     define.string("out", "", "File (3rd edition: folder) to write.")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """Where predictions come from.
+    """The predictions to submit: those of a run, or those in CSV files.
 
     Attributes:
-        wanted: the videos to be answered, in order.
-        lengths: video -> number of frames, as far as it is known.
+        wanted: the videos to submit, in order.
+        lengths: video -> number of frames, for the videos whose number is known.
         predicted: the videos that have predictions.
-        predict: video -> (frames, C) decoded predictions, or None.
+        predict: video -> (frames, C) decoded predictions, or None if there are none.
     """
 
     wanted: list[str]
@@ -92,7 +92,7 @@ class _Source:
 
 
 def main(given: flags.FlagValues) -> None:
-    """Predicts, fits the predictions to the frames asked for, writes, and checks the file."""
+    """Fits predictions to the frames of the challenge, writes the submission and checks it."""
     console = cli.console()
     _check_flags(given)
     template, names = _asked(given)
@@ -126,20 +126,21 @@ def _check_flags(given: flags.FlagValues) -> None:
     """Refuses flags that contradict one another.
 
     Raises:
-        InputError: none or several of the sources are given, or a flag that has no effect.
+        InputError: none or several of --checkpoint, --predictions and --validate are given, no
+            place to write to is given, or a flag has no effect.
     """
     sources = ("checkpoint", "predictions", "validate")
     named = [f"--{name}" for name in sources if given[name].value]
     if len(named) != 1:
         raise InputError(
-            "It is not clear what to submit.",
+            "The command needs exactly one of these flags.",
             field=", ".join(f"--{name}" for name in sources),
             found=" and ".join(named) or "none of them",
             expected="one of them",
         )
     if not given.validate and not given.out:
         raise InputError(
-            "Nothing says where to write.",
+            "The place to write the submission is missing.",
             field="--out",
             found="nothing",
             expected="a file, or a folder for --edition=3",
@@ -152,7 +153,7 @@ def _check_flags(given: flags.FlagValues) -> None:
     idle += ["--step"] if given.step is not None and not given.checkpoint else []
     if idle:
         raise InputError(
-            "A flag has no effect here.",
+            "This flag has no effect in this call.",
             field=", ".join(idle),
             found=f"with --edition=3 or {named[0]}",
             expected="no such flag",
@@ -163,7 +164,7 @@ def _check_flags(given: flags.FlagValues) -> None:
     out = Path(given.out)
     if given.out and (out.is_file() if given.edition == "3" else out.is_dir()):
         raise InputError(
-            "Something else is where the submission should go.",
+            "The path of the submission is taken by something else.",
             file=out,
             field="--out",
             found="a file" if out.is_file() else "a folder",
@@ -171,7 +172,7 @@ def _check_flags(given: flags.FlagValues) -> None:
         )
     if given.edition == "3" and any(out.glob("*.txt")) and given.out:
         raise InputError(
-            "There are files in the folder, which would be taken for a part of the submission.",
+            "The folder already holds files that would count as a part of the submission.",
             file=out,
             field="--out",
             found=shortened([path.name for path in sorted(out.glob("*.txt"))]),
@@ -181,7 +182,7 @@ def _check_flags(given: flags.FlagValues) -> None:
 
 
 def _asked(given: flags.FlagValues) -> tuple[FrameList | None, list[str] | None]:
-    """The template and the names of the test list, as far as they are given."""
+    """Returns the template and the names of the test list; None for one that is not given."""
     template = read_template(given.template, given.task) if given.template else None
     names = read_test_list(given.test_list) if given.test_list else None
     if template is not None and names is not None:
@@ -190,10 +191,10 @@ def _asked(given: flags.FlagValues) -> tuple[FrameList | None, list[str] | None]
 
 
 def _partition(given: flags.FlagValues, store: Store) -> list[str]:
-    """Names of the partition that is asked for.
+    """Returns the names of the videos of ``--partition``.
 
     Raises:
-        InputError: it is empty.
+        InputError: the partition is empty.
     """
     names = list(store.partitions[given.partition])
     if not names:
@@ -208,7 +209,7 @@ def _partition(given: flags.FlagValues, store: Store) -> list[str]:
 
 
 def _from_run(given: flags.FlagValues, asked: list[str] | None) -> _Source:
-    """Predictions of a checkpoint, for those of the videos that the store has.
+    """Returns the predictions of a run, for those of the videos that the store has.
 
     Raises:
         InputError: the run does not predict the task, or the store has none of the videos.
@@ -217,7 +218,7 @@ def _from_run(given: flags.FlagValues, asked: list[str] | None) -> _Source:
     run = open_run(given.checkpoint, given.step)
     if given.task not in run.session.tasks:
         raise InputError(
-            "The run was not trained for this task.",
+            "The run does not predict this task.",
             file=given.checkpoint,
             field="--task",
             found=given.task,
@@ -237,7 +238,7 @@ def _from_run(given: flags.FlagValues, asked: list[str] | None) -> _Source:
     known = [name for name in wanted if name in lengths]
     if not known:
         raise InputError(
-            "The store has none of the videos that are asked for.",
+            "The store has none of the videos to submit.",
             file=store.path,
             field="--store",
             found=shortened(list(lengths)),
@@ -245,7 +246,7 @@ def _from_run(given: flags.FlagValues, asked: list[str] | None) -> _Source:
             remedy="build a store that holds the test videos, and name it with --store",
         )
 
-    # Only when the first video is asked for: what is missing is told before.
+    # Runs when the first video is predicted, so that missing videos are refused before.
     @functools.cache
     def predictions() -> Predictions:
         per_replica = run.predict(store, [known] * len(run.session.folds.keys))
@@ -255,7 +256,7 @@ def _from_run(given: flags.FlagValues, asked: list[str] | None) -> _Source:
 
 
 def _from_files(given: flags.FlagValues, asked: list[str] | None) -> _Source:
-    """Predictions in CSV files; a store says which videos there are, and how long."""
+    """Returns the predictions in CSV files; a store, if named, gives the videos' lengths."""
     task = given.task
     files = read_predictions(given.predictions, task)
     lengths: dict[str, int] = {}
@@ -270,22 +271,22 @@ def _from_files(given: flags.FlagValues, asked: list[str] | None) -> _Source:
 
 
 def _check_absent(given: flags.FlagValues, absent: list[str], unknown: list[str]) -> None:
-    """Refuses videos without predictions, unless they may be answered by neutral values.
+    """Refuses videos without predictions, unless ``--allow_missing`` gives them neutral values.
 
     Raises:
-        InputError: there are such videos, or nothing says how many frames they have.
+        InputError: a video has no predictions, or its number of frames is not known.
     """
     if absent and not given.allow_missing:
         raise InputError(
-            "Videos of the test set have no prediction at all.",
+            "Videos of the test set have no predictions.",
             field="--store" if given.checkpoint else "--predictions",
             found=f"{len(absent)} without: {shortened(absent)}",
             expected="predictions of every video",
-            remedy="predict them too, or answer them with neutral values by --allow_missing",
+            remedy="predict them too, or give them neutral values with --allow_missing",
         )
     if unknown:
         raise InputError(
-            "Nothing says how many frames a video has.",
+            "The number of frames of a video is not known.",
             field="--allow_missing",
             found=shortened(unknown),
             expected="videos of the store or of the template",
@@ -300,7 +301,7 @@ def _validate(
     names: list[str] | None,
     console: Console,
 ) -> None:
-    """Checks a submission that was written before, against whatever is known of it."""
+    """Checks an existing submission against the template and the test list, if they are given."""
     task = given.task
     lengths: dict[str, int] = {}
     if given.store:
@@ -338,7 +339,7 @@ def _report(
     decision: Decision | None,
     console: Console,
 ) -> None:
-    """Prints how the predictions fit, video by video where they do not."""
+    """Prints the fit of the predictions, and a table of the videos that did not fit."""
     table = Table(title="videos whose predictions did not fit", title_justify="left")
     columns = ("asked", "predicted", "repeated", "cut", "clipped")
     for name in ("video", *columns):
@@ -353,7 +354,7 @@ def _report(
         console.print(
             f"WARNING: {len(absent)} videos have no prediction. Their "
             f"{sum(answers[name].asked for name in absent)} rows hold {neutral(given.task)}, "
-            f"which nobody predicted: {shortened(absent)}",
+            f"in place of predictions: {shortened(absent)}",
             style="bold red",
             highlight=False,
         )

@@ -1,15 +1,15 @@
-"""Every system that can be trained, side by side: ``emojax systems``.
+"""Lists every system that can be trained: ``emojax systems``.
 
     emojax systems [--format=table|csv|markdown] [--fast] [--configs=FOLDER]
     emojax systems rjcma              the variants of one configuration, by name or path
     emojax systems rjcma:upstream     one in detail; "rjcma:" is the one without a name
 
-Each variant of each configuration is built, not trained. *before* and *after* are how many frames
-on either side influence a prediction, measured on gradients; "window" means everything that the
-window holds. MFLOP are millions of operations a frame, of matrix products and convolutions when
-one replica predicts. Where a configuration has a clock, its ticks stand in for frames. ``--fast``
-leaves out what takes seconds a system: before and after. Streams that no paper names are known
-from the store that ``--store`` names.
+Each variant of each configuration is built, not trained. *before* and *after* are the numbers of
+frames on either side that influence a prediction, measured on gradients; "window" means the whole
+window. MFLOP are millions of operations for each frame, in matrix products and convolutions, when
+one replica predicts. In a configuration with a clock, ticks take the place of frames. ``--fast``
+leaves out *before* and *after*, which take seconds for each system. The widths of streams that no
+paper names are read from the store that ``--store`` names.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     define.string("configs", "", "Folder of configuration files, instead of those of emojax.")
     define.enum("format", "table", list(_PRINTERS), "How to print.")
-    define.bool("fast", False, "Leave out how far each system sees.")
-    define.string("store", "", "Store whose streams count beside the papers'.")
+    define.bool("fast", False, "Leave out the receptive field of each system.")
+    define.string("store", "", "Store whose streams are known beside the papers'.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What was measured of a model.
+    """The size, cost and receptive field of a model.
 
     Attributes:
-        parameters: trainable numbers of each part.
-        mflop: millions of operations a tick.
-        reach: the receptive field; None if it was left out.
+        parameters: part of the model -> number of trainable parameters.
+        mflop: millions of operations for each tick.
+        reach: the receptive field; None if it was not measured.
     """
 
     parameters: dict[str, int]
@@ -73,12 +73,12 @@ class Measured:
 
     @property
     def total(self) -> int:
-        """Trainable numbers of all parts."""
+        """Returns the number of trainable parameters of the whole model."""
         return sum(self.parameters.values())
 
 
 def model_fields(session: Session) -> dict[str, Any]:
-    """Every field of a session's model, which are its whole configuration."""
+    """Returns every field of a session's model: its whole configuration."""
     return {
         field.name: getattr(session.model, field.name)
         for field in dataclasses.fields(session.model)
@@ -95,7 +95,7 @@ class Facts:
         self._reaches: dict[str, Reach] = {}
 
     def __call__(self, session: Session) -> Measured:
-        """Measures a session's model, or remembers."""
+        """Returns the measurements of a session's model; equal models are measured once."""
         spec = session.window_spec
         widths = {name: stream.width for name, stream in session.streams.items()}
         fields = model_fields(session)
@@ -104,7 +104,7 @@ class Facts:
         key = f"{program} {outputs}"
         if key not in self._known:
             variables = abstract_variables(session)
-            # What is predicted does not change how far a model sees.
+            # The task does not change the receptive field.
             if not self._fast and program not in self._reaches:
                 self._reaches[program] = receptive_field(session, variables)
             self._known[key] = Measured(
@@ -118,9 +118,9 @@ class Facts:
 def describe(
     variant: Variant, streams: Mapping[str, StreamSpec], facts: Facts
 ) -> dict[str, str | int]:
-    """One row of the list: column -> value.
+    """Returns one row of the list: column -> value.
 
-    A variant with streams that nobody knows has no parameters to count.
+    The numbers of a variant with unknown streams are left out, because its model cannot be built.
     """
     config = variant.config()
     data, names = config.data, [str(name) for name in config.data.streams]
@@ -150,16 +150,16 @@ def list_systems(
     fast: bool = False,
     form: str = "table",
 ) -> None:
-    """Prints the list.
+    """Prints the list of systems.
 
     Args:
-        variants: what to list.
-        streams: the streams there are.
-        fast: leave out the receptive fields.
+        variants: the systems.
+        streams: the known streams, by name.
+        fast: if True, leaves out the receptive fields.
         form: "table", "csv" or "markdown".
 
     Raises:
-        InputError: some could not be built; the list of the others was printed all the same.
+        InputError: a system could not be built. The list of the others is printed first.
     """
     facts = Facts(fast=fast)
     rows: list[dict[str, str | int]] = []
@@ -225,12 +225,12 @@ def show(variant: Variant, streams: Mapping[str, StreamSpec], *, fast: bool = Fa
 
 
 def main(given: flags.FlagValues, *arguments: str) -> None:
-    """Lists all systems, or those that are named."""
+    """Prints all systems, those of one configuration, or one in detail."""
     use_compilation_cache()
     streams = STREAMS | (Store(given.store).streams if given.store else {})
     if len(arguments) > 1:
         raise InputError(
-            "One configuration at a time.",
+            "The command takes one configuration at a time.",
             field="arguments",
             found=" ".join(arguments),
             expected="NAME:VARIANT, NAME, the path of a file in place of NAME, or nothing",
@@ -268,7 +268,7 @@ Row = Mapping[str, str | int]
 
 
 def _print_table(rows: Sequence[Row]) -> None:
-    """One table, without columns that are empty; the reference of a file stands once, below."""
+    """Prints the table without its empty columns, and the reference of each file once, below."""
     filled = {column for row in rows for column, value in row.items() if value != ""}
     shown = [column for column in COLUMNS if column in filled and column != "reference"]
     table = Table()
@@ -305,7 +305,7 @@ def _print_markdown(rows: Sequence[Row]) -> None:
 
 
 def _short(count: str | int) -> str:
-    """1234567 -> 1.23 M."""
+    """Returns a count in short form: 1.23 M for 1234567."""
     if not isinstance(count, int):
         return "needs --store"
     return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count / 1e3:.1f} k"

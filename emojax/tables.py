@@ -5,14 +5,15 @@ r"""Trains and prints the tables of the five papers: ``emojax tables NAME --stor
     emojax tables exptrm.1 --store=STORE --only="ExpTrm (A+V)" --only="RNN (A)"
     emojax tables --all --store=STORE --budget=tiny
 
-Trains what is missing, all folds, targets and seeds of a row as replicas of one program, scores it
-on the partition and fold that the paper names, and prints our numbers beside the paper's. Rows of
-other people's systems are shown as published. Tables share trainings; called again, nothing is
-trained twice and what was interrupted goes on. ``WORKDIR/DATA-BUDGET/TABLE`` collects ``TABLE.md``,
-``TABLE.json``, ``TABLE.csv`` and, of a curve, ``TABLE.png``.
+Trains the missing runs, with all folds, targets and seeds of a row as replicas of one program.
+Scores them on the partition and fold that the paper names, and prints the numbers of emojax beside
+the paper's. Rows of systems that emojax does not have are shown as published. Tables share
+trainings: a second call trains nothing twice and continues interrupted trainings.
+``WORKDIR/DATA-BUDGET/TABLE`` holds ``TABLE.md``, ``TABLE.json``, ``TABLE.csv`` and, for a curve,
+``TABLE.png``.
 
 ``--budget=paper`` trains as the configurations say: hours to days, for a real GPU and real data.
-``small`` takes a minute or two a row on two cores with a simulated store of medium size.
+``small`` takes a minute or two for each row, on two cores and a simulated store of medium size.
 """
 
 from __future__ import annotations
@@ -45,16 +46,16 @@ from emojax.training.host_memory import keep_freed_memory
 
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    define.bool("list", False, "Say which tables there are, and stop.")
+    define.bool("list", False, "List the tables, and stop.")
     define.bool("all", False, "Every table.")
     define.string("store", "", "Store to train and score on.")
     define.string("workdir", "runs/tables", "Folder of runs and tables.")
-    define.enum("budget", PAPER, list(BUDGETS), "How large trainings are.")
-    define.integer("seeds", 3, "Seeds of each training.", lower_bound=1)
+    define.enum("budget", PAPER, list(BUDGETS), "Size of the trainings.")
+    define.integer("seeds", 3, "Number of seeds of each training.", lower_bound=1)
     define.multi_string(
         "only",
         [],
-        "Label of a row to train, and with it the one that it is tested against; all by default.",
+        "Label of a row to train, together with the row it is tested against; all by default.",
     )
     define.multi_string(
         "init_from", [], "ROW=RUN: start a row's training from the weights of a run."
@@ -66,15 +67,15 @@ def define_flags(define: cli.Flags) -> None:
 
 
 def main(given: flags.FlagValues, *names: str) -> None:
-    """Trains what the named tables lack, and prints and writes them.
+    """Trains the missing runs of the named tables, and prints and writes the tables.
 
     Raises:
-        InputError: a name is unknown, or the store does not have what a table needs.
+        InputError: a name is unknown, or the store lacks a stream, task or fold that a table needs.
     """
     use_compilation_cache()
     keep_freed_memory()
     configs = Path(given.configs) if given.configs else config_folder()
-    # What was asked for is printed whatever the level.
+    # A list or the commands are the purpose of the call, so they are printed at any level.
     console = cli.console(asked=bool(given["list"].value or given.dry_run))
     if given["list"].value:
         _list(Recipes(configs, PAPER), console)
@@ -101,7 +102,7 @@ def main(given: flags.FlagValues, *names: str) -> None:
         store, workdir / "runs", recipes, given.seeds, given.trials, _Lines(console).progress
     )
     done: list[str] = []
-    # Those with most folds first: what they train serves the tables of a single fold.
+    # Tables with most folds come first: their trainings also serve the tables of a single fold.
     for table in sorted(tables, key=lambda table: -_folds(jobs[table.name])):
         folder = workdir / f"{Path(store.name).name}-{given.budget}" / table.name
         _train(jobs[table.name], context, folder, table, given.verbose, console)
@@ -121,7 +122,7 @@ def _train(
     verbose: bool,
     console: Console,
 ) -> None:
-    """Trains what is missing; one line before and after each, and the table so far on disk."""
+    """Trains the missing runs; prints their progress and writes the table after each of them."""
     for number, job in enumerate(jobs, 1):
         where = context.runs / job.folder
         what = f"{table.name} [{number}/{len(jobs)}] {job.recipe.training.config}"
@@ -158,13 +159,13 @@ def _train(
 
 
 class _Lines:
-    """Tells about long studies in a line now and then."""
+    """Prints the progress of long studies, a line at a time."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """One line about every quarter of the work."""
+        """Prints one line after about every quarter of the work."""
         if done * 4 // total > (done - 1) * 4 // total:
             self._console.print(f"{what}: {done} of {total} predictions", highlight=False)
 
@@ -174,7 +175,7 @@ def _chosen(names: Sequence[str], everything: bool) -> list[PaperTable]:
         for name in names:
             if name not in TABLES:
                 raise InputError(
-                    "There is no such table.",
+                    "No table has this name.",
                     field="table",
                     found=name,
                     expected="one of " + ", ".join(TABLES),
@@ -182,7 +183,7 @@ def _chosen(names: Sequence[str], everything: bool) -> list[PaperTable]:
                 )
         return [TABLES[name] for name in names] or list(TABLES.values())
     raise InputError(
-        "Which tables are meant is not clear.",
+        "The tables to train are not named.",
         field="table",
         found=f"--all and {', '.join(names)}" if names else "nothing",
         expected="names of tables, such as rjcma.3, or --all",
@@ -191,7 +192,7 @@ def _chosen(names: Sequence[str], everything: bool) -> list[PaperTable]:
 
 
 def _rows(table: PaperTable, only: Sequence[str]) -> list[Row]:
-    """Rows that are to be trained, and those that they are tested against."""
+    """Returns the rows to train and the rows that they are tested against."""
     rows = [row for row in table.rows if row.ours and (not only or row.label in only)]
     versus = {row.versus for row in rows}
     return [row for row in table.rows if row in rows or (row.label in versus and row.ours)]
@@ -203,9 +204,9 @@ def _check_only(only: Sequence[str], tables: Sequence[PaperTable]) -> None:
     for label in only:
         if label not in ours:
             raise InputError(
-                "This row is only published; there is nothing to train."
+                "This row is only published, so it has no training."
                 if label in published
-                else "There is no such row.",
+                else "No row has this label.",
                 field="--only",
                 found=label,
                 expected="one of " + ", ".join(map(repr, ours)),
@@ -214,12 +215,12 @@ def _check_only(only: Sequence[str], tables: Sequence[PaperTable]) -> None:
 
 
 def _start(text: str, tables: Sequence[PaperTable]) -> tuple[str, str]:
-    """Row and run of ``--init_from``."""
+    """Returns the row and the run of an ``--init_from``."""
     label, _, run = text.rpartition("=")
     labels = [row.label for table in tables for row in table.rows if row.training]
     if label not in labels or not run:
         raise InputError(
-            "This does not say which row starts from which run.",
+            "The flag does not name a row and a run.",
             field="--init_from",
             found=text,
             expected="ROW=RUN, with a row out of " + ", ".join(map(repr, labels)),
@@ -254,7 +255,7 @@ def _print_commands(
     store: str,
     console: Console,
 ) -> None:
-    """What would be trained, as commands that do the same."""
+    """Prints the commands that train the missing runs."""
     for table in tables:
         lines = [f"# {table.name}: {len(jobs[table.name])} trainings"]
         if store == "STORE":

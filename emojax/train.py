@@ -1,9 +1,9 @@
 """Trains a system: ``emojax train --config=rjcma --workdir=RUN``.
 
 Any value of the configuration can be overridden: ``--config.data.store=stores/mine``,
-``--config.train.epochs=20``. Calling again with the same workdir continues the run exactly.
-Nobody else can train there meanwhile. How the command ends is told by its status, by the last
-line it prints and by ``summary.json`` in the workdir; see docs/operations.md.
+``--config.train.epochs=20``. A second call with the same workdir continues the run exactly. The
+workdir is locked meanwhile. The exit status, the last line on standard output and ``summary.json``
+in the workdir report how the command ended; see docs/operations.md.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(given: flags.FlagValues) -> None:
         with train_run(session, store, workdir, **options) as training:
             _report(training, store)
     finally:
-        # A call that was refused leaves the summary of the run before it alone.
+        # A refused call keeps the summary of the run before it.
         if before and _changed(workdir) != before["config"]:
             cli.keep_summary(lambda text: replace_text(workdir / SUMMARY_FILE, text, "The summary"))
     wait_for_all("the report")

@@ -270,7 +270,7 @@ def test_problems_name_the_variant_and_spare_the_others(
     for arguments, words in (
         ([f"{folder / 'known.py'}:owm"], "did you mean own"),
         ([str(folder / "nothere.py")], "nothere.py"),
-        (["a.py", "b.py"], "One configuration at a time"),
+        (["a.py", "b.py"], "NAME:VARIANT"),
         ([f"--configs={folder / 'nowhere'}"], "no folder"),
     ):
         with pytest.raises(InputError) as caught:

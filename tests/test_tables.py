@@ -311,7 +311,7 @@ def test_a_store_that_lacks_something_is_refused_with_the_command_for_one(tmp_pa
         ((), "nothing"),
         (("rjcma.3", "--all"), "--all and rjcma.3"),
         (("rjmca.3",), "did you mean rjcma.3"),
-        (("rjcma.3", "--only=l = 5"), "There is no such row"),
+        (("rjcma.3", "--only=l = 5"), "l = 5"),
         (("exptrm.1", "--only=NISL (V) [48]"), "only published"),
         (("exptrm.1", "--init_from=runs/a"), "ROW=RUN"),
         (("rjcma.3", "--store=/nowhere"), "There is no store here"),

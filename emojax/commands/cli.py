@@ -27,13 +27,14 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class _Process:
-    """One of several of a run."""
+    """One of several processes of a run."""
 
     primary: bool
     lost: Callable[[BaseException], InputError | None]
 
 
-# Of the command that runs now, if it is a long one, and if it has several processes.
+# The summary of the command that runs now (None if it prints none), and its process in a run of
+# several processes (None otherwise).
 _SUMMARY: Summary | None = None
 _PROCESS: _Process | None = None
 
@@ -46,12 +47,12 @@ class Command:
     and called there, one after another.
 
     Attributes:
-        main: is called with the parsed flags, as ``main(given)``.
-        define_flags: defines the flags.
-        arguments: pass words that are no flags to ``main``, as ``main(given, *words)``; without
-            it they are refused.
-        summary: the command's name in the last line on standard output, which tells in JSON how
-            it ended (see ``emojax.commands.summary``); None for commands without that line.
+        main: the function of the command; called with the parsed flags, as ``main(given)``.
+        define_flags: the function that defines the flags.
+        arguments: if True, words that are not flags are passed to ``main``, as
+            ``main(given, *words)``; otherwise they are refused.
+        summary: the command's name in the summary line (see ``emojax.commands.summary``); None
+            for commands without that line.
     """
 
     main: Callable[..., None]
@@ -62,10 +63,9 @@ class Command:
     def run(self, argv: Sequence[str] | None = None) -> NoReturn:
         """Parses the flags, calls ``main`` and ends the process.
 
-        The statuses are listed in ``emojax.errors``. ``InputError`` and its kin are printed on
-        stderr without a traceback, and so are flags that the command, and a ``--config.key`` that
-        the configuration, does not have. Any other exception keeps its traceback, because it is a
-        bug.
+        The statuses are listed in ``emojax.errors``. ``InputError`` and its subclasses are printed
+        on stderr without a traceback; so are unknown flags of the command and unknown keys of the
+        configuration. Any other exception keeps its traceback, because it is a bug.
 
         Args:
             argv: the program's name and its arguments; those of the process by default.
@@ -77,7 +77,7 @@ class Command:
         global _SUMMARY
         _SUMMARY = Summary(self.summary) if self.summary else None
         before = sys.argv
-        # Configurations read their overrides there, and some libraries their flags.
+        # Configurations read their overrides from sys.argv, and some libraries their flags.
         sys.argv = list(sys.argv if argv is None else argv)
         given = flags.FlagValues()
 
@@ -105,7 +105,7 @@ class Command:
                     remedy="run it with --help for the list of flags",
                 )
             if given["register"].value:
-                # Not at the top, because this imports JAX, which some commands do without.
+                # Imported here because it imports JAX, which some commands do not need.
                 from emojax.core.extensions import execute
 
                 for place in given["register"].value:
@@ -120,7 +120,7 @@ class Command:
                 print(error, file=sys.stderr)
             _leave("stopped", error.status)
         except KeyboardInterrupt:
-            print("interrupted; called again, training continues where it was", file=sys.stderr)
+            print("interrupted; the same command continues the training", file=sys.stderr)
             _leave("stopped", INTERRUPTED)
         except OSError as error:
             failed = machine_error(error, error.filename, "A file", writes_alone=True)
@@ -146,28 +146,29 @@ class Command:
 
 
 def run_in_processes(*, primary: bool, lost: Callable[[BaseException], InputError | None]) -> None:
-    """Tells that this process is one of several of a run.
+    """Declares that this process is one of several of a run.
 
     Args:
-        primary: whether it speaks for the run.
-        lost: what an exception means, if it is that another process is gone.
+        primary: True for the process that prints the run's output.
+        lost: returns the error to report if an exception means that another process is gone,
+            else None.
     """
     global _PROCESS
     _PROCESS = _Process(primary, lost)
 
 
 def console(*, wide: bool = True, asked: bool = False) -> Console:
-    """For tables: as wide as the terminal; a file or a pipe gets lines that need no folding.
+    """Returns a console for tables: as wide as the terminal; a file or a pipe gets long lines.
 
     Args:
-        wide: without it a file or a pipe gets 80 columns.
+        wide: if False, a file or a pipe gets lines of 80 columns.
         asked: see ``emojax.screen.console``.
     """
     return screen.console(wide=wide, asked=asked)
 
 
 def tell(**facts: Any) -> None:
-    """Adds facts to the summary line, if the command that runs now ends with one."""
+    """Adds facts to the summary line, if the command that runs now prints one."""
     if _SUMMARY is not None:
         _SUMMARY.tell(facts)
 
@@ -178,27 +179,27 @@ def say(line: object) -> None:
 
 
 def use_devices(devices: Iterable[Any]) -> None:
-    """Tells the summary line which ``jax.Device`` objects are used."""
+    """Notes the ``jax.Device`` objects of the command for the summary line."""
     if _SUMMARY is not None:
         _SUMMARY.use_devices(list(devices))
 
 
 def keep_summary(write: Callable[[str], None]) -> None:
-    """Gives the summary's JSON to ``write`` as well, when the command ends."""
+    """Also passes the summary's JSON to ``write`` when the command ends."""
     if _SUMMARY is not None:
         _SUMMARY.keep(write)
 
 
 def folder(flag: str, value: str) -> Path:
-    """The folder a flag names, which need not exist yet.
+    """Returns the folder that a flag names. It need not exist yet.
 
     Raises:
-        InputError: something that is not a folder is there.
+        InputError: the path exists and is not a folder.
     """
     path = Path(value)
     if path.exists() and not path.is_dir():
         raise InputError(
-            "This is not a folder.",
+            "The path is not a folder.",
             file=path,
             field=f"--{flag}",
             found="a file",
@@ -208,13 +209,13 @@ def folder(flag: str, value: str) -> Path:
 
 
 def _set_level(given: flags.FlagValues) -> None:
-    """Obeys ``--log_level``; absl's ``--verbosity`` decides about libraries where it is given."""
+    """Applies ``--log_level``; absl's ``--verbosity``, if given, sets the level of libraries."""
     level = str(given["log_level"].value)
     screen.set_level(level)
     if level == "error":
         warnings.simplefilter("ignore")
     if level == "debug":
-        # JAX reads the variable when it is imported, which may be behind us.
+        # JAX reads the variable when it is imported, which may have happened already.
         os.environ.setdefault("JAX_LOG_COMPILES", "1")
         if "jax" in sys.modules:
             sys.modules["jax"].config.update("jax_log_compiles", True)
@@ -226,7 +227,7 @@ def _set_level(given: flags.FlagValues) -> None:
 def _stop(error: InputError) -> NoReturn:
     _complain(error)
     if _PROCESS is not None:
-        # An orderly end would wait for the others, who may be waiting for this process.
+        # An orderly exit would wait for the other processes, which may wait for this one.
         _leave("failed", error.status, error.summary)
     with contextlib.suppress(InputError):
         _end("failed", error.status, error.summary)
@@ -239,8 +240,8 @@ def _leave(how: str, status: int, summary: str | None = None) -> NoReturn:
         _end(how, status, summary)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Everything is closed by now, but readers and compilers may have threads under way that abort
-    # an orderly end of the interpreter.
+    # All files are closed by now, but threads of readers and compilers may still run and abort an
+    # orderly exit of the interpreter.
     os._exit(status)
 
 
@@ -249,10 +250,10 @@ def _complain(error: InputError) -> None:
 
 
 def _end(status: str, code: int, error: str | None) -> None:
-    """Prints the summary, once, and on one process of a run.
+    """Prints the summary once, on the primary process of the run.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the summary cannot be written.
     """
     global _SUMMARY
     summary, _SUMMARY = _SUMMARY, None
@@ -262,5 +263,5 @@ def _end(status: str, code: int, error: str | None) -> None:
 
 
 def _is_primary() -> bool:
-    """Whether this process speaks for its run."""
+    """Returns True if this process prints the run's output."""
     return _PROCESS is None or _PROCESS.primary

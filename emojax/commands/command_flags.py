@@ -22,7 +22,7 @@ _CONFIG = "config"
 
 
 class _ConfigByName(ConfigFileFlagParser):
-    """Reads the configuration that is given by its name or by its path."""
+    """Reads a configuration by its name or by its path."""
 
     def parse(self, path: str) -> Any:
         return super().parse(find_config(path))
@@ -34,7 +34,7 @@ class Flags:
     ``define.string("out", None, "Folder to write.", required=True)``
 
     Args:
-        values: gets the flags.
+        values: the absl object that receives the flags.
     """
 
     def __init__(self, values: flags.FlagValues) -> None:
@@ -51,9 +51,9 @@ class Flags:
         """Defines ``--config``, whose keys ``--config.key=value`` overrides.
 
         Args:
-            about: shown by ``--help``.
-            default: name or path of what is read without the flag; None for nothing.
-            required: refuse a call without the flag.
+            about: the text that ``--help`` shows.
+            default: the name or path of the configuration to read without the flag, if any.
+            required: if True, a call without the flag is refused.
         """
         path = find_config(default) if default else None
         config_flags.DEFINE_config_file(_CONFIG, path, about, flag_values=self._values)
@@ -72,7 +72,7 @@ def read_config(given: flags.FlagValues) -> ConfigDict:
     try:
         config.keys()
     except OSError as error:
-        # config_flags keeps a file that cannot be read for the first use of its value.
+        # config_flags reports an unreadable file only at the first use of its value.
         raise InputError(
             "The configuration cannot be read.",
             file=config_flags.get_config_filename(given[_CONFIG]),
@@ -89,22 +89,22 @@ def parse_flags(
     argv: list[str],
     module: str,
 ) -> list[str]:
-    """Defines and parses a command's flags; a configuration is executed and overridden meanwhile.
+    """Defines and parses a command's flags; executes and overrides a configuration meanwhile.
 
-    The flags of libraries, such as ``--verbosity``, are taken as well.
+    The flags of libraries, such as ``--verbosity``, are accepted as well.
 
     Args:
-        given: is filled.
-        define_flags: defines the command's flags.
+        given: the absl object that receives the flags and their values.
+        define_flags: the function that defines the command's flags.
         argv: the program's name and its arguments.
         module: the command's module, whose docstring ``--help`` shows.
 
     Returns:
-        The program's name and the words that are no flags.
+        The program's name and the words that are not flags.
 
     Raises:
         InputError: a flag, its value, or an overridden key is wrong.
-        SystemExit: ``--help`` was asked for.
+        SystemExit: ``--help`` was given; its text is printed.
     """
     define = Flags(given)
     define_flags(define)
@@ -118,8 +118,8 @@ def parse_flags(
     define.multi_string(
         "register",
         [],
-        "Execute this Python file first, so that it can register models, losses and scores; with "
-        ":CLASS after it, register this model of it. May be repeated; see docs/extending.md.",
+        "Execute this Python file first; it can register models, losses and scores. With :CLASS "
+        "after the path, register this model of the file. Can be repeated; see docs/extending.md.",
     )
     own = list(given)
     if any(word.lstrip("-") in ("help", "helpshort") for word in argv[1:]):
@@ -155,7 +155,7 @@ def _help(given: flags.FlagValues, names: Sequence[str], about: str) -> str:
 
 
 def _wrong_flag(argv: Sequence[str], error: flags.Error) -> InputError:
-    """Returns absl's complaint about a flag as our error."""
+    """Turns absl's error about a flag into an ``InputError``."""
     help_ = "run it with --help for the list of flags"
     if isinstance(error, flags.UnrecognizedFlagError):
         name = error.flagname
@@ -183,12 +183,12 @@ def _wrong_flag(argv: Sequence[str], error: flags.Error) -> InputError:
         "A flag has a wrong value.",
         field=f"--{value[1]}" if value else "flags",
         found=value[2] if value else text,
-        expected=_expected(value[3]) if value else "values as --help tells",
+        expected=_expected(value[3]) if value else "values as --help lists them",
         remedy=help_,
     )
 
 
-# Absl's and Python's words for the value that a flag should have had -> ours.
+# Absl's and Python's messages about the value of a flag -> the text under "expected".
 _EXPECTED = {
     r"invalid literal for int\(\).*": "a whole number",
     r"could not convert string to float.*": "a number",
@@ -205,8 +205,8 @@ def _expected(complaint: str) -> str:
 
 
 def _unknown_key(argv: Sequence[str], message: str) -> InputError | None:
-    """Returns an error about the override that ml_collections stumbled over, or None."""
-    # The suggestion may name another key that was given, and given rightly.
+    """Returns an error about the override that ml_collections refused, or None."""
+    # The suggestion may contain another key that was given correctly.
     suggestion = re.search(r'Did you mean "([^"]+)" instead of "([^"]+)"', message)
     complaint = f'"{suggestion[2]}"' if suggestion else message
     for argument in argv[1:]:

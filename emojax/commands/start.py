@@ -1,4 +1,4 @@
-"""How commands that compute begin: the other processes of their run, and compiled programs."""
+"""Starts a command that computes: joins the run's other processes, and keeps compiled programs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from emojax.core.devices import (
 
 
 def start() -> None:
-    """Joins the other processes, if the environment says that there are some.
+    """Joins the other processes of the run, if the environment names any.
 
-    Only the first process of a run says anything but errors.
+    Processes other than the first print only errors.
 
     Raises:
         InputError: the processes do not find each other.

@@ -1,4 +1,4 @@
-"""The last line of a long command: what it did and what it took, for programs to read."""
+"""The last line of a long command: its results and costs as JSON, for programs to read."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PREFIX = "summary: "
 class Summary:
     """Collects the facts of one call of a command; ``line`` tells them as JSON.
 
-    The clock starts when it is made.
+    The clock starts when the object is made.
 
     Args:
-        command: as after ``python -m``.
+        command: the command's name, as after ``python -m``.
     """
 
     def __init__(self, command: str) -> None:
@@ -36,7 +36,7 @@ class Summary:
         self._keep: Callable[[str], None] | None = None
 
     def tell(self, facts: Mapping[str, Any]) -> None:
-        """Adds the command's own facts; a later one takes the place of an earlier one."""
+        """Adds facts of the command; a later fact replaces an earlier one of the same name."""
         self._facts |= facts
 
     def use_devices(self, devices: Sequence[Any]) -> None:
@@ -44,19 +44,19 @@ class Summary:
         self._devices = tuple(devices)
 
     def keep(self, write: Callable[[str], None]) -> None:
-        """Gives the JSON to ``write`` as well, when the command ends."""
+        """Also passes the JSON to ``write`` when the command ends."""
         self._keep = write
 
     def end(self, status: str, exit_code: int, error: str | None) -> None:
-        """Prints the line, and keeps it if that was asked for.
+        """Prints the line, and passes it on if ``keep`` was called.
 
         Args:
             status: "done", "stopped" or "failed".
-            exit_code: of the process.
-            error: one sentence about what went wrong, or None.
+            exit_code: the exit status of the process.
+            error: one sentence that says what went wrong, or None.
 
         Raises:
-            InputError: what ``keep`` was given cannot write it. The line was printed before.
+            InputError: the function given to ``keep`` cannot write it. The line is printed before.
         """
         text = self.text(status, exit_code, error)
         print(f"{PREFIX}{text}", flush=True)
@@ -64,7 +64,7 @@ class Summary:
             self._keep(text + "\n")
 
     def text(self, status: str, exit_code: int, error: str | None) -> str:
-        """The JSON on one line; arguments as in ``end``."""
+        """Returns the JSON on one line; the arguments are those of ``end``."""
         content = {
             "command": self._command,
             "status": status,
@@ -80,7 +80,7 @@ class Summary:
 
 
 def _cpu_seconds() -> float:
-    """User and system time of the process and of its children that have ended."""
+    """Returns the user and system time of the process and of its children that have ended."""
     if resource is None:
         return time.process_time()
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -88,10 +88,10 @@ def _cpu_seconds() -> float:
 
 
 def _peak_memory() -> int | None:
-    """Most bytes of host memory that the process held at once; None where nobody knows."""
+    """Returns the peak of the process's host memory in bytes; None where it is not known."""
     try:
-        # Of this program alone; what getrusage tells begins with what its parent held when it
-        # was started.
+        # The peak of this program alone; that of getrusage includes what the parent held at the
+        # start.
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         for line in status.splitlines():
             if line.startswith("VmHWM:"):
@@ -101,7 +101,7 @@ def _peak_memory() -> int | None:
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # The one number that macOS counts in bytes and others in KiB.
+    # macOS counts this number in bytes, other systems in KiB.
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
@@ -110,7 +110,7 @@ def _about(devices: Sequence[Any]) -> dict[str, Any] | None:
         return None
     peaks = []
     for device in devices:
-        # Devices of other processes tell nothing, nor do CPUs.
+        # Devices of other processes and CPUs have no statistics.
         stats = _memory_stats(device)
         if "peak_bytes_in_use" in stats:
             peaks.append(int(stats["peak_bytes_in_use"]))
@@ -125,10 +125,10 @@ def _memory_stats(device: Any) -> Mapping[str, Any]:
     try:
         return device.memory_stats() or {}
     except Exception:
-        # Whatever is wrong with a device by now, the summary is the last to be stopped by it.
+        # A broken device must not prevent the summary.
         return {}
 
 
 def path_text(path: str | Path) -> str:
-    """A path for a summary: absolute, so that it holds in any folder."""
+    """Returns a path for a summary: absolute, so that it is valid in any folder."""
     return str(Path(path).absolute())

@@ -24,7 +24,7 @@ class Verb:
     Attributes:
         module: of emojax, or of its builders.
         about: one line for ``emojax --help``.
-        builds: the module is a builder.
+        builds: True if the module is a builder.
     """
 
     module: str
@@ -54,7 +54,7 @@ VERBS = {
     "evaluate": Verb("evaluate", "score a trained run"),
     "predict": Verb("predict", "write a trained run's predictions as CSV files"),
     "submit": Verb("submit", "write or check a submission to ABAW"),
-    "report": Verb("report", "write an interactive HTML page about trained runs"),
+    "report": Verb("report", "write an interactive HTML page of trained runs"),
     "analyse": Verb("analyse", "study trained runs: missing input, streams, comparison"),
     "tables": Verb("tables", "train and print the tables of the papers"),
     "systems": Verb("systems", "list every system that can be trained"),
@@ -94,7 +94,7 @@ def overview() -> str:
 
 def _unknown(words: Sequence[str]) -> InputError:
     return InputError(
-        "This is no verb of emojax." if words else "A verb is missing.",
+        "emojax has no such verb." if words else "A verb is missing.",
         field="verb",
         found=words[0] if words else "nothing",
         expected="one of " + ", ".join(VERBS),
