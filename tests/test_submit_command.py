@@ -25,13 +25,13 @@ UNITS = TASKS["au"].labels
 
 # Case -> words of what goes wrong; the others succeed.
 FAILURES = {
-    "no_source": ["not clear what to submit", "none of them"],
+    "no_source": ["exactly one", "none of them"],
     "two_sources": ["--checkpoint and --predictions"],
     "no_out": ["--out"],
     "template_for_edition_3": ["--template", "has no effect"],
-    "another_task": ["not trained for this task", "expr", "va"],
-    "missing_video": ["no prediction at all", "1 without: nobody", "--allow_missing"],
-    "missing_without_length": ["how many frames", "nobody", "--template"],
+    "another_task": ["does not predict this task", "expr", "va"],
+    "missing_video": ["no predictions", "1 without: nobody", "--allow_missing"],
+    "missing_without_length": ["number of frames", "nobody", "--template"],
     "broken": ["line 3", "1.5", "from -1 to 1"],
     "another_list": ["not those of the test list", "nobody"],
     "out_is_a_folder": ["--out", "a folder"],

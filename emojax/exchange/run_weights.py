@@ -1,13 +1,13 @@
-"""Replicas as self-contained weight files, and run folders made from such files.
+"""Exports replicas as self-contained weight files, and makes run folders from such files.
 
-A weight file is one ``.safetensors`` of one replica. Tensors, float32, named by their path:
-    params/...                     parameters of the best validation
+A weight file is a ``.safetensors`` file of one replica. Its tensors are float32, named by path:
+    params/...                     parameters at the best validation
     batch_stats/...                running statistics, if the model has any
     normalisation/STREAM/mean      training statistics of the stream, (D,)
     normalisation/STREAM/std
-Metadata, JSON in text: ``format``, ``code_version``, ``config`` (of the whole run, without the
-store's place), ``streams``, ``tasks``, ``replica``, ``branches`` (whether the weights are from a
-stage that trains temporary heads), ``step`` and ``store`` (name and checksum).
+Its metadata are JSON texts: ``format``, ``code_version``, ``config`` (of the whole run, without the
+path of the store), ``streams``, ``tasks``, ``replica``, ``branches`` (true if the weights are from
+a stage that trains temporary heads), ``step`` and ``store`` (name and checksum).
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _KEYS = (
 
 @dataclasses.dataclass(frozen=True)
 class ReplicaFile:
-    """A weight file, read.
+    """The content of a weight file.
 
     Attributes:
-        file: its tensors.
-        config: of the run it was exported from.
-        streams: stream -> specification, of those the model reads.
-        replica: which of the run's replicas it is.
-        branches: whether its predictions are those of the model's temporary heads.
-        step: of the checkpoint.
+        file: the tensors.
+        config: the configuration of the run that it was exported from.
+        streams: stream -> specification, for the streams that the model reads.
+        replica: fold, targets, seed and rates of the replica.
+        branches: True if the replica predicts with the model's temporary heads.
+        step: the step of the checkpoint.
         store: {"name", "checksum"} of the training store.
     """
 
@@ -65,7 +65,7 @@ class ReplicaFile:
 
 
 def variables_of(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """{"params", "model_state"} as one tree of collections: {"params", "batch_stats"}."""
+    """Turns {"params", "model_state"} into one tree of collections: {"params", "batch_stats"}."""
     return {"params": weights["params"], **weights["model_state"]}
 
 
@@ -74,8 +74,8 @@ def export_replica(run: TrainedRun, index: int, path: str | Path) -> int:
 
     Args:
         run: an opened run.
-        index: of the replica in ``run.session.replicas``.
-        path: of the file, ending in ".safetensors".
+        index: the position of the replica in ``run.session.replicas``.
+        path: the file to write, ending in ".safetensors".
 
     Returns:
         The file's size in bytes.
@@ -89,9 +89,9 @@ def export_replica(run: TrainedRun, index: int, path: str | Path) -> int:
             "The replica has no trained weights.",
             file=run.workdir,
             field=session.names[index],
-            found="a training that diverged",
+            found="a replica whose training diverged",
             expected="a replica with finite scores",
-            remedy="name another one with --replica",
+            remedy="name another replica with --replica",
         )
     leaves = named_leaves(variables_of(run.best))
     tensors = {name: np.asarray(jax.device_get(leaf[index])) for name, leaf in leaves.items()}
@@ -120,7 +120,7 @@ def read_replica(path: str | Path) -> ReplicaFile:
     """Reads a weight file.
 
     Raises:
-        InputError: the file is damaged, or is not one that ``export_replica`` wrote.
+        InputError: the file is damaged, or ``export_replica`` did not write it.
     """
     file = read_tensors(path)
     missing = [key for key in _KEYS if key not in file.metadata]
@@ -141,12 +141,12 @@ def read_replica(path: str | Path) -> ReplicaFile:
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
-            "This is not a file that emojax exported.",
+            "The file was not exported by emojax.",
             file=path,
             field="metadata",
             found=(f"no {error}" if isinstance(error, KeyError) else str(error))[:200],
             expected=f"{FORMAT}, with {', '.join(_KEYS[1:])}",
-            remedy="export it again, or, for a PyTorch state dict, use import_torch",
+            remedy="export it again; for a PyTorch state dict, use import_torch",
         ) from error
 
 
@@ -154,27 +154,28 @@ def _replica(fields: dict[str, Any]) -> Replica:
     replica = Replica(**fields)
     for field in ("fold", "target"):
         if not isinstance(getattr(replica, field), str):
-            raise TypeError(f"{field} of the replica is no text")
+            raise TypeError(f"{field} of the replica is not text")
     for field in ("seed", "learning_rate", "weight_decay"):
         if not isinstance(getattr(replica, field), int | float):
-            raise TypeError(f"{field} of the replica is no number")
+            raise TypeError(f"{field} of the replica is not a number")
     return replica
 
 
 def import_replicas(
     files: Sequence[ReplicaFile], workdir: str | Path, store: str | Path = ""
 ) -> TrainedRun:
-    """Makes a run folder of exported replicas, which evaluates and predicts as their run did.
+    """Makes a run folder from exported replicas, which evaluates and predicts as their run did.
 
     Args:
-        files: of one run: the same configuration, and every combination of their folds,
-            targets, seeds and rates once. Tasks that none of them was trained for are left out.
-        workdir: folder to make.
-        store: to evaluate on if no other is named; may stay unknown.
+        files: weight files of one run, with the same configuration; every combination of their
+            folds, targets, seeds and rates occurs once. Tasks that none of them was trained for
+            are left out.
+        workdir: the folder to make.
+        store: the store to evaluate on if no other is named; "" if it is not known.
 
     Raises:
-        InputError: the files do not belong together, or their tensors are not those of the
-            model they describe.
+        InputError: the files are not of one run, or their tensors do not fit the model that they
+            describe.
     """
     session = _merged_session(files, str(store or ""))
     by_replica = {file.replica: file for file in files}
@@ -214,24 +215,24 @@ def write_run(
     """Makes a run folder that evaluation and prediction open like a trained one.
 
     Args:
-        workdir: folder to make; empty, or not there yet.
-        session: the configuration made concrete.
-        variables: {"params", "batch_stats", ...}, every leaf leading with R.
+        workdir: the folder to make; it must be empty or not exist yet.
+        session: the session of the run.
+        variables: {"params", "batch_stats", ...}; the first axis of every leaf is R.
         normalisation: see ``session.fold_normalisation``.
         store: {"name", "path", "checksum"} of the store the weights were trained on.
-        step: the checkpoint's number.
-        branches_R: (R,) bool, whose weights are from a stage with temporary heads.
+        step: the number of the checkpoint.
+        branches_R: (R,) bool, True for weights from a stage with temporary heads.
 
     Raises:
-        InputError: there is something in ``workdir``.
+        InputError: ``workdir`` is a file or a folder that is not empty.
     """
     workdir = Path(workdir)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(
-            "A run is imported into a folder of its own.",
+            "A run must be imported into a folder of its own.",
             file=workdir,
             field="--out",
-            found="a folder with something in it" if workdir.is_dir() else "a file",
+            found="a folder that is not empty" if workdir.is_dir() else "a file",
             expected="an empty folder, or nothing yet",
         )
     params = variables["params"]
@@ -251,7 +252,7 @@ def write_run(
         "tasks": list(session.tasks),
         "replicas": [dataclasses.asdict(replica) for replica in session.replicas],
         "store": dict(store),
-        # Training cannot go on from here: there is neither schedule nor place in the data.
+        # Training cannot continue from this checkpoint: it has no schedule and no feed states.
         "fingerprint": "weights that were imported",
         "parameters": describe(saved),
     }
@@ -270,18 +271,18 @@ def write_run(
 
 
 def _merged_session(files: Sequence[ReplicaFile], store: str) -> Session:
-    """Builds the session whose replicas are exactly those of the files."""
+    """Builds the session whose replicas are those of the files."""
     first = files[0]
     for other in files[1:]:
         for key in ("config", "streams", "store", "step"):
             if getattr(other, key) != getattr(first, key):
                 raise InputError(
-                    "The files are not replicas of one run.",
+                    "The files are from different runs.",
                     file=other.file.path,
                     field=key,
-                    found=f"another than in {first.file.path}",
+                    found=f"a value that differs from that in {first.file.path}",
                     expected="files of one export",
-                    remedy="import them into folders of their own",
+                    remedy="import each run into a folder of its own",
                 )
     found = [file.replica for file in files]
     factors = {"fold": "folds", "target": "targets", "seed": "seeds"}
@@ -294,12 +295,12 @@ def _merged_session(files: Sequence[ReplicaFile], store: str) -> Session:
         whole *= len(different)
     if len(set(found)) != len(found) or len(found) != whole:
         raise InputError(
-            "The files are not a whole set of replicas.",
+            "The files are not a complete set of replicas.",
             field="--weights",
             found=f"{len(found)} files, {len(set(found))} different",
             expected=f"each of {whole} combinations once: "
             + ", ".join(f"{len(v)} {field}(s)" for field, v in values.items() if len(v) > 1),
-            remedy="import them into folders of their own",
+            remedy="import each file into a folder of its own",
         )
     rates = {key: v if len(v) > 1 else v[0] for key, v in values.items() if key not in factors}
     replicas = {plural: values[field] for field, plural in factors.items()}

@@ -1,4 +1,4 @@
-"""Reads a submission as the organisers would, and says what is wrong with it."""
+"""Reads a submission as the organisers would, and refuses one that is wrong."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def check_submission(
     """Checks a file of the 5th to 8th edition.
 
     Args:
-        path: the file.
-        task: whose header and values it should hold.
-        frames: the rows it should hold, in order. Without, each video's frames have to follow
-            one another from 1, and a video's rows to stand together.
+        path: the file to read.
+        task: the task whose header and values the file must hold.
+        frames: the rows that the file must hold, in order. If None, the rows of each video must
+            be contiguous, with frames 1, 2, 3 and so on.
 
     Returns:
-        its rows, and their values (N, columns) float64.
+        The rows, and their values (N, columns) float64.
 
     Raises:
-        InputError: the first thing that is wrong, with its line: header, a row that is missing,
-            too much, twice or elsewhere, or a value that is no number, not whole or out of range.
+        InputError: the header is wrong; a row is missing, surplus, repeated or misplaced; or a
+            value is not a number, not whole or out of range. The error names the first such line.
     """
     path = Path(path)
     lines = read_lines(path, "submission", "--validate")
@@ -57,18 +57,18 @@ def check_submission(
 def check_annotations(
     folder: str | Path, task: str, frames: Mapping[str, int | None]
 ) -> dict[str, np.ndarray]:
-    """Checks what the 3rd edition asks for: one .txt per video in a folder.
+    """Checks a submission to the 3rd edition: a folder with one .txt per video.
 
     Args:
-        folder: with the files.
-        task: whose header and values they should hold.
-        frames: video -> its number of frames, None where it is not known.
+        folder: the folder of the files.
+        task: the task whose header and values the files must hold.
+        frames: video -> its number of frames, or None if it is not known.
 
     Returns:
-        video -> (frames, columns) float64.
+        The values: video -> (frames, columns) float64.
 
     Raises:
-        InputError: a file is missing or too much, or the first thing that is wrong in a file.
+        InputError: a file is missing, surplus or wrong. The error names its first wrong line.
     """
     folder = Path(folder)
     files = {path.stem: path for path in sorted(folder.glob("*.txt"))}
@@ -100,7 +100,7 @@ def check_annotations(
         expected = frames.get(name)
         if expected not in (None, len(lines) - 1):
             raise InputError(
-                "A file has another number of rows than the video has frames.",
+                "The number of rows of a file is not the number of frames of its video.",
                 file=path,
                 field="rows",
                 found=len(lines) - 1,
@@ -124,7 +124,7 @@ def _split(
     if len(cells) != count:
         what = f"{count} columns" + (f", the first of them {columns[0]}" if columns else "")
         raise InputError(
-            "A row has another number of columns than the task.",
+            "A row does not have the columns of the task.",
             file=path,
             field=f"line {number}",
             found=f"{len(cells)} in {line!r}" if line else "an empty line",
@@ -134,14 +134,14 @@ def _split(
 
 
 def _check_rows(found: FrameList, frames: FrameList, path: Path) -> None:
-    """Refuses rows that are missing, too much, or in another order."""
+    """Refuses rows that are missing, surplus or in another order."""
     if found.locations == frames.locations:
         return
     missing = list(dict.fromkeys(frames.locations).keys() - set(found.locations))
     surplus = list(dict.fromkeys(found.locations).keys() - set(frames.locations))
     for names, summary in (
         (missing, "The submission lacks rows."),
-        (surplus, "The submission has rows that nobody asks for."),
+        (surplus, "The submission has rows that the template does not have."),
     ):
         if names:
             raise InputError(
@@ -156,7 +156,7 @@ def _check_rows(found: FrameList, frames: FrameList, path: Path) -> None:
         (line, pair) for line, pair in enumerate(pairs, 2) if pair[0] != pair[1]
     )
     raise InputError(
-        "The rows stand in another order than in the template.",
+        "The rows are not in the order of the template.",
         file=path,
         field=f"line {line}",
         found=is_there,
@@ -165,7 +165,7 @@ def _check_rows(found: FrameList, frames: FrameList, path: Path) -> None:
 
 
 def _check_sequence(found: FrameList, path: Path) -> None:
-    """Without a template: videos in one piece, frames 1, 2, 3 ..."""
+    """Refuses videos whose rows are not contiguous with frames 1, 2, 3 and so on."""
     if not len(found):
         raise InputError(
             "The submission has no rows.",
@@ -181,17 +181,17 @@ def _check_sequence(found: FrameList, path: Path) -> None:
     if wrong.size:
         row = int(wrong[0])
         raise InputError(
-            "The frames of a video do not follow one another.",
+            "The frames of a video are not numbered 1, 2, 3 and so on.",
             file=path,
             field=f"line {row + 2}",
             found=found.locations[row],
             expected=f"frame {expected_N[row]} of {found.videos[found.video_N[row]]}",
-            remedy="give the organisers' --template, if it leaves frames out",
+            remedy="name the organisers' --template, if it leaves frames out",
         )
 
 
 def _value(text: str, spec: TaskSpec, path: Path, line: int) -> float:
-    """A cell as a number, whole for classes and units."""
+    """Parses a cell as a number, which must be whole for classes and units."""
     if spec.kind == "continuous":
         expected = "a number from -1 to 1"
         try:
@@ -206,7 +206,7 @@ def _value(text: str, spec: TaskSpec, path: Path, line: int) -> float:
         value = float(text) if sound else math.nan
     if not sound:
         raise InputError(
-            "A value cannot be submitted.",
+            "A value is not allowed in a submission.",
             file=path,
             field=f"line {line}",
             found=text or "nothing",

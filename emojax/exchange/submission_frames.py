@@ -1,4 +1,4 @@
-"""Lists the frames a submission answers: the organisers' template, a test list, or whole videos."""
+"""Lists the frames of a submission: those of the organisers' template, or of whole videos."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class FrameList:
     """The rows of a submission, in order; N rows over V videos.
 
     Attributes:
-        locations: (N,) "video/00001.jpg", as the organisers spell them.
+        locations: (N,) texts such as "video/00001.jpg", as the organisers spell them.
         videos: (V,) names in the order of their first row.
-        video_N: (N,) int64, which of the videos each row is about.
-        number_N: (N,) int64, the frame, counted from 1.
+        video_N: (N,) int64, the position in ``videos`` of each row's video.
+        number_N: (N,) int64, the frame of each row, counted from 1.
     """
 
     locations: tuple[str, ...]
@@ -37,25 +37,25 @@ class FrameList:
     number_N: np.ndarray
 
     def __len__(self) -> int:
-        """N, the number of rows."""
+        """Returns N, the number of rows."""
         return len(self.locations)
 
 
 def header_of(task: str) -> list[str]:
-    """The first line of a submission, "image_location" and the labels of the task."""
+    """Returns the header of a submission: "image_location" and the labels of the task."""
     return [LOCATION, *TASKS[task].labels]
 
 
 def read_lines(path: Path, what: str, field: str) -> list[str]:
-    """The lines of a text file without their ends; empty lines at its end do not count.
+    """Returns the lines of a text file without line ends; empty lines at its end are dropped.
 
     Args:
-        path: the file.
-        what: "template", "submission", ... for the message.
-        field: the flag or column that is concerned.
+        path: the file to read.
+        what: the name of the file in messages, such as "template".
+        field: the flag or column that the messages name.
 
     Raises:
-        InputError: there is no such file, or it is not UTF-8 text.
+        InputError: the file does not exist or is not UTF-8 text.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def read_lines(path: Path, what: str, field: str) -> list[str]:
             found=f"byte {error.object[error.start]:#04x} at {error.start}",
             expected="UTF-8 text",
         ) from error
-    # Not splitlines(), for which a form feed in a damaged file would be one more line.
+    # Not splitlines(), which would also split at a form feed in a damaged file.
     lines = text.replace("\r\n", "\n").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -83,7 +83,7 @@ def read_lines(path: Path, what: str, field: str) -> list[str]:
 
 
 def check_header(line: str, task: str, path: Path, field: str) -> None:
-    """Refuses a header that is not the task's, and says if it is another task's.
+    """Refuses a header that is not the task's; the remedy names the task that has it.
 
     Raises:
         InputError: the columns are not those of the task.
@@ -103,10 +103,10 @@ def check_header(line: str, task: str, path: Path, field: str) -> None:
 
 
 def parse_location(text: str, path: Path, line: int) -> tuple[str, int]:
-    """Video and frame number of "video/00001.jpg".
+    """Returns the video and the frame number of a location such as "video/00001.jpg".
 
     Raises:
-        InputError: it does not look like that, or the frame is 0.
+        InputError: the text has another form, or the frame is 0.
     """
     match = _FRAME.fullmatch(text)
     if match is None or int(match["number"]) < 1:
@@ -121,24 +121,23 @@ def parse_location(text: str, path: Path, line: int) -> tuple[str, int]:
 
 
 def read_template(path: str | Path, task: str) -> FrameList:
-    """The frames that the organisers ask for, in their order.
+    """Reads the frames of the organisers' template, in its order.
 
-    What a row holds beside its frame does not count: templates come with nothing there, or with
-    zeros.
+    The values in the rows are ignored: some templates leave them out, others hold zeros.
 
     Args:
-        path: a text file, ``image_location,...`` and one row per frame.
-        task: whose columns the header must name.
+        path: a text file with the header ``image_location,...`` and one row per frame.
+        task: the task whose columns the header must name.
 
     Raises:
-        InputError: the header is another one, a row names no frame, or two rows the same.
+        InputError: the header is wrong, a row names no frame, or two rows name the same frame.
     """
     path = Path(path)
     lines = read_lines(path, "template", "--template")
     check_header(lines[0].removeprefix("\ufeff") if lines else "", task, path, "--template")
     if len(lines) < 2:
         raise InputError(
-            "The template asks for no frame.",
+            "The template has no rows.",
             file=path,
             field="--template",
             found="a header alone",
@@ -148,10 +147,10 @@ def read_template(path: str | Path, task: str) -> FrameList:
 
 
 def frame_list(locations: Sequence[str], path: Path) -> FrameList:
-    """Takes frames apart, the first of which is in line 2 of a file.
+    """Parses locations, the first of which is in line 2 of the file.
 
     Raises:
-        InputError: a row names no frame, or two rows the same.
+        InputError: a row names no frame, or two rows name the same frame.
     """
     places: dict[str, int] = {}
     seen: dict[tuple[int, int], int] = {}
@@ -171,7 +170,7 @@ def frame_list(locations: Sequence[str], path: Path) -> FrameList:
 
 
 def every_frame(frames: Mapping[str, int]) -> FrameList:
-    """All frames of videos, video -> number of frames, named as Aff-Wild2 names them."""
+    """Lists all frames of videos (video -> number of frames), named as in Aff-Wild2."""
     counts_V = list(frames.values())
     numbers = [np.arange(1, count + 1) for count in counts_V]
     return FrameList(
@@ -185,10 +184,10 @@ def every_frame(frames: Mapping[str, int]) -> FrameList:
 
 
 def read_test_list(path: str | Path) -> list[str]:
-    """Names of a test set's videos: one a line, no header.
+    """Reads the names of a test set's videos, one on each line, without a header.
 
     Raises:
-        InputError: the file names nothing, a name twice, or something that is no video's name.
+        InputError: the file is empty, a name occurs twice, or a line is not the name of a video.
     """
     path = Path(path)
     names: dict[str, int] = {}
@@ -202,7 +201,7 @@ def read_test_list(path: str | Path) -> list[str]:
                 field=field,
                 found=name,
                 expected="a name without suffix, as in 7-60-1920x1080_left",
-                remedy="give a file with rows of frames as --template" if "," in name else None,
+                remedy="name a file with rows of frames as --template" if "," in name else None,
             )
         check_name(name, field, path)
         if names.setdefault(name, number) != number:
@@ -219,7 +218,7 @@ def read_test_list(path: str | Path) -> list[str]:
             file=path,
             field="--test_list",
             found="no line",
-            expected="one name of a video a line",
+            expected="the name of one video on each line",
         )
     return list(names)
 
@@ -234,17 +233,17 @@ def check_same_videos(frames: FrameList, names: Sequence[str], template: str | P
     unasked = [name for name in names if name not in set(frames.videos)]
     if unlisted or unasked:
         raise InputError(
-            "Template and test list name different videos.",
+            "The template and the test list name different videos.",
             file=template,
             field="--test_list",
             found=f"{len(unlisted)} only in the template, {len(unasked)} only in the list: "
             + shortened([*unlisted, *unasked]),
             expected="the same videos",
-            remedy="take both of the same task and edition",
+            remedy="use a template and a test list of the same task and edition",
         )
 
 
 def shortened(names: Sequence[str], count: int = 5) -> str:
-    """A few names, and how many more there are."""
+    """Returns the first few names and, if there are more, the number of all."""
     more = f", ... ({len(names)} in all)" if len(names) > count else ""
     return ", ".join(names[:count]) + more

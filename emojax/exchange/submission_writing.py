@@ -1,7 +1,7 @@
-"""From predictions to the rows of a submission: decided, fitted to the frames asked for, written.
+"""Turns predictions into a submission: decides, fits them to the template's frames, and writes.
 
-The organisers' template decides which frames are answered. Where a video has fewer predictions
-than the template has frames, the last one is repeated; predictions that nobody asks for are cut.
+The organisers' template lists the frames of the submission. If a video has fewer predictions than
+the template has frames, the last one is repeated. Predictions of other frames are cut.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from emojax.ops.decisions import DECISION_RULES
 from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS
 
-# Read back, a number differs from what was predicted by less than 1e-6.
+# So many decimals that a number read back differs from the prediction by less than 1e-6.
 _DECIMALS = 7
 _CLOCK = ["frame", "seconds"]
 
@@ -33,8 +33,8 @@ class Decision:
     """Tuned thresholds of units or offsets of classes.
 
     Attributes:
-        parameters_C: one for each label of the task.
-        about: what they are and where they are from, to be said.
+        parameters_C: the threshold or offset of each label of the task.
+        about: a description of the parameters and their source, to be printed.
     """
 
     parameters_C: np.ndarray
@@ -43,14 +43,14 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class VideoAnswer:
-    """The fit of one video's predictions to the frames asked for.
+    """The fit of one video's predictions to the frames of the submission, in numbers.
 
     Attributes:
         asked: rows of the submission.
         predicted: frames with a prediction.
         repeated: rows after the last prediction, which take its value.
-        cut: predictions of frames that nobody asks for.
-        clipped: values beyond [-1, 1], which took the nearest end.
+        cut: predictions of frames that the submission does not have.
+        clipped: values outside [-1, 1], which were set to the nearest end.
     """
 
     asked: int
@@ -61,16 +61,16 @@ class VideoAnswer:
 
 
 def read_predictions(folder: str | Path, task: str) -> dict[str, Path]:
-    """The CSV files that ``emojax.predict`` wrote for a task, video -> file.
+    """Finds the CSV files that ``emojax predict`` wrote for a task: video -> file.
 
     Raises:
-        InputError: there are none.
+        InputError: the folder has no such files.
     """
     files = {path.stem: path for path in sorted(Path(folder, task).glob("*.csv"))}
     if not files:
         other = sorted(path.name for path in Path(folder).glob("*") if path.is_dir())
         raise InputError(
-            f"There are no predictions of {task!r} here.",
+            f"The folder has no predictions of {task!r}.",
             file=Path(folder, task),
             field="--predictions",
             found="folders " + ", ".join(other) if other else "nothing",
@@ -80,7 +80,7 @@ def read_predictions(folder: str | Path, task: str) -> dict[str, Path]:
 
 
 def read_prediction(path: Path, task: str) -> np.ndarray:
-    """(N, C) float64, the decoded predictions of a video from its CSV file.
+    """Reads the decoded predictions of a video, (N, C) float64, from its CSV file.
 
     Raises:
         InputError: the file is damaged or does not predict every label.
@@ -92,7 +92,7 @@ def read_prediction(path: Path, task: str) -> np.ndarray:
     if header != _CLOCK + labels:
         missing = [label for label in labels if label not in header]
         raise InputError(
-            "These predictions do not hold what the task asks for.",
+            "The file does not predict all labels of the task.",
             file=path,
             field="header",
             found=",".join(header) or "an empty file",
@@ -103,7 +103,7 @@ def read_prediction(path: Path, task: str) -> np.ndarray:
         )
     if len(rows) < 2:
         raise InputError(
-            "These predictions are of no frame.",
+            "The file of predictions has no rows.",
             file=path,
             field="rows",
             found="a header alone",
@@ -136,19 +136,20 @@ def read_decision(path: str | Path, task: str, fold: str = "") -> Decision:
     """Reads the decision that ``evaluate --decision=tuned`` found best from its ``scores.json``.
 
     Args:
-        path: the file.
+        path: the file to read.
         task: "expr" or "au".
-        fold: whose decision; without, the mean over folds, as predictions are.
+        fold: the fold whose decision to read; "" takes the mean over folds, because the
+            predictions of a submission are means over folds, too.
 
     Raises:
-        InputError: the file holds no such decision, or not one number for each label.
+        InputError: the file has no such decision, or not one number for each label.
     """
     path = Path(path)
     field = "--decisions"
     rule = DECISION_RULES.get(TASKS[task].kind)
     if rule is None:
         raise InputError(
-            "There is nothing to decide.",
+            "The task has no decisions to tune.",
             field=field,
             found=f"--task={task}",
             expected="a task with classes or units",
@@ -186,7 +187,7 @@ def read_decision(path: str | Path, task: str, fold: str = "") -> Decision:
 
 
 def _parameters(found: Any, task: str, parameter: str, path: Path, fold: str) -> np.ndarray:
-    """(C,) checked numbers of one fold."""
+    """Returns the checked parameters of one fold, (C,)."""
     labels = TASKS[task].labels
     sound = (
         isinstance(found, dict)
@@ -202,7 +203,7 @@ def _parameters(found: Any, task: str, parameter: str, path: Path, fold: str) ->
             field=f"decisions, fold {fold}, {task}",
             found=shortened([json.dumps(found)[:200]]),
             expected=f"tuned: {parameter}, and a number for each of " + ", ".join(labels),
-            remedy="write it anew with emojax evaluate --decision=tuned",
+            remedy="write it again with emojax evaluate --decision=tuned",
         )
     return np.array([found[label] for label in labels], np.float64)
 
@@ -217,21 +218,21 @@ def answer(
     task: str,
     decision: Decision | None = None,
 ) -> tuple[np.ndarray, dict[str, VideoAnswer]]:
-    """The values of every row, and how they came about.
+    """Returns the values of every row, and the fit of each video's predictions.
 
     Args:
-        frames: what is asked for; N rows.
-        predict: video -> (frames, C) decoded predictions, or None for a video without any, whose
-            rows become neutral: valence and arousal 0, the first class, no unit.
-        task: what is predicted.
-        decision: tuned thresholds or offsets; without, argmax and one half decide.
+        frames: the N rows of the submission.
+        predict: video -> (frames, C) decoded predictions. None for a video without predictions,
+            whose rows become neutral: valence and arousal 0, the first class, no unit.
+        task: the task that is predicted.
+        decision: tuned thresholds or offsets; without them, argmax and 0.5 decide.
 
     Returns:
-        (N, columns) float64 in the order of the rows, classes and units whole; and for each
-        video what was repeated and cut.
+        (N, columns) float64 in the order of the rows, with whole numbers for classes and units;
+        and video -> the fit of its predictions.
 
     Raises:
-        InputError: predictions are not finite, or are no probabilities where they should be.
+        InputError: a prediction is not finite, or is not a probability where the task needs one.
     """
     spec = TASKS[task]
     values_NK = np.zeros((len(frames), spec.columns))
@@ -270,11 +271,11 @@ def _check_predictions(predicted_MC: np.ndarray, task: str, name: str) -> None:
     label = TASKS[task].labels[column]
     untrained = np.isnan(predicted_MC[:, column]).all()
     raise InputError(
-        f"Nothing predicts {label}." if untrained else "A prediction cannot be submitted.",
+        f"No replica predicts {label}." if untrained else "A prediction is not a valid value.",
         field=f"{label} of frame {row + 1} of {name}",
         found=predicted_MC[row, column],
         expected=expected,
-        remedy=f"take a run that was trained for {label}, and did not diverge"
+        remedy=f"use a run that was trained for {label} and did not diverge"
         if untrained
         else None,
     )
@@ -283,7 +284,7 @@ def _check_predictions(predicted_MC: np.ndarray, task: str, name: str) -> None:
 def _decide(
     predicted_MC: np.ndarray, task: str, decision: Decision | None
 ) -> tuple[np.ndarray, int]:
-    """(M, columns) values to be written, and how many had to be clipped."""
+    """Returns the values to write, (M, columns), and the number of clipped ones."""
     if TASKS[task].kind == "continuous":
         kept_MC = np.clip(predicted_MC, -1.0, 1.0)
         return kept_MC, int((kept_MC != predicted_MC).sum())
@@ -303,9 +304,9 @@ def write_submission(path: str | Path, frames: FrameList, task: str, values_NK: 
     """Writes the file of the 5th to 8th edition: a header, and a row for each frame.
 
     Args:
-        path: of the file, which is replaced as a whole or not at all.
-        frames: N rows.
-        task: gives the header.
+        path: the file to write; it is replaced as a whole or not at all.
+        frames: the N rows of the submission.
+        task: the task, which gives the header.
         values_NK: (N, columns), see ``answer``.
 
     Raises:
@@ -319,12 +320,12 @@ def write_submission(path: str | Path, frames: FrameList, task: str, values_NK: 
 def write_annotations(
     folder: str | Path, frames: FrameList, task: str, values_NK: np.ndarray
 ) -> None:
-    """Writes what the 3rd edition asks for: one .txt per video, in the form of its annotations.
+    """Writes a submission to the 3rd edition: one .txt per video, in the form of the annotations.
 
     Args:
-        folder: for the files.
+        folder: the folder of the files.
         frames: all frames of each video, in order.
-        task: gives the header.
+        task: the task, which gives the header.
         values_NK: (N, columns), see ``answer``.
 
     Raises:
@@ -340,7 +341,7 @@ def write_annotations(
 
 
 def _texts(values_NK: np.ndarray, task: str) -> Sequence[str]:
-    """The columns of each row, as they stand in a file."""
+    """Returns the columns of each row as text."""
     if TASKS[task].kind == "continuous":
         return [",".join(f"{value:.{_DECIMALS}f}" for value in row) for row in values_NK.tolist()]
     whole_NK: list[list[int]] = values_NK.astype(np.int64).tolist()
@@ -366,7 +367,7 @@ def _write(path: Path, lines: Sequence[str]) -> None:
 
 
 def summary(answers: Mapping[str, VideoAnswer]) -> VideoAnswer:
-    """The sums over all videos."""
+    """Returns the sums over all videos."""
     fields = [field.name for field in dataclasses.fields(VideoAnswer)]
     return VideoAnswer(
         **{name: sum(getattr(one, name) for one in answers.values()) for name in fields}

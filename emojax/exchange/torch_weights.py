@@ -1,4 +1,4 @@
-"""State dicts of public PyTorch models as run folders: ``models/torch_names.py`` put to work."""
+"""Makes run folders from state dicts of public PyTorch models; see ``models/torch_names.py``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from emojax.models.torch_names import LAYOUTS, TorchWeights, find_modalities, lo
 from emojax.prediction.trained_run import TrainedRun
 from emojax.specs import TASKS, StreamSpec
 
-# Modalities that enter the public models as pictures, frames or spectrograms, and pass their
-# backbones within the model: what comes out is not normalised again.
+# Modalities that enter the public models as images or spectrograms and pass a backbone within the
+# model. The features that the backbone returns are not normalised again.
 _NOT_NORMALISED = ("video", "cnn", "cnn_res50", "logmel")
 
 Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -33,9 +33,9 @@ class TorchReplica:
     """The outcome of importing one state dict.
 
     Attributes:
-        replica: name of the replica it became.
-        path: of the file.
-        weights: what went where.
+        replica: the name of the replica.
+        path: the file of the state dict.
+        weights: the arrays and the names that were used.
     """
 
     replica: str
@@ -53,29 +53,29 @@ def import_torch(
     modalities: tuple[str, ...] = (),
     store: Store | None = None,
 ) -> tuple[TrainedRun, list[TorchReplica]]:
-    """Makes a run folder of state dicts, one for each replica.
+    """Makes a run folder from state dicts, one for each replica.
 
     Args:
-        session: of a configuration with the widths of the models that were saved.
+        session: a session with the widths of the models that were saved.
         layout: a key of ``LAYOUTS``.
         files: replica name (``session.names``), or "" for every replica -> file.
-        workdir: folder to make.
-        statistics: how features are normalised: a key of ``STATISTICS``.
-        modalities: what the state dicts call the streams, in the order of the configuration's
-            streams, which has to be the order the public model was given; found by name if
-            empty.
-        store: whose training statistics are used, and whose folds the replicas name.
+        workdir: the folder to make.
+        statistics: the normalisation of the features: a key of ``STATISTICS``.
+        modalities: the names of the streams in the state dicts, in the order of the
+            configuration's streams, which must be the order in the public model. If empty, they
+            are found by name.
+        store: the store whose training statistics are used, and whose folds the replicas name.
 
     Returns:
-        The run, and for each replica what went where.
+        The run, and the outcome of importing each replica.
 
     Raises:
-        InputError: anything that does not fit.
+        InputError: a layout, file, tensor or modality does not fit the session.
     """
     model = session.config.model["name"]
     if model != LAYOUTS[layout].model:
         raise InputError(
-            f"Layout {layout!r} is not one of this model.",
+            f"Layout {layout!r} does not belong to this model.",
             field="--config",
             found=f"model {model}",
             expected=f"model {LAYOUTS[layout].model}",
@@ -104,7 +104,7 @@ def import_torch(
 def _stack(
     session: Session, replicas: Sequence[TorchWeights], names: Sequence[str]
 ) -> list[np.ndarray]:
-    """Arrays leading with R; what a state dict leaves open keeps its initial values."""
+    """Stacks the arrays along R; tensors that a state dict lacks keep their initial values."""
     rows = []
     for weights, replica in zip(replicas, session.replicas, strict=True):
         initial = _initial(session, replica.seed, weights.missing) if weights.missing else {}
@@ -113,7 +113,7 @@ def _stack(
 
 
 def _initial(session: Session, seed: int, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Initial values of a few parameters and statistics, as ``session.init_state`` draws them."""
+    """Returns initial values of some parameters and statistics, as ``session.init_state`` draws."""
 
     @jax.jit
     def draw(seed: jax.Array) -> dict[str, jax.Array]:
@@ -138,7 +138,7 @@ def _file_of(
         field="--weights",
         found=", ".join(f"{key}={path}" if key else str(path) for key, path in files.items()),
         expected=", ".join(f"{one}=FILE" for one in names),
-        remedy="name a file for each replica, or keep fewer replicas: "
+        remedy="name a file for each replica, or configure fewer replicas: "
         f"--config.replicas.targets={target}",
     )
 
@@ -151,7 +151,7 @@ def _load(
     modalities: tuple[str, ...],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[TorchWeights, dict[str, str]]:
-    """One replica's arrays, and modality -> stream."""
+    """Returns the arrays of one replica, and modality -> stream."""
     file = read_tensors(path)
     streams = tuple(session.streams)
     try:
@@ -196,7 +196,7 @@ def _head(
             if found:
                 return found[0], column
     raise InputError(
-        "The public models have one head, and this replica has several.",
+        "The public models have one head, but this replica has several.",
         field="config.replicas.targets",
         found=target,
         expected="one label, such as valence",
@@ -205,7 +205,7 @@ def _head(
 
 
 def _check_missing(path: Path, head: str, weights: TorchWeights) -> None:
-    """Refuses a state dict that leaves more open than the heads of other targets."""
+    """Refuses a state dict that lacks more tensors than those of the heads of other targets."""
     other = [
         name
         for name in weights.missing
@@ -218,8 +218,8 @@ def _check_missing(path: Path, head: str, weights: TorchWeights) -> None:
             file=path,
             field=other[0],
             found=f"{len(weights.taken)} tensors taken, {len(weights.unused)} not known",
-            expected="a tensor for it; emojax weights layouts lists the names",
-            remedy="give the configuration the layers and streams of the model that was saved",
+            expected="a tensor of the model; emojax weights layouts lists the names",
+            remedy="configure the layers and streams of the model that was saved",
         )
 
 
@@ -247,11 +247,11 @@ def _of_store(
 ) -> Statistics:
     if store is None:
         raise InputError(
-            "These statistics are those of a store's training videos.",
+            "Statistics of the training videos need a store.",
             field="--config.data.store",
             found="nothing",
             expected="the folder of a store, for " + ", ".join(names.values()),
-            remedy="name one, or pass --statistics=identity",
+            remedy="name a store, or pass --statistics=identity",
         )
     return fold_normalisation(store, folds, streams)
 
@@ -259,14 +259,14 @@ def _of_store(
 def _public(
     streams: Streams, folds: Sequence[str], store: Store | None, names: Mapping[str, str]
 ) -> Statistics:
-    """As the public code: nothing after a backbone, one mean and deviation for the rest."""
+    """Returns the public code's statistics: none after a backbone, else one mean and deviation."""
     result = _identity(streams, folds, store, names)
     scaled = {modal: stream for modal, stream in names.items() if modal not in _NOT_NORMALISED}
     if scaled:
         trained = _of_store(streams, folds, store, scaled)
         for stream in scaled.values():
             mean_D, std_D = (np.asarray(values, np.float64) for values in trained[stream])
-            # Every column has as many rows, so moments of all numbers are means of theirs.
+            # All columns have as many rows, so overall moments are means of column moments.
             mean = mean_D.mean(-1, keepdims=True)
             square = (std_D**2 + mean_D**2).mean(-1, keepdims=True)
             std = np.sqrt(np.maximum(square - mean**2, 0.0))

@@ -1,7 +1,7 @@
-"""Files of named tensors: reading and writing without pickle, and telling what is wrong with one.
+"""Reads and writes files of named tensors without pickle, and refuses damaged ones.
 
-``.safetensors`` is written and read, ``.npz`` only read. Neither can hold code, so a file from
-anywhere is safe to open; files of PyTorch's own format can, and are refused.
+``.safetensors`` is written and read, ``.npz`` is only read. Neither can hold code, so a file of any
+origin is safe to open. Files of PyTorch's own format can hold code, and are refused.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from safetensors.numpy import save_file
 from emojax.errors import InputError
 from emojax.file_writing import replacing
 
-# A header lists names and shapes; one beyond this size is not of a file of weights.
+# A header lists names and shapes. A larger one does not belong to a file of weights.
 MAX_HEADER_BYTES = 32 * 2**20
-# An archive of a few bytes may unpack to any size.
+# An archive of a few bytes can unpack to any size, so the size is limited.
 MAX_UNPACKED_BYTES = 16 * 2**30
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _CONVERT = """convert it where PyTorch and safetensors are installed:
@@ -37,9 +37,9 @@ class TensorFile:
     """The content of a weight file.
 
     Attributes:
-        path: of the file.
+        path: the file.
         tensors: name -> array, in the file's order.
-        metadata: key -> text; empty where the format has none.
+        metadata: key -> text; empty for formats without metadata.
     """
 
     path: Path
@@ -50,10 +50,10 @@ class TensorFile:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> int:
-    """Writes a ``.safetensors`` file; it appears whole or not at all.
+    """Writes a ``.safetensors`` file as a whole or not at all.
 
     Args:
-        path: of the file; its folder is made if it is not there.
+        path: the file to write; its folder is created if needed.
         tensors: name -> array.
         metadata: key -> text.
 
@@ -66,14 +66,14 @@ def write_tensors(
     path = Path(path)
     if path.suffix != ".safetensors" or path.is_dir():
         raise InputError(
-            "Weights are written to files named *.safetensors.",
+            "A file of weights must be named *.safetensors.",
             file=path,
             field="--out",
             found="a folder" if path.is_dir() else path.suffix or "no suffix",
             expected=".safetensors",
         )
-    # The format keeps the memory order of what it is given, so that has to be C's. (Of
-    # scalars ``ascontiguousarray`` would make vectors.)
+    # safetensors writes the memory as it is, so it must be in C order. (``ascontiguousarray``
+    # would turn scalars into vectors.)
     ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,12 +93,12 @@ def read_tensors(path: str | Path) -> TensorFile:
     """Reads a ``.safetensors`` or ``.npz`` file into memory.
 
     Raises:
-        InputError: there is no such file, it is of another format, or it is damaged.
+        InputError: the file does not exist, has another format, or is damaged.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            "There is no file of weights here.",
+            "The file of weights does not exist.",
             file=path,
             found="a folder" if path.is_dir() else "nothing",
             expected="a .safetensors or .npz file",
@@ -114,7 +114,7 @@ def read_tensors(path: str | Path) -> TensorFile:
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
     if path.suffix not in readers:
         raise InputError(
-            "The file's name does not tell a format of weights.",
+            "The ending of the file's name is not that of a format of weights.",
             file=path,
             found=path.suffix or "no suffix",
             expected=" or ".join(readers),
@@ -142,7 +142,7 @@ def _read_safetensors(path: Path) -> TensorFile:
             tensors = {}
             for name in opened.keys():  # noqa: SIM118 - not a mapping
                 tensors[name] = opened.get_tensor(name)
-    # A dtype that NumPy does not have, such as bfloat16, is a TypeError or an AttributeError.
+    # A dtype that NumPy lacks, such as bfloat16, raises TypeError or AttributeError.
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise _damaged(path, name, error, "float32, float16, float64 or integers") from error
     return TensorFile(path, tensors, metadata)
@@ -152,7 +152,7 @@ def _read_npz(path: Path) -> TensorFile:
     name = "archive"
     try:
         tensors = {}
-        # NumPy leaves a file open that it opened and could not read.
+        # NumPy does not close a file that it opened and could not read.
         with path.open("rb") as opened:
             _check_unpacked(opened)
             with np.load(opened, allow_pickle=False) as archive:
@@ -160,7 +160,7 @@ def _read_npz(path: Path) -> TensorFile:
                     tensors[name] = archive[name]
     except (
         zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, KeyError, AttributeError,
-        # What NumPy's header claims is allocated before it is read.
+        # NumPy allocates the size that a header claims before it reads the data.
         MemoryError, OverflowError, NotImplementedError, RuntimeError,
     ) as error:  # fmt: skip
         raise _damaged(path, name, error, "plain numeric arrays, as np.savez writes") from error
@@ -179,7 +179,7 @@ def _check_unpacked(opened: BinaryIO) -> None:
 
 
 def _check_header(array: IO[bytes], member: zipfile.ZipInfo) -> None:
-    """Refuses an array that claims to be larger than what is there."""
+    """Refuses an array whose header claims more bytes than the file has."""
     version = np.lib.format.read_magic(array)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -194,7 +194,7 @@ def _check_header(array: IO[bytes], member: zipfile.ZipInfo) -> None:
 
 def _damaged(path: Path, name: str, error: Exception, expected: str) -> InputError:
     return InputError(
-        "The file of weights is damaged, or holds what cannot be read.",
+        "The file of weights is damaged, or holds data of an unsupported kind.",
         file=path,
         field=name,
         found=str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__,
@@ -204,10 +204,10 @@ def _damaged(path: Path, name: str, error: Exception, expected: str) -> InputErr
 
 
 def as_float32(file: TensorFile, name: str) -> np.ndarray:
-    """A tensor as float32.
+    """Returns a tensor as float32.
 
     Raises:
-        InputError: it is no array of real numbers, or a number is not finite.
+        InputError: the tensor is not an array of real numbers, or a number is not finite.
     """
     array = file.tensors[name]
     if not np.issubdtype(array.dtype, np.floating):
@@ -219,7 +219,7 @@ def as_float32(file: TensorFile, name: str) -> np.ndarray:
             return single
         found = f"{int((~np.isfinite(single)).sum())} numbers that are not finite"
     raise InputError(
-        "A tensor is not fit to be a weight.",
+        "A tensor holds invalid weights.",
         file=file.path,
         field=name,
         found=found,
