@@ -275,9 +275,7 @@ def _check_predictions(predicted_MC: np.ndarray, task: str, name: str) -> None:
         field=f"{label} of frame {row + 1} of {name}",
         found=predicted_MC[row, column],
         expected=expected,
-        remedy=f"use a run that was trained for {label} and did not diverge"
-        if untrained
-        else None,
+        remedy=f"use a run that was trained for {label} and did not diverge" if untrained else None,
     )
 
 
