@@ -1,4 +1,4 @@
-"""The papers' tables and curves, trained and scored anew beside the published numbers.
+"""Trains and scores the papers' tables and curves, beside the published numbers.
 
 Start with ``table_plan``, which turns a published table into trainings, then ``table_runs`` and
 ``table_results``. The published numbers themselves are in ``emojax.published``.

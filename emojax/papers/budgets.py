@@ -1,10 +1,10 @@
-"""How much a published table is to cost: the papers' trainings, or narrower and shorter ones.
+"""Budgets of a published table: the papers' trainings, or narrower and shorter ones.
 
-``paper`` trains as the configuration says. ``small`` is for two cores and simulated data (about
-as the configurations' own ``simulated`` variants, without their changes of architecture), and
-``tiny`` only shows that everything runs, in one layer and without dropout. Streams, fusion and what
-the rows of a table differ in stay as they are. The small forms are those that each configuration
-file says under ``SMALL``, see ``emojax/small.py``.
+``paper`` trains as the configuration says. ``small`` is for two cores and simulated data; it is
+about as large as the configurations' own ``simulated`` variants, without their changes of
+architecture. ``tiny`` only shows that everything runs, in one layer and without dropout. Streams,
+fusion and the fields in which the rows of a table differ stay as they are. Each configuration file
+defines its small forms as ``SMALL``, see ``emojax/small.py``.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ BUDGETS = (PAPER, SMALL, TINY)
 
 
 def narrowed(variant: Variant, config: Any, budget: str) -> dict[str, Any]:
-    """Returns what a budget changes in a configuration, dotted key -> value.
+    """Returns the changes of a budget to a configuration, dotted key -> value.
 
     Args:
-        variant: of a configuration file, which says how its system is made small.
-        config: made from the variant.
+        variant: a variant of a configuration file that defines ``SMALL``.
+        config: the configuration made from the variant.
         budget: one of ``BUDGETS``.
 
     Raises:
-        InputError: the file does not say how to make the system small.
+        InputError: the file does not define ``SMALL``.
     """
     if budget == PAPER:
         return {}
     if variant.small is None:
         raise InputError(
-            "This system has no smaller training.",
+            "This system has no small form.",
             file=variant.file,
             field="--budget",
             found=budget,

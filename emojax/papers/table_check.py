@@ -12,22 +12,22 @@ from emojax.papers.table_plan import Recipes, places
 from emojax.published.schema import PaperTable, Row
 from emojax.specs import STREAMS
 
-# Budget -> size of the simulated store, and width of streams that are wider; 0 for their own.
+# Budget -> size of the simulated store, and the greatest width of a stream (0 for no limit).
 _SIZES = {PAPER: ("full", 0), SMALL: ("medium", 128), TINY: ("tiny", 64)}
-# So many that every scheme of folds finds enough source videos.
+# Enough source videos for every scheme of folds.
 _TINY_VIDEOS = 16
 
 
 class Needs:
-    """The streams, tasks and folds that rows of a table ask of a store.
+    """The streams, tasks, folds and partitions that rows of a table need in a store.
 
     Args:
         table: the table.
         rows: some of its rows.
-        recipes: makes their trainings.
+        recipes: makes the recipes of their trainings.
 
     Attributes:
-        streams, tasks, folds, partitions: names.
+        streams, tasks, folds, partitions: the names of what the store must have.
     """
 
     def __init__(self, table: PaperTable, rows: Sequence[Row], recipes: Recipes) -> None:
@@ -40,7 +40,7 @@ class Needs:
         self.partitions = _each([[one.partition] for _, one in places(table, rows)])
 
     def command(self, out: str = "STORE") -> str:
-        """The command that simulates a store for the table."""
+        """Returns the command that simulates a store for the table."""
         size, widest = _SIZES[self._budget]
         wide = [n for n in self.streams if widest and STREAMS[n].width > widest]
         parts = [
@@ -54,10 +54,11 @@ class Needs:
         return " ".join(parts)
 
     def check(self, store: Store) -> None:
-        """Refuses a store that lacks anything.
+        """Refuses a store that lacks a stream, task, fold or partition.
 
         Raises:
-            InputError: it names all that is missing, and how to simulate a store that has it.
+            InputError: the store lacks something. The error names all of it, and the command that
+                simulates a suitable store.
         """
         lacking = {
             "stream": [name for name in self.streams if name not in store.streams],
@@ -76,7 +77,7 @@ class Needs:
         ]
         if missing:
             raise InputError(
-                f"The store does not have what {self._table.name} needs.",
+                f"The store lacks data that {self._table.name} needs.",
                 file=store.path,
                 field="--store",
                 found="no " + "; no ".join(missing),
@@ -98,18 +99,18 @@ def scheme_note(table: PaperTable, store: Store, folds: Sequence[str]) -> str:
     if fits.get(table.scheme, True):
         return ""
     return (
-        f"The store's folds {', '.join(f.name for f in rest)} are dealt in another way than this "
+        f"The store's folds {', '.join(f.name for f in rest)} follow another scheme than this "
         f"table's (--folds={table.scheme} of the builders)."
     )
 
 
 def data_name(store: Store) -> str:
-    """The data set's name, which for simulated data says that they are."""
+    """Returns the data set's name, with a mark if the data are simulated."""
     return f"{store.name} (SIMULATED DATA)" if is_simulated(store.metadata) else store.name
 
 
 def _videos(store: Store, fold: str, partition: str) -> Sequence[str]:
-    """As ``evaluation.partition_videos``, empty where that refuses."""
+    """Returns ``evaluation.partition_videos``, or an empty list where that refuses."""
     parts = store.folds[fold]
     shared = store.partitions.get("test", ()) if partition == "test" else ()
     return getattr(parts, partition) or shared

@@ -1,4 +1,4 @@
-"""Plans the trainings of a published table: each distinct one once, for all of its folds."""
+"""Plans the trainings of a published table: each distinct one once, with all of its folds."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from emojax.papers.variants import Variant, discover
 from emojax.published.schema import PaperTable, Place, Row, Training, place
 from emojax.shipped import config_argument
 
-# What tells runs of one recipe apart, where the data lie and how fast they come; not part of
-# its identity.
+# Keys that are not part of a recipe's identity: those of replicas, places and speed.
 _FREE = (
     ("data", "store"),
     ("data", "feed"),
@@ -36,11 +35,12 @@ class Recipe:
     """The settings of a training, without folds and seeds.
 
     Attributes:
-        training: as the table has it.
-        file: the configuration's.
-        overrides: of the table and of the budget, dotted key -> value.
-        config: with the overrides, plain; store, folds and seeds are the configuration's own.
-        name: short, of a folder; equal for equal recipes on equal data.
+        training: the training as the table names it.
+        file: the configuration file.
+        overrides: the changes of the table and of the budget, dotted key -> value.
+        config: the configuration with the overrides, as plain values. Store, folds and seeds are
+            those of the file.
+        name: the name of the recipe's folder; equal for equal recipes on equal data.
     """
 
     training: Training
@@ -50,14 +50,14 @@ class Recipe:
     name: str
 
     def with_replicas(self, store: str, folds: Sequence[str], seeds: int) -> dict[str, Any]:
-        """The whole configuration of a run."""
+        """Returns the whole configuration of a run."""
         config = json.loads(json.dumps(self.config))
         config["data"]["store"] = store
         config["replicas"] |= {"folds": [*folds], "seeds": [*range(seeds)]}
         return config
 
     def command(self, store: str, folds: Sequence[str], seeds: int, workdir: Path) -> list[str]:
-        """The command that trains the same run."""
+        """Returns the command that trains the same run."""
         variant = self.training.config.partition(":")[2]
         flags: dict[str, Any] = {
             "data.store": store,
@@ -76,10 +76,10 @@ class Job:
     """One training.
 
     Attributes:
-        recipe: what.
-        folds: which folds, all in one program.
-        seeds: how many.
-        rows: labels of the rows that it serves.
+        recipe: the settings.
+        folds: names of the folds; all are trained in one program.
+        seeds: the number of seeds.
+        rows: labels of the rows that use the training.
     """
 
     recipe: Recipe
@@ -89,12 +89,12 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """The run's folder, relative to the folder of all runs."""
+        """Returns the run's folder, relative to the folder of all runs."""
         return f"{self.recipe.name}/folds_{'-'.join(self.folds)}_seeds_{self.seeds}"
 
     @property
     def replicas(self) -> int:
-        """Models that are trained at once."""
+        """Returns the number of models that are trained at once."""
         return len(self.folds) * len(self.recipe.config["replicas"]["targets"]) * self.seeds
 
 
@@ -102,10 +102,10 @@ class Recipes:
     """Makes the recipes of trainings.
 
     Args:
-        configs: folder of the configurations.
+        configs: the folder of the configurations.
         budget: one of ``budgets.BUDGETS``.
-        checksum: of the store; "" for none.
-        init_from: label of a row -> workdir of a run to start it from.
+        checksum: the checksum of the store; "" without a store.
+        init_from: label of a row -> workdir of the run whose weights it starts from.
     """
 
     def __init__(
@@ -122,14 +122,14 @@ class Recipes:
         self._known: dict[tuple[str, str], Recipe] = {}
 
     def started(self, row: Row) -> bool:
-        """True if the row starts from another run."""
+        """Returns True if the row starts from the weights of another run."""
         return row.label in self._init_from
 
     def __call__(self, row: Row) -> Recipe:
-        """The recipe of a row that trains something.
+        """Returns the recipe of a row that has a training.
 
         Raises:
-            InputError: the configuration or a key of it does not exist.
+            InputError: the configuration or one of the overridden keys does not exist.
         """
         training = row.training
         assert training is not None
@@ -142,7 +142,7 @@ class Recipes:
     def _make(self, training: Training, start: str) -> Recipe:
         if training.config not in self._variants:
             raise InputError(
-                "A table names a configuration that is not there.",
+                "A table names a configuration that does not exist.",
                 field="--configs",
                 found=training.config,
                 expected="the project's configurations",
@@ -166,7 +166,7 @@ class Recipes:
 
 
 def _override(config: ConfigDict, overrides: Mapping[str, Any], name: str) -> None:
-    """Sets dotted keys, all of which have to be there."""
+    """Sets dotted keys of a configuration, all of which must exist."""
     for key, value in overrides.items():
         *sections, last = key.split(".")
         node = config
@@ -185,15 +185,15 @@ def _override(config: ConfigDict, overrides: Mapping[str, Any], name: str) -> No
 
 
 def places(table: PaperTable, rows: Iterable[Row]) -> list[tuple[Row, Place]]:
-    """Everything that rows of a table show of ours."""
+    """Returns the places of all numbers of emojax that rows of a table show."""
     found = [(row, place(table, row, column)) for row in rows for column in table.columns]
     return [(row, one) for row, one in found if one is not None]
 
 
 def plan(table: PaperTable, rows: Sequence[Row], recipes: Recipes, seeds: int) -> list[Job]:
-    """The trainings of some rows, in the order of the table.
+    """Returns the trainings of some rows, in the order of the table.
 
-    Rows of one recipe are one training of all their folds.
+    Rows with the same recipe share one training, with the folds of all of them.
     """
     jobs: dict[str, Job] = {}
     for row, one in places(table, rows):

@@ -1,4 +1,4 @@
-"""Puts a published table together: our numbers, as far as they are there, beside the paper's."""
+"""Assembles a published table: the available numbers of emojax beside the paper's."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SUBMISSION = "submission written"
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One number of ours beside the paper's.
+    """A number of emojax beside the paper's.
 
     Attributes:
-        values: of each seed, or trial; in the paper's unit. Empty where there are none.
-        published: the paper's, None where it has none.
-        state: what to say where there are no values.
-        mark: a dagger, or nothing.
-        published_mark: likewise, of the paper.
-        optimum: of simulated data, on the same frames; None otherwise.
+        values: the value of each seed or trial, in the paper's unit; empty if there are none.
+        published: the paper's number, or None.
+        state: the text to show if there are no values.
+        mark: a dagger for a significant difference, or "".
+        published_mark: the paper's dagger, or "".
+        optimum: the optimum of simulated data on the same frames; None for other data.
     """
 
     values: tuple[float, ...] = ()
@@ -44,12 +44,12 @@ class Cell:
 
     @property
     def sound(self) -> list[float]:
-        """Values but of what diverged."""
+        """Returns the values without those of diverged seeds."""
         return [value for value in self.values if not math.isnan(value)]
 
     @property
     def mean(self) -> float | None:
-        """Mean of the sound values."""
+        """Returns the mean of the sound values, or None if there are none."""
         return float(np.mean(self.sound)) if self.sound else None
 
 
@@ -58,11 +58,11 @@ class Line:
     """A row with its numbers.
 
     Attributes:
-        row: of the paper.
-        label: with what a reader has to know at once.
-        cells: one a column.
-        run: folder of the run; "" for none.
-        seconds: of its training.
+        row: the published row.
+        label: the label to show; says if emojax lacks the paper's pretraining.
+        cells: one for each column.
+        run: the folder of the run; "" for none.
+        seconds: the time of its training.
     """
 
     row: Row
@@ -74,18 +74,18 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A table of ours and the paper's.
+    """A table with the numbers of emojax and of the paper.
 
     Attributes:
-        table: the paper's.
-        title: says the data set, the seeds and the budget.
+        table: the published table.
+        title: the heading, with the data set, the seeds and the budget.
         lines: the rows.
-        notes: said under the table.
-        comparisons: of rows that are tested against others.
-        data: name of the data set.
-        simulated: whether it is simulated.
-        budget: of the trainings.
-        seeds: number of them.
+        notes: sentences to print below the table.
+        comparisons: the comparisons of rows that are tested against others.
+        data: the name of the data set.
+        simulated: True if the data are simulated.
+        budget: the budget of the trainings.
+        seeds: the number of seeds.
     """
 
     table: PaperTable
@@ -105,11 +105,11 @@ class Context:
 
     Attributes:
         store: the data.
-        runs: folder of all runs.
-        recipes: makes the trainings.
-        seeds: number of them.
-        trials: of the missing-modality study.
-        progress: told what is going on and (done, of).
+        runs: the folder of all runs.
+        recipes: makes the recipes of rows.
+        seeds: the number of seeds.
+        trials: the number of draws in the missing-modality study.
+        progress: called with the name of a step, the work done and the whole work.
     """
 
     store: Store
@@ -121,7 +121,7 @@ class Context:
 
 
 def assemble(table: PaperTable, context: Context) -> Result:
-    """The table as far as its runs are finished; what is trained but not yet scored is scored."""
+    """Assembles the table from its finished runs; scores the runs that have no scores yet."""
     trained = [row for row in table.rows if row.training]
     jobs = {label: job for job in plan(table, trained, context.recipes, context.seeds)
             for label in job.rows}  # fmt: skip
@@ -157,7 +157,7 @@ def assemble(table: PaperTable, context: Context) -> Result:
 
 
 def _find(table: PaperTable, row: Row, job: Job, context: Context) -> Run | None:
-    """The run of a row: that of the whole table, or one of the row's folds alone."""
+    """Finds the run of a row: that of the whole table, or one of the row's folds alone."""
     folds = tuple(sorted({one.fold for _, one in places(table, [row])}))
     return find_run(context.runs, job) or find_run(
         context.runs, dataclasses.replace(job, folds=folds)
@@ -165,7 +165,7 @@ def _find(table: PaperTable, row: Row, job: Job, context: Context) -> Run | None
 
 
 def _cell(table: PaperTable, row: Row, column: Column, run: Run | None, context: Context) -> Cell:
-    """Ours; the caller adds the paper's."""
+    """Returns the number of emojax; the caller adds the paper's."""
     store, where = context.store, place(table, row, column)
     if row.stream:
         there = row.stream in store.streams
@@ -185,7 +185,7 @@ def _cell(table: PaperTable, row: Row, column: Column, run: Run | None, context:
         return _missing(table, where, run, context)
     values = measured.values(where.fold, where.scores, range(context.seeds))
     if all(map(math.isnan, values)):
-        # Either the score is of another task, as F1 is in a row of valence, or nothing is left.
+        # The score belongs to another task, as F1 does in a row of valence, or all seeds diverged.
         known = {n for s in range(context.seeds) for n in measured.scores[where.fold][s]}
         return Cell(state="-" if known else DIVERGED)
     optimum = measured.optimum[where.fold]
@@ -267,9 +267,9 @@ def _notes(table: PaperTable, lines: Sequence[Line], context: Context) -> list[s
         notes.append("Scored on " + "; ".join(parts) + ".")
     if told and is_simulated(context.store.metadata):
         notes.append(
-            "The data are simulated: our numbers say nothing about Aff-Wild2, and do not compare "
-            "with the paper's. Compare them with the optimum, the best possible prediction from "
-            "all streams of the store, whichever the row reads."
+            "The data are simulated: our numbers say nothing about Aff-Wild2 and are not "
+            "comparable with the paper's. Compare them with the optimum, the best possible "
+            "prediction from all streams of the store, whichever streams the row reads."
         )
     notes += table.notes
     if any(row.share is not None for row in table.rows):
@@ -284,5 +284,5 @@ def _notes(table: PaperTable, lines: Sequence[Line], context: Context) -> list[s
             "--checkpoint=RUN --task=TASK --fold=FOLD --template=TEMPLATE --out=FILE"
         )
     if any(math.isnan(v) for line in lines for cell in line.cells for v in cell.values):
-        notes.append("A seed that diverged is left out; /n says how many are in a number.")
+        notes.append("Seeds that diverged are left out; /n is the number of seeds in a mean.")
     return [note for note in notes if note]

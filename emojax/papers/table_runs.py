@@ -1,4 +1,4 @@
-"""Runs behind a published table: found again or trained, and resumed where they were."""
+"""Finds, trains and resumes the runs of a published table."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Run:
     """A finished training.
 
     Attributes:
-        folder: its workdir.
-        folds: its replicas'.
-        seeds: its replicas'.
-        seconds: spent on it, all calls together, compiling and validation included.
-        diverged: whether no replica has weights to show.
+        folder: the workdir of the run.
+        folds: the folds of its replicas.
+        seeds: the seeds of its replicas.
+        seconds: the time of all calls together, including compiling and validation.
+        diverged: True if all replicas diverged, so that there are no weights.
     """
 
     folder: Path
@@ -44,10 +44,10 @@ class Run:
 
 
 def find_run(runs: Path, job: Job) -> Run | None:
-    """A finished run that has the job's folds and seeds, perhaps among others.
+    """Finds the finished run with the fewest replicas that has all of the job's folds and seeds.
 
-    The one with fewest replicas; its other folds change nothing but, where
-    ``config.train.epoch_steps`` is 0, the number of steps between validations.
+    Its other folds have no effect on those of the job, except on the number of steps between
+    validations where ``config.train.epoch_steps`` is 0.
     """
     found = []
     for file in (runs / job.recipe.name).glob(f"*/{FINISHED_FILE}"):
@@ -74,17 +74,17 @@ def train(
     verbose: bool = False,
     say: Callable[[str], None] = print,
 ) -> Run:
-    """Trains a job, or goes on with one that was interrupted; a finished one is found again.
+    """Trains a job, continues an interrupted one, or returns a finished one.
 
     Args:
-        job: what.
-        store: on what.
-        runs: folder of all runs.
-        verbose: whether epochs are shown, instead of written to the run's log.
-        say: takes one line about the run before it begins.
+        job: the training.
+        store: the store to train on.
+        runs: the folder of all runs.
+        verbose: if True, epochs are printed instead of written to the run's log.
+        say: called with one line about the run before it begins.
 
     Raises:
-        InputError: the configuration or the store does not serve, or another process trains it.
+        InputError: the configuration does not fit the store, or another process trains the job.
     """
     known = find_run(runs, job)
     if known is not None:
@@ -105,7 +105,7 @@ def train(
             "diverged": diverged,
         }
         write_atomically(folder / FINISHED_FILE, json.dumps(content, indent=1) + "\n")
-    # The next program is another one; what this one compiled stays in the cache on disk.
+    # The next job needs other programs; those of this one stay in the cache on disk.
     jax.clear_caches()
     known = find_run(runs, job)
     assert known is not None
@@ -113,12 +113,12 @@ def train(
 
 
 def _train(session: Session, store: Store, folder: Path) -> bool:
-    """Trains to the end; returns True if nothing came of it because all replicas diverged."""
+    """Trains to the end; returns True if all replicas diverged."""
     try:
         with train_run(session, store, folder):
             return False
     except InputError as error:
-        # A table shows what happened to a row, and goes on; a full disk ends everything.
+        # A diverged row is shown as such, and the table continues; a full disk ends the command.
         if error.status != InputError.status or not saved_steps(folder):
             raise
         if not open_run(folder).lost_R.all():
@@ -128,17 +128,17 @@ def _train(session: Session, store: Store, folder: Path) -> bool:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a kill or a full disk leaves the former one, or none.
+    """Writes a text file so that a kill or a full disk leaves the former file, or none.
 
     Raises:
-        MachineError: it cannot be written.
+        MachineError: the file could not be written.
     """
     replace_text(path, text, "A result")
 
 
 @contextlib.contextmanager
 def _timed(folder: Path) -> Iterator[Callable[[], float]]:
-    """Seconds since the first call of this run, kept over interruptions."""
+    """Measures the seconds that all calls of this run took together, over interruptions."""
     file = folder / "seconds.json"
     before = json.loads(file.read_text()) if file.is_file() else 0.0
     started = time.monotonic()
@@ -154,7 +154,7 @@ def _timed(folder: Path) -> Iterator[Callable[[], float]]:
 
 @contextlib.contextmanager
 def _epochs(log: Path, verbose: bool) -> Iterator[None]:
-    """Sends the lines of epochs to the run's log, unless they are to be seen."""
+    """Sends the lines of epochs to the run's log, unless ``verbose``."""
     if verbose:
         yield
         return

@@ -1,7 +1,7 @@
-"""Scores of the runs behind a published table: fold by fold and seed by seed, kept on disk.
+"""Scores the runs of a published table, fold by fold and seed by seed; keeps scores on disk.
 
-They are what ``emojax.evaluate`` computes for the ensemble of one fold's targets, but of each seed
-alone. Beside them lie metric states of every video, from which two rows can be compared.
+The scores are those that ``emojax evaluate`` computes for the ensemble of one fold's targets, but
+for each seed alone. The metric states of every video are kept, too; they serve to compare rows.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Measured:
     """The scores of a run on one partition.
 
     Attributes:
-        scores: fold -> seed -> score name -> value; a target that diverged has none.
-        frames: fold -> task -> annotated frames that are scored; 0 where none is.
+        scores: fold -> seed -> score name -> value, without targets that diverged.
+        frames: fold -> task -> number of annotated frames that are scored.
         optimum: fold -> score name -> value of the simulation's best possible prediction.
-        submissions: fold -> task -> file of predictions, where nothing is annotated.
-        states_file: metric states of each video.
+        submissions: fold -> task -> file of predictions, for tasks without annotations.
+        states_file: the file with the metric states of each video.
     """
 
     scores: dict[str, dict[int, dict[str, float]]]
@@ -58,13 +58,13 @@ class Measured:
     states_file: Path
 
     def values(self, fold: str, names: Sequence[str], seeds: Sequence[int]) -> list[float]:
-        """The first of some scores that the fold has, of each seed; NaN for one that diverged."""
+        """Returns each seed's value of the first score that the fold has; NaN if it diverged."""
         of_fold = self.scores[fold]
         known = [name for name in names if any(name in of_fold[seed] for seed in seeds)]
         return [of_fold[seed].get(known[0], math.nan) if known else math.nan for seed in seeds]
 
     def states(self, fold: str, seed: int, task: str) -> list[Any]:
-        """Metric states, one a video; none where the seed diverged or nothing is annotated."""
+        """Returns one metric state per video; none if the seed diverged or nothing is annotated."""
         empty = _empty_state(task)
         with np.load(self.states_file, allow_pickle=False) as file:
             keys = [f"{fold}/{seed}/{task}/{i}" for i in range(len(jax.tree.leaves(empty)))]
@@ -78,15 +78,15 @@ class Measured:
 
 
 def measure(run: Run, store: Store, partition: str) -> Measured:
-    """Scores a run on a partition, or reads what was scored before.
+    """Scores a run on a partition, or reads its scores if they are on disk.
 
     Args:
-        run: which did not diverge altogether.
-        store: that it was trained on.
+        run: a run of which at least one replica has weights.
+        store: the store that it was trained on.
         partition: "validation" or "test".
 
     Raises:
-        InputError: the run cannot be opened, or a fold has no such videos.
+        InputError: the run cannot be opened, or a fold has no videos in the partition.
     """
     file = run.folder / f"scores-{partition}.json"
     states_file = file.with_suffix(".npz")
@@ -128,12 +128,12 @@ def _measure(run: Run, store: Store, partition: str, file: Path, states_file: Pa
     with partial.open("wb") as opened:
         np.savez(opened, allow_pickle=False, **arrays)
     partial.replace(states_file)
-    # Last, because whoever finds it takes the states for granted.
+    # Written last, because its presence means that the states are complete.
     write_atomically(file, json.dumps(content, indent=1) + "\n")
 
 
 class _Scored:
-    """The videos of one fold and what is annotated of them."""
+    """The videos of one fold and their annotations."""
 
     def __init__(self, session: Session, store: Store, fold: Fold, names: Sequence[str]) -> None:
         self.session, self.store, self.fold, self.names = session, store, fold, names
@@ -143,7 +143,7 @@ class _Scored:
         }
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
-        """Scores of all annotated tasks that are predicted."""
+        """Scores all tasks that are annotated and predicted."""
         found: dict[str, float] = {}
         for task, truth in self._truth.items():
             if self.frames[task] and all(task in predictions[name] for name in self.names):
@@ -152,7 +152,7 @@ class _Scored:
         return found
 
     def states(self, predictions: Predictions) -> dict[str, np.ndarray]:
-        """Key "task/number of the leaf" -> (videos, ...) of the states of annotated videos."""
+        """Returns the states of annotated videos: "task/number of the leaf" -> (videos, ...)."""
         arrays: dict[str, np.ndarray] = {}
         for task in self.session.tasks:
             states = []
@@ -166,9 +166,9 @@ class _Scored:
         return arrays
 
     def stability(self, predictions: Predictions) -> dict[str, float]:
-        """Effective context utility of tasks with classes, in thresholds ``EPSILONS``.
+        """Returns the effective context utility of tasks with classes, at thresholds ``EPSILONS``.
 
-        Of the model's own ticks: frames that hold a tick's prediction count once.
+        It is computed over the model's ticks: frames that hold a tick's prediction count once.
         """
         found: dict[str, float] = {}
         spec = self.session.window_spec
@@ -195,7 +195,7 @@ class _Scored:
 
 
 def _members(trained: TrainedRun, fold: str, seed: int | None = None) -> list[int]:
-    """Replicas of a fold, and of one seed if one is named."""
+    """Returns the replicas of a fold, or those of one seed if a seed is given."""
     return [
         r
         for r, replica in enumerate(trained.session.replicas)
@@ -206,7 +206,7 @@ def _members(trained: TrainedRun, fold: str, seed: int | None = None) -> list[in
 def _submissions(
     trained: TrainedRun, predictions: Sequence[Predictions], scored: _Scored, folder: Path
 ) -> dict[str, str]:
-    """Task -> file with the mean of the seeds' predictions, of tasks without annotations."""
+    """Writes the mean predictions of tasks without annotations; returns task -> file."""
     files: dict[str, str] = {}
     for task in (task for task, count in scored.frames.items() if not count):
         combined = ensemble(
@@ -214,7 +214,7 @@ def _submissions(
         )
         lengths = {name: len(combined[name][task]) for name in scored.names}
         if any(np.isnan(combined[name][task]).any() for name in scored.names):
-            continue  # a target diverged, so there is nothing to submit
+            continue  # a target diverged, so its predictions are missing
         frames = every_frame(lengths)
         values_NK, _ = answer(frames, _of_task(combined, task), task)
         path = folder / f"fold_{scored.fold.name}_{task}.txt"
@@ -228,7 +228,7 @@ def _of_task(predictions: Predictions, task: str) -> Any:
 
 
 def _empty_state(task: str) -> Any:
-    """A state of no frame, for its structure."""
+    """Returns the state of no frame, which gives the structure."""
     spec = TASKS[task]
     nothing_1K = np.zeros((1, spec.columns))
     return TASK_OPS[task].state(
@@ -237,6 +237,6 @@ def _empty_state(task: str) -> Any:
 
 
 def task_of(config: Mapping[str, Any]) -> str:
-    """The one task that the trainings of tables have."""
+    """Returns the task of a training of a table, which has only one."""
     (task,) = config["data"]["tasks"]
     return str(task)

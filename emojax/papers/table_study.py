@@ -1,4 +1,4 @@
-"""Studies on trained runs that a published table shows: missing modalities, and significance."""
+"""Runs the studies that published tables show: missing modalities, and significance."""
 
 from __future__ import annotations
 
@@ -32,18 +32,21 @@ def missing_scores(
     trials: int,
     progress: Callable[[int, int], None],
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Stream -> share ("0.3") -> score name -> value of each trial; kept on disk.
+    """Scores a run while frames of a stream go missing, and keeps the scores on disk.
 
-    Rows are zeroed at the model's input, their validity stays on (ExpTrm, section 5.3). The
+    Rows are zeroed at the model's input while their validity stays on (ExpTrm, section 5.3). The
     mean of the seeds' predictions is scored.
 
     Args:
-        run: with this fold.
-        store: that it was trained on.
-        fold, partition: whose videos.
-        shares: of the frames, 0 to 1.
+        run: a run that has the fold.
+        store: the store that it was trained on.
+        fold, partition: the videos to score.
+        shares: shares of the frames that go missing, 0 to 1.
         trials: draws of the frames for each share.
-        progress: told (done, of) meanwhile.
+        progress: called with the work done and the whole work.
+
+    Returns:
+        Stream -> share ("0.3") -> score name -> value of each trial.
     """
     name = f"missing-{partition}-{fold}-{trials}-{len(shares)}.json"
     file = run.folder / name
@@ -51,7 +54,7 @@ def missing_scores(
         return json.loads(file.read_text())
     trained = open_run(run.folder)
     folds = tuple(trained.folds(store))
-    # Other folds of the run have no videos here, so they cost and score nothing.
+    # Other folds of the run get no videos, so they cost nothing and are not scored.
     videos = tuple(
         tuple(partition_videos(store, one, partition)) if one.name == fold else () for one in folds
     )
@@ -68,7 +71,7 @@ def missing_scores(
 
 
 def share_key(share: float) -> str:
-    """A share as a key of ``missing_scores``."""
+    """Returns a share as a key of ``missing_scores``."""
     return f"{share:g}"
 
 
@@ -77,11 +80,11 @@ class Comparison:
     """The comparison of a row's score with another row's.
 
     Attributes:
-        row, versus: labels.
-        column: title.
-        difference: of the means over seeds, row minus versus.
-        z, fisher_p: Fisher's z and its p; approximate.
-        low, high, p: of the paired bootstrap over videos.
+        row, versus: the labels of the two rows.
+        column: the title of the column.
+        difference: the difference of the means over seeds, row minus versus.
+        z, fisher_p: Fisher's z and its p; both are approximate.
+        low, high, p: the interval and p of the paired bootstrap over videos.
     """
 
     row: str
@@ -96,11 +99,11 @@ class Comparison:
 
     @property
     def mark(self) -> str:
-        """A dagger where Fisher's p is below the paper's level."""
+        """Returns a dagger if Fisher's p is below the paper's level, else ""."""
         return dagger(self.fisher_p)
 
     def line(self) -> str:
-        """For people."""
+        """Returns the comparison as one line of text."""
         return (
             f"{self.row} - {self.versus}, {self.column}: {self.difference:+.3f}; Fisher's z "
             f"{self.z:.1f}, p {_p(self.fisher_p)} (approximate); paired bootstrap over videos "
@@ -123,10 +126,10 @@ def compare(
     averaged likewise, and both runs are scored on the same videos.
 
     Args:
-        labels: of row, other row and column.
-        first, second: of the two runs, on the same partition.
-        fold, task, score: what is compared.
-        seeds: to average over.
+        labels: the labels of the row, the other row and the column.
+        first, second: the scores of the two runs on the same partition.
+        fold, task, score: the fold, task and score to compare.
+        seeds: the seeds to average over.
     """
     means, draws = [], []
     for measured in (first, second):

@@ -1,4 +1,4 @@
-"""Shows and writes a published table beside ours: Markdown, JSON, CSV, a picture, a screen."""
+"""Prints a table and writes it as Markdown, JSON, CSV and a picture."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WIDE = 4  # columns; a screen has no room for the ranges of more
 
 
 def header(result: Result) -> list[str]:
-    """Headings: labels, texts, and of each column ours, perhaps the optimum, and the paper's."""
+    """Returns the headings: labels, texts, and ours, the optimum and the paper's of each column."""
     names = [result.table.label, *result.table.facts]
     for column in result.table.columns:
         names.append(f"{column.title}, ours")
@@ -38,7 +38,7 @@ def header(result: Result) -> list[str]:
 
 
 def rows(result: Result) -> list[list[str]]:
-    """The cells under ``header``; an optimum that all rows share is a row of its own."""
+    """Returns the cells under ``header``; an optimum that all rows share gets a row of its own."""
     found = [_texts(result, line) for line in result.lines]
     if _shares_optimum(result):
         published = _any_published(result)
@@ -50,7 +50,7 @@ def rows(result: Result) -> list[list[str]]:
 
 
 def _optimum(result: Result) -> list[str]:
-    """The optimum that all rows share, column by column."""
+    """Returns the optimum that all rows share, column by column."""
     columns = zip(*(line.cells for line in result.lines), strict=True)
     known = ([cell.optimum for cell in cells if cell.optimum is not None] for cells in columns)
     return [_number(result.table, values[0] if values else None) for values in known]
@@ -69,14 +69,14 @@ def _texts(result: Result, line: Line) -> list[str]:
 
 
 def _shares_optimum(result: Result) -> bool:
-    """Tells whether all rows share one optimum; rows of several folds do not."""
+    """Returns True if all rows share one optimum; rows of several folds do not."""
     columns = zip(*(line.cells for line in result.lines), strict=True)
     known = [{cell.optimum for cell in cells} - {None} for cells in columns]
     return any(known) and all(len(values) <= 1 for values in known)
 
 
 def _has_optimum(result: Result, column: Column) -> bool:
-    """Tells whether the optimum gets a column of its own."""
+    """Returns True if the optimum gets a column of its own."""
     if _shares_optimum(result):
         return False
     at = result.table.columns.index(column)
@@ -97,7 +97,7 @@ def _ours(table: PaperTable, cell: Cell) -> str:
 
 
 def _number(table: PaperTable, value: float | None, *, exact: bool = False) -> str:
-    """With the paper's decimals; the paper's own numbers without more than they have."""
+    """Formats a number with the paper's decimals; ``exact`` prints as many as the number has."""
     if value is None:
         return "-"
     if table.digits is None:
@@ -123,7 +123,7 @@ def write_table(folder: Path, result: Result) -> list[Path]:
 
 
 def markdown(result: Result) -> str:
-    """The table, what it is of above it and its notes below."""
+    """Returns the table in Markdown, with its title above and its notes below."""
     names = header(result)
     lines = [f"# {result.table.name}", "", result.title, ""]
     for cells in (names, ["---"] * len(names), *rows(result)):
@@ -137,7 +137,7 @@ def _below(result: Result) -> list[str]:
 
 
 def as_json(result: Result) -> str:
-    """Everything, each seed's value included."""
+    """Returns the whole result in JSON, including each seed's value."""
     table = result.table
     document: dict[str, Any] = {
         "table": table.name,
@@ -165,7 +165,7 @@ def as_json(result: Result) -> str:
         "comparisons": [dataclasses.asdict(test) for test in result.comparisons],
         "notes": list(result.notes),
     }
-    # A seed that diverged has NaN, which JSON does not.
+    # The value of a diverged seed is NaN, which JSON does not have.
     return json.dumps(json_values(document), indent=1) + "\n"
 
 
@@ -184,7 +184,7 @@ def _cell_document(cell: Cell) -> dict[str, Any]:
 
 
 def as_csv(result: Result) -> str:
-    """One line for each number: row, column, data, ours and the paper's."""
+    """Returns CSV with one line for each number: row, column, data, ours and the paper's."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -207,7 +207,7 @@ def as_csv(result: Result) -> str:
 
 
 def draw(path: Path, result: Result) -> None:
-    """Curves of all columns: mean and range of ours, crosses of the paper's."""
+    """Draws the curves of all columns: mean and range of ours, crosses for the paper's."""
     table = result.table
     figure = Figure(figsize=(8.0, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -233,7 +233,7 @@ def draw(path: Path, result: Result) -> None:
 
 
 def _folded(title: str) -> str:
-    """In lines of a picture's width."""
+    """Breaks a title into lines of a picture's width."""
     lines, line = [], ""
     for word in title.split():
         if line and len(line) + len(word) > 100:
@@ -247,7 +247,7 @@ def _folded(title: str) -> str:
 
 
 def print_table(result: Result, console: Console) -> None:
-    """Prints the table and its notes; of one with many columns, means above the paper's."""
+    """Prints the table and its notes; a wide table shows means above the paper's numbers."""
     many = len(result.table.columns) > _WIDE
     table = Table(title=escape(f"{result.table.name}: {result.title}"), title_justify="left")
     titles = [column.title for column in result.table.columns]
@@ -298,7 +298,7 @@ def print_list(tables: Sequence[tuple[PaperTable, int, int]], console: Console) 
 
 
 def where(table: PaperTable) -> tuple[list[str], list[str]]:
-    """Partitions and folds that a table's numbers of ours are from, sorted."""
+    """Returns the partitions and folds that the numbers of emojax are from, sorted."""
     found = [one for _, one in places(table, table.rows)]
     partitions = {one.partition for one in found}
     return sorted(partitions, reverse=True), sorted({one.fold for one in found})

@@ -1,4 +1,4 @@
-"""Configuration files and the variants that they offer."""
+"""Reads configuration files and the variants that they offer."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Variant:
     """One variant of one configuration file.
 
     Attributes:
-        file: the file.
-        name: of the variant; "" for the one without a name.
+        file: the configuration file.
+        name: the name of the variant; "" for the one without a name.
         reference: the first line of the file's docstring.
-        summary: the first line of the variant's own.
+        summary: the first line of the variant's docstring.
         make: makes the configuration.
-        small: how the file makes its system small; None if it does not say.
+        small: the file's ``SMALL``; None if it defines none.
     """
 
     file: Path
@@ -37,16 +37,16 @@ class Variant:
 
     @property
     def title(self) -> str:
-        """As it is listed: "rjcma:upstream"."""
+        """Returns the title in lists, such as "rjcma:upstream"."""
         return self.file.stem + (f":{self.name}" if self.name else "")
 
     def config(self) -> Any:
-        """The configuration; problems say which variant has them."""
+        """Makes the configuration; errors name the variant."""
         with self._named():
             return self.make()
 
     def session(self, streams: Mapping[str, StreamSpec]) -> Session:
-        """The variant made concrete; problems say which variant has them."""
+        """Builds the session of the variant; errors name the variant."""
         with self._named():
             return build_session(self.make(), streams)
 
@@ -60,10 +60,10 @@ class Variant:
 
 
 def read_variants(file: Path) -> list[Variant]:
-    """The variants that a configuration file offers, in its order.
+    """Reads the variants of a configuration file, in its order.
 
     Raises:
-        InputError: the file cannot be read, or makes no configuration.
+        InputError: the file cannot be read, or defines no configuration.
     """
     module = load_module(file)
     variants: Mapping[str, Callable[[], Any]] = getattr(module, "VARIANTS", {"": module.get_config})
@@ -77,20 +77,20 @@ def read_variants(file: Path) -> list[Variant]:
 
 
 def discover(folder: Path) -> list[Variant]:
-    """The variants of every configuration file in a folder, files in the order of their names.
+    """Reads the variants of all configuration files in a folder, in the order of their names.
 
     Raises:
-        InputError: there are none.
+        InputError: the folder has no configuration files.
     """
     files = sorted(file for file in folder.glob("*.py") if not file.name.startswith("_"))
     if not files:
         raise InputError(
-            "There are no configurations here.",
+            "The folder has no configurations.",
             file=folder,
             field="--configs",
             found="no Python files" if folder.is_dir() else "no folder",
             expected="a folder such as configs/",
-            remedy="leave --configs out to take those of emojax",
+            remedy="leave --configs out to use those of emojax",
         )
     return [variant for file in files for variant in read_variants(file)]
 

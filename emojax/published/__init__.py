@@ -1,7 +1,7 @@
 """The published numbers of the five papers, as data.
 
-One file holds the tables and curves of one paper; ``schema`` says what a table is. Only the
-vocabulary (``emojax.specs``) lies below, so that configurations may read them too.
+Each file holds the tables and curves of one paper; ``schema`` defines a table. This package imports
+only the vocabulary (``emojax.specs``), so that configurations can read it, too.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ FUSION = PaperTable(
             "bilinear",
             (None,),
             Training("emma_net:bilinear"),
-            note="Eq. 11 writes the attention otherwise than eq. 4 to 6, without a score.",
+            note="Eq. 11 writes the attention differently from eq. 4 to 6, and has no score.",
         ),
     ),
     scale=100.0,
@@ -136,7 +136,7 @@ LENGTH = PaperTable(
     digits=1,
     curve="context rows T at 2 Hz",
     notes=(
-        "Published in words, but for T = 12 (Table 2): macro F1 and ECU peak at or near T = 12.",
+        "Published in words, except for T = 12 (Table 2): macro F1 and ECU peak at or near T = 12.",
         'ECU (eq. 12) is in %. Its epsilon is a threshold "on F1 score delta" without a number; '
         "here on the L1 distance of consecutive predictions' probabilities (0 to 2), three of "
         "them.",

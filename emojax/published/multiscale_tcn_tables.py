@@ -20,7 +20,7 @@ TABLE_1 = PaperTable(
         Row("IResNet-50", (512,), facts=("V",), stream="ir50"),
     ),
     digits=0,
-    notes=("Ours are the widths of the store's streams; nothing is trained.",),
+    notes=("Our numbers are the widths of the store's streams; no training is needed.",),
 )
 
 _FOLDS = ((0.3672, 0.6633), (0.4793, 0.6159), (0.5968, 0.6682), (0.5692, 0.6228), (0.6045, 0.6528),

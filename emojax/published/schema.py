@@ -12,7 +12,7 @@ class Training:
     """The training that belongs to a row.
 
     Attributes:
-        config: file of ``configs/`` without its ending, and a variant after a colon: "rjcma:l3".
+        config: a file of ``configs/`` without its ending, and a variant after a colon: "rjcma:l3".
         overrides: dotted keys of the configuration -> other values.
     """
 
@@ -22,15 +22,15 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One number of every row.
+    """A column of the table.
 
     Attributes:
-        title: as the paper heads it.
-        scores: names of the score that is shown; the first that the row's task has. Empty where
-            the row says it.
-        fold, partition: where it is measured, if not where row or table say.
-        missing: the stream that goes missing here, see ``Row.share``.
-        published: whether the paper has this column.
+        title: the heading in the paper.
+        scores: names of scores, of which the first that the row's task has is shown. Empty if
+            the row names them.
+        fold, partition: the videos that are scored, if they differ from those of row and table.
+        missing: the stream whose frames go missing, see ``Row.share``.
+        published: True if the paper has this column.
     """
 
     title: str
@@ -43,21 +43,22 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """A row of the table.
 
     Attributes:
-        label: unique in its table.
-        published: a number for each published column, None where the paper has none.
-        training: how we get ours; None for rows that are only published.
-        facts: texts under ``PaperTable.facts``.
-        scores, fold, partition: as in ``Column``, for a table whose rows differ in them.
-        note: said under the table.
-        stream: the row is about this stream of the store: its width, and nothing trains.
-        versus: label of the row that this one is tested against.
-        daggers: titles of the columns where the paper calls the difference significant.
-        pretrained: the data that the published network had also seen; "" for none.
-        x: where the row lies on the table's curve.
-        share: of the frames of ``Column.missing`` that go missing, 0 to 1; None for no study.
+        label: the label; it is unique in the table.
+        published: the paper's number for each published column, or None.
+        training: the training of emojax; None for rows that are only published.
+        facts: the texts under the headings ``PaperTable.facts``.
+        scores, fold, partition: as in ``Column``, for tables whose rows differ in them.
+        note: a sentence to print below the table.
+        stream: a stream of the store whose width the row shows; such a row has no training.
+        versus: the label of the row that this one is tested against.
+        daggers: the titles of the columns where the paper calls the difference significant.
+        pretrained: further data that the published network was trained on; "" for none.
+        x: the position of the row on the table's curve.
+        share: the share of the frames of ``Column.missing`` that go missing, 0 to 1; None if
+            the table is not of that study.
     """
 
     label: str
@@ -77,7 +78,7 @@ class Row:
 
     @property
     def ours(self) -> bool:
-        """True if the table has numbers of ours to show."""
+        """Returns True if emojax has numbers for this row."""
         return self.training is not None or bool(self.stream)
 
 
@@ -86,19 +87,19 @@ class PaperTable:
     """A table or curve of a paper.
 
     Attributes:
-        name: "rjcma.3".
-        paper: authors and year.
-        title: as it is known in the paper ("Table 3").
-        shows: in one line.
-        columns, rows: what it is made of.
-        partition, fold: where scores are measured, unless row or column say otherwise.
-        facts: headings of the columns of text after the labels.
-        label: heading of the labels.
-        scheme: the scheme of folds that it needs, see ``data.synthetic --folds``.
-        scale: our scores times this are in the paper's unit (100 for percent).
-        digits: decimals that the paper prints; None prints as many as a number has.
-        notes: what a reader has to know; said under the table.
-        curve: label of the horizontal axis, for tables that are drawn; "" for none.
+        name: the name in emojax, such as "rjcma.3".
+        paper: the authors and the year.
+        title: the title in the paper, such as "Table 3".
+        shows: one line about its content.
+        columns, rows: the columns and rows.
+        partition, fold: the videos that are scored, unless row or column name others.
+        facts: the headings of the columns of text after the labels.
+        label: the heading of the labels.
+        scheme: the scheme of folds that the table needs, see ``emojax simulate --folds``.
+        scale: the factor from scores of emojax to the paper's unit (100 for percent).
+        digits: the decimals that the paper prints; None prints as many as a number has.
+        notes: sentences to print below the table.
+        curve: the label of the horizontal axis of a table that is drawn; "" for other tables.
     """
 
     name: str
@@ -118,11 +119,11 @@ class PaperTable:
     curve: str = ""
 
     def row(self, label: str) -> Row:
-        """The row of a label; KeyError if there is none."""
+        """Returns the row of a label; raises KeyError if there is none."""
         return {row.label: row for row in self.rows}[label]
 
     def published(self, row: Row, column: Column) -> float | None:
-        """The paper's number, None where it has none."""
+        """Returns the paper's number, or None."""
         if not column.published or not row.published:
             return None
         titles = [other.title for other in self.columns if other.published]
@@ -131,13 +132,13 @@ class PaperTable:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """The place in our results that a number comes from.
+    """The run, videos and score of a number of emojax.
 
     Attributes:
-        training: of the row.
-        fold, partition: of the store.
-        scores: the first of these that the run has.
-        missing, share: of which stream how much goes missing; "" and 0 for nothing.
+        training: the training of the row.
+        fold, partition: the videos of the store.
+        scores: names of scores, of which the first that the run has is used.
+        missing, share: the stream whose frames go missing, and their share; "" and 0 for none.
     """
 
     training: Training
@@ -149,7 +150,7 @@ class Place:
 
 
 def place(table: PaperTable, row: Row, column: Column) -> Place | None:
-    """Returns the place of the number of a row and column; None if nothing is trained for it."""
+    """Returns the place of the number in a row and column; None if it has no training."""
     scores = column.scores or row.scores
     if row.training is None or not scores:
         return None
