@@ -1,23 +1,36 @@
-"""Keeps the tracebacks that Orbax prints besides raising off the screen.
+"""Keeps off the screen what Orbax prints besides raising when a write fails.
 
 Orbax writes arrays in the background. When one cannot be written it raises, which
-``checkpoint.py`` reports in a few lines; the threads of the other arrays print a traceback each,
-also after the program has said what is wrong.
+``checkpoint.py`` reports in a few lines, and closes its event loop. The writes of the other arrays
+then end in threads of their own, where each prints a traceback, also after the program has said
+what is wrong. (Reads leave nothing behind, see ``stored_arrays.py``.)
 """
 
 from __future__ import annotations
 
 import logging
+import sys
+from typing import Any
 
+_LATE = "Event loop is closed"
 _UNHEARD = "was never retrieved"
 
 
 def silence() -> None:
-    """Hides Orbax's own log of its failures from now on; its exceptions are still raised."""
+    """Hides such messages from now on; exceptions of Orbax are still raised."""
     for name, shows in (("absl", _not_orbax), ("asyncio", _not_unheard)):
         logger = logging.getLogger(name)
         if shows not in logger.filters:
             logger.addFilter(shows)
+    before = sys.unraisablehook
+    if getattr(before, "__name__", "") == "without_late_results":
+        return
+
+    def without_late_results(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != _LATE:
+            before(unraisable)
+
+    sys.unraisablehook = without_late_results
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
