@@ -1,4 +1,4 @@
-"""Makes configurations by name or path: ``rjcma``, ``rjcma:demo``, ``configs/rjcma.py:demo``."""
+"""Makes configurations from a name or path: ``rjcma``, ``rjcma:demo``, ``configs/rjcma.py``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load_module(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
         if hasattr(module, "get_config"):
             return module
-    except Exception as error:  # whatever a user's file does
+    except Exception as error:  # a user's file can raise anything
         problem = f"{type(error).__name__}: {error}"
     raise InputError(
         "The configuration cannot be read.",

@@ -218,7 +218,7 @@ def test_no_command_trains_where_another_run_is_at_work(called: Path, here: Path
     holder = json.loads((here / "busy" / LOCK_FILE).read_text())
     for name in ("locked", "locked_overwrite", "locked_crossval"):
         found = summary(called, name, 2)
-        assert found["error"] == "Another run is at work in this folder."
+        assert found["error"] == "Another run is active in this folder."
         assert f"process {holder['pid']}" in said(called, name, 2)[1]
     # Reading is allowed.
     assert summary(called, "busy_evaluate")["scores"]["va"]

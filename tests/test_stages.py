@@ -232,7 +232,7 @@ def test_a_run_that_ends_before_its_last_objective_says_so_and_can_go_on(
     details = caught.value.details
     assert details["field"] == "config.train.epochs"
     assert "valence, arousal" in details["found"]
-    assert "call again" in details["remedy"]
+    assert "more epochs" in details["remedy"]
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps()[-1] == 10
     longer, _ = train(store, tmp_path, staged(store, stages, epochs=20), stop_after=1)

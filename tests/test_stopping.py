@@ -178,7 +178,7 @@ def test_replicas_that_take_turns_stop_and_go_on(store: Store, tmp_path: Path) -
     # Within an epoch the turns have to stay as they are.
     workdir = tmp_path / "moved"
     stop(store, workdir, config, at=7)
-    with pytest.raises(InputError, match="took other turns") as caught:
+    with pytest.raises(InputError, match="grouped in another way") as caught:
         train(store, workdir, config_of(store, train={"epochs": 1}))
     assert caught.value.details["expected"].startswith("turns of 2 + 2")
 

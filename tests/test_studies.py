@@ -292,7 +292,7 @@ def test_partners_are_others_and_their_rows_come_whole(studied: StudiedRun) -> N
 
 def test_one_video_has_no_other(here: Path) -> None:
     (one,) = open_studied([str(here / "run")], None, "", "test")
-    with pytest.raises(InputError, match="single video"):
+    with pytest.raises(InputError, match="at least two videos"):
         stream_importance(one, silent)
     assert all(row.how == LEFT_OUT for row in stream_importance(one, silent, shuffles=0, draws=5))
 
@@ -317,10 +317,10 @@ def test_a_run_equals_its_copy_and_differs_from_another(here: Path, studied: Stu
     )
     z = (np.arctanh(row.value) - np.arctanh(row.other)) / np.sqrt(2 / (num_frames - 3))
     assert row.z == pytest.approx(z)
-    with pytest.raises(InputError, match="cannot be compared"):
+    with pytest.raises(InputError, match="two or more runs"):
         compare_runs([studied], silent)
     (test,) = open_studied([str(here / "other")], None, "", "test")
-    with pytest.raises(InputError, match="other videos"):
+    with pytest.raises(InputError, match="different videos"):
         compare_runs([studied, test], silent)
 
 

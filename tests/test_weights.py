@@ -138,7 +138,7 @@ def test_one_replica_alone_predicts_as_it_did(
     alone = import_replicas([read_replica(exported[2])], tmp_path / "alone")
     assert alone.session.names == ("valence",)
     assert [replica.fold for replica in alone.session.replicas] == ["1"]
-    with pytest.raises(InputError, match="does not say where a store is") as caught:
+    with pytest.raises(InputError, match="no store of its own") as caught:
         alone.open_store()
     assert "--store=STORE" in caught.value.details["remedy"]
     store = run.open_store()

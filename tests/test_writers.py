@@ -140,7 +140,7 @@ def test_a_line_cut_off_by_a_kill_never_counted(tmp_path: Path) -> None:
 
 
 def test_a_missing_table_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no metrics file"):
+    with pytest.raises(InputError, match="does not exist"):
         read_metrics(tmp_path / "metrics.csv")
 
 

@@ -1,10 +1,10 @@
-"""Predicting whole videos as one sequence, part by part in bounded memory.
+"""Predicts whole videos as one sequence, part by part in bounded memory.
 
-Windows are what models are trained on. A model whose prediction depends on a bounded
-neighbourhood (TCNs), or on the past through a state that it can hand on (causal GRUs), can as
-well be applied to all of a video at once. Here a video passes in long parts, one at a time. Each
-is read with as many ticks on either side as the model sees (a halo), or begins with the state
-that the one before left, so that every tick gets what one application to the whole video gives.
+Models are trained on windows. A model whose prediction depends on a bounded neighbourhood (TCNs),
+or on the past through a state that it can hand on (causal GRUs), can also be applied to a whole
+video at once. Here a video is predicted in long parts, one at a time. Each part is read with as
+many ticks on either side as the model sees (a halo), or begins with the state at the end of the
+part before. So every tick gets the value that one application to the whole video gives.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from emojax.types import Batch
 
 
 def model_extent(model: Any) -> Extent:
-    """Returns how far before and after a tick a model looks.
+    """Returns the number of ticks before and after a tick that a model sees.
 
     Raises:
-        InputError: the model, or this form of it, needs windows.
+        InputError: the model, or its configuration, needs windows.
     """
     if not hasattr(model, "extent"):
         fitting = [name for name in model_names() if hasattr(model_class(name), "extent")]
@@ -51,29 +51,29 @@ def model_extent(model: Any) -> Extent:
 
 
 def full_sequence_session(session: Session, store: Store, part: int = 0) -> Session:
-    """The session that predicts whole videos: one part at a time, each with its halo.
+    """Returns a session that predicts whole videos: one part at a time, each with its halo.
 
     Args:
-        session: of a run.
-        store: with the videos; parts are no longer than its longest one.
-        part: ticks that a part predicts; by default as many as hold a part and its halo in
-            the memory of a batch of windows.
+        session: the session of a run.
+        store: the store with the videos; parts are no longer than its longest one.
+        part: the number of ticks that a part predicts; by default so many that a part and its
+            halo take the memory of a batch of windows.
 
     Returns:
         The session with another ``window_spec``, a batch of one part, and the devices for that.
 
     Raises:
-        InputError: the model does not allow it; see ``model_extent``.
+        InputError: the model needs windows; see ``model_extent``.
     """
     extent, spec = model_extent(session.model), session.window_spec
     # Parts begin where rows of every stream begin, and hold whole rows.
     unit = math.lcm(*(_ticks_of_whole_rows(spec, name) for name in spec.streams))
     halo = _round_up(max(extent.before, extent.after), unit)
-    # With "last" a frame takes the last tick that has passed; it stays that way.
+    # With "last" a frame takes the last tick that has passed; here, too.
     scored = "last" if spec.scored == "last" else "centre"
     if scored == "last" and extent.after:
         raise InputError(
-            "Windows are scored at their ends here, and the model looks ahead in a sequence.",
+            "The run scores the last ticks of windows, but the model looks ahead in a sequence.",
             field="config.data.scored",
             found=f"last, for a model that sees {extent.after} ticks ahead",
             expected="all or centre, or a causal model",
@@ -106,13 +106,13 @@ def full_sequence_session(session: Session, store: Store, part: int = 0) -> Sess
 
 
 def sequence_predictor(session: Session, store: Store) -> Predictor:
-    """A ``Predictor`` for a session that ``full_sequence_session`` made."""
+    """Returns a ``Predictor`` for a session that ``full_sequence_session`` made."""
     kind = SequencePredictor if model_extent(session.model).carries else Predictor
     return kind(session, store)
 
 
 class SequencePredictor(Predictor):
-    """Predicts videos part after part, in order; each begins with the state the last one left."""
+    """Predicts videos part after part; each part begins with the state of the part before."""
 
     def __init__(self, session: Session, store: Store) -> None:
         super().__init__(session, store)
@@ -120,7 +120,7 @@ class SequencePredictor(Predictor):
 
 
 class _Carrying:
-    """A predict step (see ``make_predict_step``) with a memory; batches come in order."""
+    """A predict step (see ``make_predict_step``) that keeps its state; batches come in order."""
 
     def __init__(self, model: nn.Module, shared: Shared) -> None:
         self._step = _make_step(model, shared)
@@ -135,7 +135,7 @@ class _Carrying:
 
 
 class _Stateful:
-    """A model as ``step.forward`` applies one; the states it leaves are in ``aux``."""
+    """A model as ``step.forward`` applies it; its final states are in ``aux``."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -148,7 +148,7 @@ class _Stateful:
 def _make_step(model: nn.Module, shared: Shared) -> Callable[..., tuple[Any, Any]]:
     """Builds ``predict(weights, batch, normalisation, carry) -> (decoded outputs, carry)``.
 
-    All lead with R. A part that begins at a video's first tick begins with zero states.
+    The first axis of all of them is R. A part at the beginning of a video starts with zero states.
     """
     stateful: Any = _Stateful(model)
 
@@ -174,7 +174,7 @@ def _make_step(model: nn.Module, shared: Shared) -> Callable[..., tuple[Any, Any
 
 
 def _of_replicas(tree: Any, members: tuple[int, ...] | None) -> Any:
-    """Leading group axis -> leading R; shared by all where there are no groups."""
+    """Turns a leading group axis into R; without groups, returns the tree for all replicas."""
     return tree if members is None else jax.tree.map(lambda leaf: leaf[jnp.array(members)], tree)
 
 
@@ -182,7 +182,7 @@ def _of_replicas(tree: Any, members: tuple[int, ...] | None) -> Any:
 
 
 def _ticks_of_whole_rows(spec: WindowSpec, stream: str) -> int:
-    """The fewest ticks that whole rows of a stream cover."""
+    """Returns the smallest number of ticks that whole rows of a stream cover."""
     return spec.window // math.gcd(spec.window, spec.rows(stream))
 
 

@@ -1,4 +1,4 @@
-"""Predicting many and long videos: a few at a time, so that memory does not grow with them."""
+"""Predicts many and long videos a few at a time, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from emojax.datasets.window_spec import WindowSpec
 from emojax.prediction.predictor import Fed, Predictions
 from emojax.prediction.trained_run import TrainedRun
 
-# Videos share batches up to so many ticks: an hour at 30 a second.
+# The most ticks of a group of videos: one hour at 30 ticks per second.
 _GROUP_TICKS = 108_000
 
 
 def video_groups(
     store: Store, names: Sequence[str], spec: WindowSpec, ticks: int
 ) -> list[list[str]]:
-    """Videos in their order, as many together as have up to ``ticks``; a longer one is alone."""
+    """Groups videos in order, up to ``ticks`` ticks in a group; a longer video is a group alone."""
     groups: list[list[str]] = []
     room = 0
     for name in names:
@@ -36,18 +36,18 @@ def video_groups(
 def predict_groups(
     run: TrainedRun, store: Store, names: Sequence[str]
 ) -> Iterator[tuple[list[str], list[Predictions]]]:
-    """Predicts videos, each by all replicas, with a bar on standard error if it is a terminal.
+    """Predicts videos with all replicas; shows a progress bar if standard error is a terminal.
 
-    What is in memory at once are the predictions of one group of videos and a few batches, not
-    the videos: their pages are given back batch by batch.
+    Memory holds the predictions of one group of videos and a few batches. The videos themselves
+    are not held: their pages are released batch by batch.
 
     Args:
-        run: replicas that diverged predict NaN.
-        store: with the videos.
-        names: of the videos.
+        run: the run; replicas that diverged predict NaN.
+        store: the store with the videos.
+        names: the names of the videos.
 
     Yields:
-        The names of some videos, and the predictions of each replica for them.
+        The names of a group of videos, and the predictions of each replica for them.
 
     Raises:
         InputError: all replicas diverged.

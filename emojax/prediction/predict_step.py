@@ -1,4 +1,4 @@
-"""What evaluation and prediction run: the decoded outputs of R replicas."""
+"""Builds the step of evaluation and prediction: the decoded outputs of R replicas."""
 
 from __future__ import annotations
 

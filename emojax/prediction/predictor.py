@@ -1,4 +1,4 @@
-"""Predictions over whole partitions and their scores: every annotated frame counts once."""
+"""Predicts and scores whole partitions: every annotated frame counts once."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Fed(NamedTuple):
     """One batch of every fold.
 
     Attributes:
-        host: of each fold its batch, or where several processes read parts of it, which windows
-            it holds.
-        device: all of them, on the devices.
+        host: the batch of each fold; where several processes read parts of it, the numbers of its
+            windows instead.
+        device: the batches of all folds, on the devices.
     """
 
     host: Sequence[Batch | WindowIds]
@@ -50,14 +50,14 @@ class Fed(NamedTuple):
 
 
 class Predictor:
-    """Runs all replicas over the videos of their folds; compiled once, used many times.
+    """Predicts the videos of each fold with its replicas; compiled once, used many times.
 
     Args:
-        session: what to run.
-        store: where the videos are.
-        resident: videos of this store that lie on the devices already, in the session's windows.
-            Calls for some of them gather and average there; others read the store.
-        between: called before every batch; what it raises ends the prediction.
+        session: the session to predict with.
+        store: the store with the videos.
+        resident: videos of this store that are on the devices already, in the session's windows.
+            Calls for such videos gather and average on the devices; other calls read the store.
+        between: called before every batch; an exception from it ends the prediction.
     """
 
     def __init__(
@@ -76,24 +76,24 @@ class Predictor:
     def __call__(
         self, weights: Any, normalisation: Any, videos: Sequence[Sequence[str]]
     ) -> list[Predictions]:
-        """Predicts videos that are resident, or else are read meanwhile; see ``run``."""
+        """Predicts videos, from the resident data if all are resident, else from the store."""
         if self._resident is None or not self._resident.holds(videos):
             return self.run(weights, normalisation, videos, self.feed(videos))
-        # Of a video that is named twice there is one prediction.
+        # A video that is named twice is predicted once.
         names = [list(dict.fromkeys(of_fold)) for of_fold in videos]
         averages = self._resident.means(weights, normalisation, names)
         return self._predictions([self._timeline(of_fold) for of_fold in names], averages)
 
     def on(self, store: Store) -> Predictor:
-        """The same predictor for another store with the same streams; nothing compiles again."""
+        """Returns this predictor for another store with the same streams, compiled once."""
         other = copy.copy(self)
         other.store = store
-        # Which video is which, and where it lies, are of the other store.
+        # The resident data belong to the store of this predictor.
         other._resident = None
         return other
 
     def feed(self, videos: Sequence[Sequence[str]]) -> Iterator[Fed]:
-        """The batches of these videos, fold by fold; kept as a list they serve many runs."""
+        """Yields the batches of these videos, fold by fold; a list of them serves several runs."""
         session, store, spec = self.session, self.store, self.session.window_spec
         layout, size = session.layout, session.batch_size
         entries = [window_list(store, names, spec, evaluation=True) for names in videos]
@@ -105,7 +105,7 @@ class Predictor:
             for batches in zip(*feeds, strict=True):
                 yield Fed(batches, self.place([*batches]))
             return
-        # Every process needs to know of all windows, and reads its own.
+        # Every process lists all windows and reads its own.
         windows = [evaluation_entries(store, names, spec, **options) for names in videos]
         both = zip(zip(*feeds, strict=True), zip(*windows, strict=True), strict=True)
         for batches, of_folds in both:
@@ -115,7 +115,7 @@ class Predictor:
             yield Fed(ids, layout.batch_of_rows(tree, size, grouped=grouped))
 
     def place(self, per_fold: Sequence[Any]) -> Any:
-        """Puts what leads with B, of each fold, onto the devices as a batch is put."""
+        """Puts arrays with leading B, one tree for each fold, onto the devices like a batch."""
         grouped = len(per_fold) > 1
         tree = stack(per_fold) if grouped else per_fold[0]
         return self.session.layout.batch(tree, grouped=grouped)
@@ -130,16 +130,16 @@ class Predictor:
     ) -> list[Predictions]:
         """Predicts, averages overlapping windows per tick, and gives every frame a value.
 
-        Each frame takes the value of the tick nearest to it, which without a clock is the frame
-        itself. ``config.data.scored`` says which ticks of a window count.
+        Each frame takes the value of the tick nearest to it; without a clock, ticks are frames.
+        ``config.data.scored`` decides which ticks of a window count.
 
         Args:
             weights: {"params", "model_state"} with leading R, on the devices.
             normalisation: see ``session.fold_normalisation``, on the devices.
             videos: for each fold of ``session.folds``, the names of the videos to predict.
-            feed: what ``feed`` gave for the same videos.
-            drop: the batches of all folds -> what ``step.forward`` drops of each, on the
-                devices (see ``place``); where one process reads all of them.
+            feed: the batches that ``feed`` yields for the same videos.
+            drop: maps the batches of all folds to the rows that ``step.forward`` drops, on the
+                devices (see ``place``). It needs a single process.
 
         Returns:
             For each replica, its predictions for the videos of its fold.
@@ -156,7 +156,7 @@ class Predictor:
             dropped = () if drop is None else (drop(cast(Sequence[Batch], fed.host)),)
             outputs = self._step(weights, fed.device, normalisation, *dropped)
             pending.append((outputs, fed.host))
-            # Fetched one batch late, so that the device is never idle.
+            # Results are fetched one batch late, so that the device is never idle.
             if len(pending) > 1:
                 self._add(averages, timelines, *pending.pop(0))
         for outputs, host_batches in pending:
@@ -172,7 +172,7 @@ class Predictor:
     def _predictions(
         self, timelines: Sequence[_Timeline], means: Sequence[Mapping[str, np.ndarray]]
     ) -> list[Predictions]:
-        """Task -> (ticks, C) of each replica -> its predictions."""
+        """Turns each replica's task -> (ticks, C) into predictions of frames."""
         members_R = self.session.folds.members_R
         return [
             timelines[fold].predictions(of_replica)
@@ -187,7 +187,7 @@ class Predictor:
         batches: Sequence[Batch | WindowIds],
     ) -> None:
         host = self.session.layout.fetch(outputs)
-        # Of each fold once, for its replicas all have the same windows.
+        # Once for each fold, because all of its replicas have the same windows.
         places = [line.place(batch) for line, batch in zip(timelines, batches, strict=True)]
         for replica, fold in enumerate(self.session.folds.members_R):
             ticks_BT, counted_BT = places[fold]
@@ -196,7 +196,7 @@ class Predictor:
 
 
 class _Timeline:
-    """The ticks of several videos one after the other; its length is their number."""
+    """The ticks of several videos in one sequence; ``len`` is their number."""
 
     def __init__(self, store: Store, spec: WindowSpec, names: Sequence[str]) -> None:
         self._store, self._spec = store, spec
@@ -217,7 +217,7 @@ class _Timeline:
         return self._length
 
     def place(self, batch: Batch | WindowIds) -> tuple[np.ndarray, np.ndarray]:
-        """Where each tick of a batch lies, (B, T), and whether it counts, (B, T) bool."""
+        """Returns the position of each tick of a batch, and True where it counts; both (B, T)."""
         ticks_BT = np.array(batch.frame_ids, np.int64)
         counted_BT = ticks_BT >= 0
         for b in np.flatnonzero(batch.example_mask):
@@ -230,15 +230,15 @@ class _Timeline:
         return ticks_BT, counted_BT
 
     def predictions(self, means: Mapping[str, np.ndarray]) -> Predictions:
-        """Video -> task -> (N, C) float32, each frame with the value of its nearest tick.
+        """Returns video -> task -> (N, C) float32, each frame with the value of its nearest tick.
 
         Args:
-            means: task -> (ticks, C).
+            means: task -> (ticks, C), the averages over windows.
         """
         predictions: Predictions = {}
         for index, name in self._names.items():
             span = self._spans[index]
-            # Without a clock frames are ticks, and the record need not be read.
+            # Without a clock, frames are ticks and the record need not be read.
             frames: Any = slice(None)
             if self._spec.clock:
                 pts_N = self._store.read(index).pts_N
@@ -254,9 +254,9 @@ class Annotations:
     """Concatenated annotations of a list of videos for one task.
 
     Attributes:
-        names: the videos, in order.
-        labels_NK: (frames of all videos, columns).
-        mask_NK: True where annotated and scored.
+        names: the names of the videos, in order.
+        labels_NK: the labels, (frames of all videos, columns).
+        mask_NK: True for entries that are annotated and scored.
     """
 
     names: tuple[str, ...]
@@ -265,7 +265,7 @@ class Annotations:
 
 
 def read_annotations(store: Store, fold: Fold, names: Sequence[str], task: str) -> Annotations:
-    """Reads the annotations that the protocol scores: annotated, and in the fold's range."""
+    """Reads annotations, with a mask of the entries that the protocol and the fold score."""
     labels, masks = [], []
     for name in names:
         record = store.read(store.index_of(name))
@@ -282,7 +282,7 @@ def read_annotations(store: Store, fold: Fold, names: Sequence[str], task: str) 
 
 
 def concatenate(truth: Annotations, predictions: Predictions, task: str) -> np.ndarray:
-    """Predictions in the order of the annotations, (frames of all videos, C) float64."""
+    """Returns predictions in the order of the annotations, (frames of all videos, C) float64."""
     return np.concatenate([predictions[name][task] for name in truth.names]).astype(np.float64)
 
 
@@ -291,17 +291,17 @@ def replica_scores(
     predictions: Sequence[Predictions],
     truths: Sequence[Mapping[str, Annotations]],
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Scores of every replica on its own fold.
+    """Scores every replica on its own fold.
 
     Args:
         session: the session.
-        predictions: of each replica.
+        predictions: the predictions of each replica.
         truths: for each fold, task -> annotations.
 
     Returns:
-        (R,) selection scores, the weighted mean over a replica's targets, higher is better,
-        NaN where a replica predicts anything but finite numbers; and for each replica all
-        named scores of its tasks.
+        (R,) selection scores: the weighted mean over a replica's targets, higher is better, NaN
+        if a prediction of the replica is not finite. Also, for each replica, all named scores of
+        its tasks.
     """
     selections = session.config.evaluation.selection
     scores_R = np.zeros(len(session.replicas))
@@ -310,8 +310,8 @@ def replica_scores(
         values: dict[str, float] = {}
         for task, truth in truths[fold].items():
             predicted_NC = concatenate(truth, predictions[r], task)
-            # Infinite is treated as NaN; the decision behind an F1 would turn either into a
-            # class, and that into a score.
+            # Infinity and NaN are treated alike, because the decision behind an F1 would turn
+            # either into a class and so into a score.
             sound = bool(np.isfinite(predicted_NC).all())
             predicted_NC = predicted_NC if sound else np.full_like(predicted_NC, np.nan)
             arguments = (predicted_NC, truth.labels_NK, truth.mask_NK)
@@ -330,7 +330,7 @@ def replica_scores(
 def _trained_scores(
     ops: TaskOps, weights_X: np.ndarray, scores: Mapping[str, float]
 ) -> dict[str, float]:
-    """Leaves out the scores of targets that the replica was not trained for."""
+    """Returns the scores without those of targets that the replica was not trained for."""
     if not weights_X.any():
         return {}
     idle = [name for name, weight in zip(ops.targets, weights_X, strict=True) if weight == 0]
@@ -343,14 +343,15 @@ def ensemble(
     members: Sequence[int],
     rule: str = "mean",
 ) -> Predictions:
-    """Combines replicas, each target over the replicas that were trained for it.
+    """Combines replicas: each target over the replicas that were trained for it.
 
-    A replica that diverged (all of its predictions are NaN) is left out; NaN where none is left.
+    A replica that diverged (all of its predictions are NaN) is left out. Targets without any
+    replica are NaN.
 
     Args:
         weights: task -> (R, targets), see ``replicas.target_weights``.
-        predictions: of each replica.
-        members: which replicas to combine; all must have predicted the same videos.
+        predictions: the predictions of each replica.
+        members: the replicas to combine; all must have predicted the same videos.
         rule: a key of ``emojax.ops.ensembles.ENSEMBLES``.
     """
     combined: Predictions = {}
@@ -361,24 +362,24 @@ def ensemble(
             trained_RX: np.ndarray = weights_RX[list(members)] > 0
             # A categorical task has one target for all of its classes.
             trained_RC = np.broadcast_to(trained_RX, (len(members), values_RNC.shape[-1]))
-            # Nor is one of a replica that diverged.
+            # Replicas that diverged do not count.
             lost_R = np.isnan(values_RNC).all(axis=(1, 2))
             values_RNC = np.where(lost_R[:, None, None], 0.0, values_RNC)
             trained_RC = trained_RC & ~lost_R[:, None]
-            # An output nobody trained is no prediction.
+            # Outputs that no replica was trained for become NaN.
             combined[name][task] = combine(rule, TASKS[task].kind, values_RNC, trained_RC)
     return combined
 
 
 def reference_predictions(store: Store, names: Sequence[str], reference: str) -> Predictions:
-    """Predictions that the store brings along, for example simulated data's optimum."""
+    """Returns predictions that the store holds, such as the optimum of simulated data."""
     return {name: store.read(store.index_of(name)).references.get(reference, {}) for name in names}
 
 
 def model_free_predictions(
     store: Store, names: Sequence[str], predict: Mapping[str, Callable[[VideoRecord], np.ndarray]]
 ) -> Predictions:
-    """Predictions of per-record functions, task -> function, such as the ridge baseline."""
+    """Predicts videos with a function of a record for each task, such as the ridge baseline."""
     records = {name: store.read(store.index_of(name)) for name in names}
     return {
         name: {task: function(record) for task, function in predict.items()}

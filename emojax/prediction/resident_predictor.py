@@ -1,9 +1,9 @@
-"""Evaluation over resident data: windows are gathered, predicted and averaged on the device.
+"""Evaluates resident data: gathers, predicts and averages windows on the device.
 
-The host sends a few numbers for each window and fetches one sum for each tick and replica, once,
-after the last window. Sums are float32 and added window by window, in order, so that they do not
+The host sends a few numbers for each window. After the last window it fetches one sum for each
+tick and replica. Sums are float32 and are added window by window, in order, so that they do not
 depend on the device. Divided by the number of windows they equal ``OverlapAverage`` of the same
-predictions to rounding.
+predictions up to rounding.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from emojax.datasets.source import Store
 from emojax.datasets.window_spec import WindowSpec
 from emojax.specs import TASKS
 
-# What the device is told of a window, in this order. PLACE is where the window begins among the
-# ticks of all videos, and FIRST .. STOP are those of its own ticks that count.
+# The numbers that describe a window to the device, in this order. PLACE is the position of the
+# window's first tick among the ticks of all videos; the ticks FIRST .. STOP of the window count.
 VIDEO, START, PLACE, FIRST, STOP = range(5)
 
 Sums = dict[str, jax.Array]
@@ -37,9 +37,9 @@ class Plan:
     """The windows that cover some videos of each fold; the same at every evaluation.
 
     Attributes:
-        batches: of each batch its windows, (B, 5) int32 or with several folds (folds, B, 5), on
+        batches: the windows of each batch, (B, 5) int32 or with several folds (folds, B, 5), on
             the devices.
-        counts: of each fold (ticks,) int64, how many windows count for each tick.
+        counts: the number of windows that count for each tick, (ticks,) int64 for each fold.
     """
 
     batches: Sequence[Any]
@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def ticks(self) -> int:
-        """Ticks of the fold that has most."""
+        """Returns the number of ticks of the fold with the most."""
         return max(len(counts_N) for counts_N in self.counts)
 
 
@@ -55,11 +55,11 @@ class ResidentEvaluation:
     """Predicts resident videos; compiled once, used many times.
 
     Args:
-        session: what to run.
-        store: where the videos come from.
-        data: those that lie on the session's devices, in its windows.
-        predict: what ``make_predict_step`` built for the session's folds.
-        between: called before every batch; what it raises ends the prediction.
+        session: the session to predict with.
+        store: the store of the videos.
+        data: the videos on the session's devices, in its windows.
+        predict: the step that ``make_predict_step`` built for the session's folds.
+        between: called before every batch; an exception from it ends the prediction.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ResidentEvaluation:
         self._plans: dict[tuple[tuple[str, ...], ...], Plan] = {}
 
     def holds(self, videos: Sequence[Sequence[str]]) -> bool:
-        """Whether all of these lie on the devices."""
+        """Returns True if all of these videos are on the devices."""
         numbers = [self._store.index_of(name) for names in videos for name in names]
         return bool(self._loaded_V[numbers].all())
 
@@ -91,10 +91,10 @@ class ResidentEvaluation:
         Args:
             weights: {"params", "model_state"} with leading R, on the devices.
             normalisation: see ``session.fold_normalisation``, on the devices.
-            videos: of each fold, their names, each once.
+            videos: for each fold, the names of its videos, each once.
 
         Returns:
-            For each replica task -> (ticks of its fold's videos, C) float64, 0 where no window
+            For each replica, task -> (ticks of its fold's videos, C) float64; 0 where no window
             counts.
         """
         key = tuple(tuple(names) for names in videos)
@@ -111,7 +111,7 @@ class ResidentEvaluation:
         for windows in plan.batches:
             self._between()
             sums = self._step(sums, weights, self._data, normalisation, windows)
-        # Fetched once, when all is done.
+        # Fetched once, after the last batch.
         host = self._session.layout.fetch(sums)
         averages = []
         for fold, *sums_NC in zip(self._session.folds.members_R, *host.values(), strict=True):
@@ -126,7 +126,7 @@ class ResidentEvaluation:
 def make_plan(
     store: Store, videos: Sequence[Sequence[str]], spec: WindowSpec, size: int, layout: Layout
 ) -> Plan:
-    """Plans the evaluation of these videos, fold by fold, in batches of ``size``."""
+    """Plans the evaluation of videos, fold by fold, in batches of ``size``."""
     entries = [evaluation_entries(store, names, spec, batch_size=size) for names in videos]
     most = max(1, *(len(batches) for batches in entries))
     each = [
@@ -156,9 +156,9 @@ def make_resident_step(
     """Builds ``step(sums, weights, data, normalisation, windows) -> sums``; sums are donated.
 
     Args:
-        predict: what ``make_predict_step`` built.
-        spec: what windows hold.
-        shared: how replicas find their windows.
+        predict: the step that ``make_predict_step`` built.
+        spec: the windows.
+        shared: the part of the configuration that replicas share, with their folds.
         layout: the devices.
     """
     members, sharding = shared.members, layout.replica_sharding
@@ -171,7 +171,7 @@ def make_resident_step(
         if members is not None:
             windows = windows[jnp.asarray(members)]
         add = jax.vmap(_add, in_axes=(0, 0, None if members is None else 0))
-        # The windows of a batch may lie on several devices, the sums of a replica lie on one.
+        # The windows of a batch may be on several devices; the sums of a replica are on one.
         together = jax.lax.with_sharding_constraint(dict(outputs), sharding)
         return {task: add(sums[task], x_RBTC, windows) for task, x_RBTC in together.items()}
 
@@ -179,7 +179,7 @@ def make_resident_step(
 
 
 def empty_sums(session: Session, plan: Plan) -> Sums:
-    """Zeros, task -> (R, ticks + window, C) float32; beyond the last video windows are cut off."""
+    """Returns zeros, task -> (R, ticks + window, C) float32; the last ``window`` rows are spare."""
     replicas, length = len(session.replicas), plan.ticks + session.window_spec.window
     sharding = session.layout.replica_sharding
     return {
@@ -189,13 +189,13 @@ def empty_sums(session: Session, plan: Plan) -> Sums:
 
 
 def _add(sum_NC: jax.Array, x_BTC: jax.Array, windows_B5: jax.Array) -> jax.Array:
-    """Adds the ticks that count of each window of one replica."""
+    """Adds the ticks that count in each window of one replica."""
     tick_T = jnp.arange(x_BTC.shape[1])
 
     def one(b: Any, sum_NC: jax.Array) -> jax.Array:
         window = windows_B5[b]
         counted_T = (tick_T >= window[FIRST]) & (tick_T < window[STOP])
-        # Padding may hold anything, and must not reach the ticks of the next video.
+        # Padding may hold any values, which must not reach the ticks of the next video.
         values_TC = jnp.where(counted_T[:, None], x_BTC[b].astype(sum_NC.dtype), 0.0)
         before_TC = jax.lax.dynamic_slice_in_dim(sum_NC, window[PLACE], len(tick_T))
         return jax.lax.dynamic_update_slice_in_dim(
@@ -208,7 +208,7 @@ def _add(sum_NC: jax.Array, x_BTC: jax.Array, windows_B5: jax.Array) -> jax.Arra
 def _windows(
     store: Store, spec: WindowSpec, names: Sequence[str], entries_NB2: np.ndarray
 ) -> np.ndarray:
-    """Entries -> (batches, B, 5) int32; nothing of a window that fills up a batch counts."""
+    """Turns entries into (batches, B, 5) int32; no tick of a window that fills a batch counts."""
     windows = np.zeros((*entries_NB2.shape[:2], 5), np.int32)
     windows[..., : START + 1] = entries_NB2
     place = 0

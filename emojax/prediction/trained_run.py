@@ -1,4 +1,4 @@
-"""A trained run opened from its checkpoint alone: model, streams, normalisation, weights."""
+"""Opens a trained run from its checkpoint alone: model, streams, normalisation, weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from emojax.specs import StreamSpec
 _AGAIN = "copy the file again, or train again"
 _MAX_WIDTH = 2**20
 _MAX_REPLICAS = 10_000
-# What building raises where a file holds something of another kind than it should.
+# The exceptions of building a session from a file with values of wrong kinds.
 _MALFORMED = (
     KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
 )  # fmt: skip
@@ -38,14 +38,14 @@ class TrainedRun:
     Attributes:
         workdir: the run's folder.
         session: rebuilt from the checkpoint's configuration.
-        step: of the checkpoint.
+        step: the step of the checkpoint.
         best: {"params", "model_state"} of the best validation of each replica.
-        normalisation: of the training folds.
-        store_path: where the training store was.
-        store_checksum: of the training store.
-        lost_R: (R,) bool, replicas whose training diverged; they predict nothing.
-        branches_R: (R,) bool, whose best weights are those of temporary heads, because of the
-            stage they are from; None if no stage trains such heads.
+        normalisation: the statistics of the training folds.
+        store_path: the path of the training store.
+        store_checksum: the checksum of the training store.
+        lost_R: (R,) bool, True for replicas whose training diverged; they predict NaN.
+        branches_R: (R,) bool, True for replicas whose best weights are from a stage that trains
+            temporary heads; None if no stage trains such heads.
         in_windows: True where videos are predicted in windows, as in training; False for whole
             sequences.
         best_R: (R,) best validation score of each replica, -inf where there is none; None where
@@ -68,20 +68,20 @@ class TrainedRun:
         """Opens the training store, or another one that offers the same streams.
 
         Args:
-            path: of the store; the training store by default.
-            labelled: require the model's tasks.
+            path: the path of the store; the training store by default.
+            labelled: if True, the store must have the model's tasks.
 
         Raises:
-            InputError: the store is not there, or its streams are not those of the model.
+            InputError: the store does not exist, or lacks streams of the model.
         """
         if not (path or self.store_path):
             raise InputError(
-                "The run does not say where a store is, because its weights were imported.",
+                "The run has no store of its own, because its weights were imported.",
                 file=self.workdir,
                 field="--store",
                 found="nothing",
                 expected="the folder of a store",
-                remedy="name one: --store=STORE",
+                remedy="name a store: --store=STORE",
             )
         store = Store(path or self.store_path)
         self.check_store(store, labelled=labelled)
@@ -91,17 +91,17 @@ class TrainedRun:
         """Checks that a store offers the model's streams, with their widths.
 
         Args:
-            store: to evaluate or predict on.
-            labelled: require the model's tasks.
+            store: the store to evaluate or predict on.
+            labelled: if True, the store must have the model's tasks.
 
         Raises:
-            InputError: it does not.
+            InputError: the store lacks a stream or a task, or a stream has another width.
         """
         self.session.window_spec.check(store, labelled=labelled)
         for name, spec in self.session.streams.items():
             if store.streams[name].width != spec.width:
                 raise InputError(
-                    f"Stream {name!r} is not as wide as the one the model was trained on.",
+                    f"Stream {name!r} has another width than in the training.",
                     file=store.path,
                     field=name,
                     found=f"{store.streams[name].width} columns",
@@ -110,13 +110,13 @@ class TrainedRun:
                 )
 
     def trained_on(self, store: Store) -> bool:
-        """Tells whether a store is the one that the run was trained on."""
+        """Returns True if a store is the one that the run was trained on."""
         return store.metadata["checksum"] == self.store_checksum
 
     def folds(self, store: Store) -> list[Fold]:
         """Returns the fold of each replica in a store, in the order of ``session.folds``.
 
-        In a store that the run was not trained on, each fold is the store's own partitions.
+        In a store that the run was not trained on, every fold has the store's own partitions.
         """
         if self.trained_on(store):
             return [store.fold(name) for name in self.session.folds.keys]
@@ -137,15 +137,15 @@ class TrainedRun:
         return self.without_lost(predictor(*self.placed(), videos))
 
     def predictor(self, store: Store) -> Predictor:
-        """Returns what predicts a store's videos; it takes ``placed`` weights."""
+        """Returns a predictor for a store's videos; call it with the weights from ``placed``."""
         kind = Predictor if self.in_windows else sequence_predictor
         return kind(self.session, store)
 
     def full_sequence(self, store: Store) -> TrainedRun:
-        """Returns the run, predicting each video as one sequence, in parts that memory allows.
+        """Returns a run that predicts each video as one sequence, in parts that memory allows.
 
         Args:
-            store: whose videos are to be predicted.
+            store: the store with the videos.
 
         Raises:
             InputError: the model needs windows.
@@ -166,7 +166,7 @@ class TrainedRun:
                 file=self.workdir,
                 field="replicas",
                 found=", ".join(self.session.names),
-                expected="at least one with a finite validation score",
+                expected="at least one replica with a finite validation score",
                 remedy="train again with a lower config.train.learning_rate",
             )
         layout = self.session.layout
@@ -226,18 +226,18 @@ def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
 
 
 def stored_session(config: Any, streams: Any, file: Path) -> Session:
-    """Builds the session that a file describes; the file may come from anybody.
+    """Builds the session that a file describes, without trust in the file.
 
-    Names in it are looked up among what emojax has and what was registered; nothing of the file is
-    executed, not even the file of a model that it names.
+    Names in it are looked up among the models, losses and scores that are part of emojax or were
+    registered. No code that the file names is executed, not even the file of a model.
 
     Args:
-        config: as ``session.config`` was.
+        config: the saved ``session.config``, as plain values.
         streams: stream -> fields of its specification.
-        file: named in errors.
+        file: the file that errors name.
 
     Raises:
-        InputError: they do not describe a model.
+        InputError: the values do not describe a model.
     """
     with stored(file):
         specs = {name: StreamSpec(**spec) for name, spec in streams.items()}
@@ -259,10 +259,10 @@ def stored(file: Path) -> Iterator[None]:
     """Raises what goes wrong in its block as an ``InputError`` about a file.
 
     Args:
-        file: of a run or of weights.
+        file: the file of a run or of weights.
 
     Raises:
-        InputError: naming the file.
+        InputError: the block raised an exception that values of wrong kinds cause.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""What a run keeps on disk: checkpoints, their checksums, metrics.csv, the lock of its folder.
+"""The folder of a run: checkpoints, their checksums, metrics.csv, and the folder's lock.
 
-Start with ``checkpoint``. ``resume`` decides whether a folder holds the run that is about to be
-trained; ``workdir`` makes sure that only one training writes there.
+Start with ``checkpoint``. ``resume`` checks that a folder holds the run that is to be trained.
+``workdir`` ensures that only one training writes to a folder.
 
 May import: core and everything below it.
 """

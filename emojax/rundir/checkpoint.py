@@ -1,4 +1,4 @@
-"""Checkpoints that open by themselves: state, data order, schedule and everything else needed.
+"""Saves and restores checkpoints, which hold all that is needed to resume or to predict.
 
 A checkpoint is one Orbax step with two items. ``state`` holds arrays: the train state and the
 normalisation. ``meta`` is JSON: configuration, stream and task specifications, replicas,
@@ -8,8 +8,8 @@ bit for bit from its latest checkpoint.
 Orbax does not notice every flipped bit, so ``meta`` carries checksums of all arrays and of
 itself, see ``checkpoint_document.py``. They are checked whenever a checkpoint is read.
 
-Orbax writes; ``stored_arrays.py`` reads, because a read of Orbax that fails leaves other reads
-behind that nobody waits for.
+Orbax writes and ``stored_arrays.py`` reads, because a failed read of Orbax leaves other reads
+running in the background.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _MAX_META_BYTES = 64 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a restored checkpoint holds.
+    """The content of a restored checkpoint.
 
     Attributes:
-        step: optimiser steps taken.
+        step: the number of optimiser steps taken.
         state: {"train": TrainState, "normalisation": ...}.
         meta: the JSON item.
     """
@@ -61,14 +61,14 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the latest and the best are kept. Use in a ``with``.
+    """The checkpoints of one run, of which the latest and the best are kept; a context manager.
 
     Args:
-        workdir: folder of the run.
-        read_only: open for evaluation; never creates, deletes or writes anything.
+        workdir: the folder of the run.
+        read_only: if True, opens for evaluation and never creates, deletes or writes a file.
 
     Raises:
-        InputError: ``read_only`` and there is no checkpoint, or what lies there is damaged.
+        InputError: the checkpoints are damaged; or, if ``read_only``, there is none.
         MachineError: the folder cannot be written to.
     """
 
@@ -78,7 +78,7 @@ class Checkpoints:
         orbax_noise.silence()
         if read_only and not self.folder.is_dir():
             raise InputError(
-                "There is no checkpoint here.",
+                "The folder has no checkpoint.",
                 file=workdir,
                 found="no folder " + FOLDER if Path(workdir).is_dir() else "nothing",
                 expected="the --workdir of a training run",
@@ -95,7 +95,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else keep,
             best_fn=None if read_only else _score,
-            # What a killed run left unfinished would otherwise fill the disk.
+            # Unfinished saves of killed runs would otherwise fill the disk.
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
@@ -119,11 +119,11 @@ class Checkpoints:
             self._check_scores()
 
     def steps(self) -> list[int]:
-        """Steps that were saved, ascending. A damaged one is among them."""
+        """Returns the saved steps in ascending order, including damaged ones."""
         return sorted({*self._manager.all_steps(), *_step_names(self.folder)})
 
     def save(self, step: int, state: Any, meta: dict[str, Any], score: float) -> None:
-        """Saves in the background; a checkpoint appears whole or not at all.
+        """Saves in the background, as a whole or not at all.
 
         Raises:
             MachineError: this save, or the one before, could not be written.
@@ -137,7 +137,7 @@ class Checkpoints:
             self._manager.save(step, args=arguments, metrics={"score": float(score)}, force=True)
 
     def meta(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
-        """Step and JSON item of one checkpoint, the latest by default.
+        """Returns the step and the JSON item of one checkpoint, the latest by default.
 
         Raises:
             InputError: there is no such checkpoint, or it is damaged.
@@ -151,10 +151,10 @@ class Checkpoints:
         Args:
             abstract: ``jax.ShapeDtypeStruct`` leaves with the shardings to restore onto; the
                 number of devices may differ from that of the run that saved.
-            step: which one.
+            step: the step to restore; the latest by default.
 
         Raises:
-            InputError: no such checkpoint, it is of another model, or it is damaged.
+            InputError: there is no such checkpoint, it is of another model, or it is damaged.
         """
         step = self._resolve(step)
         document = self._document(step)
@@ -192,7 +192,7 @@ class Checkpoints:
             return read_document(content, step)
         except DamagedError as error:
             raise self._damaged(step, error.field, error.found, error.expected) from error
-        # Brackets within brackets end at the interpreter's limit.
+        # Deeply nested brackets raise RecursionError.
         except (OSError, ValueError, RecursionError) as error:
             found = error.strerror if isinstance(error, OSError) else _first_line(error)
             raise self._damaged(step, "meta", found, "what a training run saved") from error
@@ -212,7 +212,7 @@ class Checkpoints:
                 raise self._damaged(step, "metrics", repr(found)[:200], f"score {score}")
 
     def _damaged(self, step: int | None, field: str, found: object, expected: object) -> InputError:
-        """Says that a checkpoint is damaged and how to go on without it."""
+        """Returns the error of a damaged checkpoint, with a remedy that goes on without it."""
         folder = self.folder if step is None else self.folder / str(step)
         others = [str(other) for other in _step_names(self.folder) if other != step]
         if step is None or not others:
@@ -239,9 +239,9 @@ class Checkpoints:
                 "There is no such checkpoint.",
                 file=self.folder,
                 field="step",
-                found=f"steps {steps}" if steps else "no checkpoint at all",
+                found=f"steps {steps}" if steps else "no checkpoint",
                 expected="a saved step" if step is None else f"step {step}",
-                remedy="train first, or name a step that is there",
+                remedy="train first, or name a step that was saved",
             )
         return steps[-1] if step is None else step
 
@@ -271,16 +271,16 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Waits for saves under way. A manager that is never closed loses its checkpoint.
+        """Waits for pending saves. Without this, the last checkpoint would be lost.
 
         Raises:
-            MachineError: a save could not be written; not if another exception is under way.
+            MachineError: a save could not be written, and no other exception is being raised.
         """
         if error is not None and not isinstance(error, Stopped) and jax.process_count() > 1:
-            # Closing waits for the other processes, which may be gone or not know of the error.
+            # Closing waits for the other processes, which may have ended or not know the error.
             return
         if error is not None:
-            # What went wrong first is what people have to know.
+            # The first error is the one to report.
             with contextlib.suppress(Exception):
                 self._manager.close()
             return
@@ -289,10 +289,10 @@ class Checkpoints:
 
 
 def _without_none(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Dataclasses as mappings of the fields that are used.
+    """Turns dataclasses into mappings, without fields that are None.
 
-    Orbax writes None down as an entry of its own, so that a field that is off could not be
-    added to the state without making older checkpoints unreadable.
+    Orbax writes None as an entry of its own. Without this, a new optional field of the state would
+    make older checkpoints unreadable.
     """
     plain = {}
     for name, value in state.items():
@@ -305,22 +305,23 @@ def _without_none(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def saved_steps(workdir: str | Path) -> list[int]:
-    """Steps of a run that were saved, ascending; none if there is no run."""
+    """Returns the saved steps of a run in ascending order; an empty list if there is no run."""
     return _step_names(Path(workdir) / FOLDER)
 
 
 def _step_names(folder: Path) -> list[int]:
-    """Orbax writes a checkpoint under another name and renames it when it is whole.
+    """Returns the steps that entries of a folder are named after.
 
-    What is no folder any more is named, too: a damaged step must not pass for none.
+    Orbax writes a checkpoint under another name and renames it when it is complete. Entries that
+    are not folders count, too, so that a damaged step is not mistaken for a missing one.
     """
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    # As Orbax writes numbers: "007" is no step, nor is a number in another script.
+    # Only numbers as Orbax writes them: not "007", and not digits of other scripts.
     return sorted(int(n) for n in names if n.isascii() and n.isdigit() and str(int(n)) == n)
 
 
 def _first_line(error: BaseException) -> str:
-    """What an exception says, in short."""
+    """Returns the first line of an exception's message."""
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
 
@@ -330,7 +331,7 @@ def _score(metrics: Mapping[str, float]) -> float:
 
 
 def describe(tree: Any) -> dict[str, str]:
-    """Path of every array in a tree -> "dtype[shape]"; saved to compare models by."""
+    """Describes every array of a tree: path -> "dtype[shape]"; saved to compare models."""
     leaves: Iterable[tuple[Any, Any]] = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (

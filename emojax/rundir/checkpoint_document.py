@@ -92,7 +92,7 @@ def read_document(document: Any, step: int) -> Document:
         step: the step that the file's folder is named after.
 
     Raises:
-        DamagedError: it is not what ``make_document`` made for this step.
+        DamagedError: the document differs from the one that ``make_document`` built for this step.
     """
     if not isinstance(document, dict):
         raise DamagedError("meta", f"a {type(document).__name__}", "a mapping")

@@ -1,9 +1,8 @@
-"""Where a run's numbers go: ``metrics.csv`` and TensorBoard, both in the run's folder.
+"""Writes the numbers of a run to ``metrics.csv`` and to TensorBoard, in the run's folder.
 
-``metrics.csv`` is wide: one row for each step, one column for each metric, an empty cell where
-a metric was not measured at that step. So it opens as it is in a spreadsheet or in pandas.
-
-A row and an event are each added by one write, and taken back if only a part fits on the disk.
+``metrics.csv`` has a row for each step, a column for each metric, and an empty cell where a metric
+was not measured at a step. So it opens directly in a spreadsheet or in pandas. A row or an event is
+appended by one write, which is undone if only a part fits on the disk.
 """
 
 from __future__ import annotations
@@ -37,22 +36,23 @@ def read_metrics(path: str | Path) -> dict[int, dict[str, float]]:
     """Reads a ``metrics.csv``.
 
     Returns:
-        step -> metric name -> value, steps in the file's order, only the filled cells. A last
-        line that was cut off in writing is left out.
+        step -> metric name -> value, with steps in the file's order and without empty cells. A
+        last line that was not written to its end is left out.
 
     Raises:
-        InputError: the file is missing, is no table of steps, or holds a cell that is no number.
+        InputError: the file is missing, is not a table of steps, or has a cell that is not a
+            number.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            "There is no metrics file.",
+            "The metrics file does not exist.",
             file=path,
             expected="the metrics.csv of a run",
-            remedy="train first, or give the folder of a run",
+            remedy="train first, or name the folder of a run",
         )
     text = path.read_text(encoding="utf-8")
-    # A run that was killed while it wrote leaves a line without an end; it never counted.
+    # A run that was killed while writing leaves an incomplete last line, which is ignored.
     reader = csv.reader(text[: text.rfind("\n") + 1].splitlines())
     header = next(reader, [])
     if header[:1] != ["step"]:
@@ -70,7 +70,7 @@ def read_metrics(path: str | Path) -> dict[int, dict[str, float]]:
 
 def _not_a_table(path: Path, field: str, found: str, expected: str) -> InputError:
     return InputError(
-        "This is not a table of metrics by step.",
+        "The file is not a table of metrics by step.",
         file=path,
         field=field,
         found=found or "nothing",
@@ -85,7 +85,7 @@ def _line(step: int, names: list[str], values: Mapping[str, float]) -> list[str]
 
 
 class _MetricsTable:
-    """The rows of ``metrics.csv``; appends when it can, rewrites when a cell or column is new."""
+    """The rows of ``metrics.csv``; appends a new step, rewrites for a new column or old step."""
 
     def __init__(self, path: Path, rows: dict[int, dict[str, float]]) -> None:
         self._path = path
@@ -107,7 +107,7 @@ class _MetricsTable:
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         except FileNotFoundError:
-            # Somebody took the table away; it is all known here.
+            # The table was removed meanwhile; all of its rows are in memory.
             self._rewrite()
             return
         try:
@@ -129,15 +129,15 @@ def _csv(lines: list[list[str]]) -> bytes:
 
 
 def _append(descriptor: int, data: bytes) -> None:
-    """Adds bytes to the end of a file opened for appending: all of them, or none.
+    """Appends bytes to an open file: all of them, or none.
 
     Raises:
-        OSError: they do not fit; the file is as it was.
+        OSError: the bytes do not fit on the disk; the file is unchanged.
     """
     size = os.fstat(descriptor).st_size
     try:
         if os.write(descriptor, data) < len(data):
-            # What fits is written when a disk fills up.
+            # A write to a disk that fills up is cut short without an error.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(descriptor)
     except OSError:
@@ -148,13 +148,13 @@ def _append(descriptor: int, data: bytes) -> None:
 class _EventFile:
     """A TensorBoard event file, in the format of TensorBoard's own writer.
 
-    That one writes from a thread, whose errors come late and as a traceback, and which waits by
-    the wall clock.
+    TensorBoard's writer writes from a thread. Its errors come late and as a traceback, and it
+    flushes by the wall clock.
     """
 
     def __init__(self, workdir: Path) -> None:
-        # TensorBoard reads the files of a run in the order of their names. A clock that was set
-        # back must not put this one before its predecessors.
+        # TensorBoard reads the files of a run in the order of their names. This file must come
+        # last even if the clock was set back.
         stamps = [
             int(found[1])
             for path in workdir.glob("events.out.tfevents.*")
@@ -169,7 +169,7 @@ class _EventFile:
         self.add(file_version="brain.Event:2")
 
     def add(self, **fields: Any) -> None:
-        """Appends an event with these fields; its time is now, or that of the last one."""
+        """Appends an event with these fields, at the present time or the last event's if later."""
         self._time = max(self._time, time.time())
         record = io.BytesIO()
         RecordWriter(record).write(Event(wall_time=self._time, **fields).SerializeToString())
@@ -186,17 +186,17 @@ class _EventFile:
 class RunWriter:
     """Writes scalars to ``workdir/metrics.csv`` and to a TensorBoard event file in ``workdir``.
 
-    Without ``resume_step`` a new table is begun, in place of one that may lie there. With it the
-    table is continued: rows after that step are dropped, because the resumed run measures them
-    again, and TensorBoard is told to forget them too.
+    Without ``resume_step`` a new table replaces an existing one. With it the table is continued:
+    rows after that step are dropped, because the resumed run measures them again. TensorBoard
+    drops them, too.
 
     Args:
-        workdir: the run's folder; made if it is not there.
-        resume_step: the step of the restored checkpoint, or None for a fresh run.
+        workdir: the run's folder; created if needed.
+        resume_step: the step of the restored checkpoint, or None for a new run.
 
     Raises:
-        InputError: on resuming, the ``metrics.csv`` that lies there cannot be read.
-        MachineError: the folder cannot be written to; so do all methods.
+        InputError: on resuming, the ``metrics.csv`` in the folder cannot be read.
+        MachineError: the folder cannot be written to. All methods raise it, too.
     """
 
     def __init__(self, workdir: str | Path, *, resume_step: int | None = None) -> None:
@@ -214,10 +214,10 @@ class RunWriter:
             self._events.add(step=resume_step + 1, session_log=start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Records ``values`` at ``step``; values of several calls for one step share a row.
+        """Records ``values`` at ``step``; several calls for one step fill the same row.
 
         Args:
-            step: training steps done.
+            step: the number of training steps taken.
             values: metric name ("validation/ccc_mean") -> number or array of one number.
         """
         numbers = {name: float(value) for name, value in values.items()}
@@ -228,7 +228,7 @@ class RunWriter:
         self._events.add(step=int(step), summary=Summary(value=rows))
 
     def close(self) -> None:
-        """Closes the event file; all that was recorded is on disk before. Safe to call twice."""
+        """Closes the event file; may be called twice. Every recorded value is on disk already."""
         self._events.close()
 
     def __enter__(self) -> RunWriter:

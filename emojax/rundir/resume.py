@@ -27,15 +27,15 @@ def run_meta(
     iterators: Sequence[Any],
     history: Sequence[Any],
 ) -> dict[str, Any]:
-    """The JSON item of a checkpoint, all but the description of its arrays.
+    """Returns the JSON item of a checkpoint, without the description of its arrays.
 
     Args:
-        session: what is trained.
-        store: on what.
-        identity: fingerprint of the data pipeline.
-        schedule: where each replica stands.
-        iterators: states of the training feeds.
-        history: scores so far.
+        session: the session of the training.
+        store: the store that it trains on.
+        identity: the fingerprint of the data pipeline.
+        schedule: the state of each replica's schedule.
+        iterators: the states of the training feeds.
+        history: the scores so far.
     """
     return {
         "code_version": __version__,
@@ -62,10 +62,10 @@ def check_same_run(meta: dict[str, Any], config: RunConfig, identity: str, workd
     """Refuses to continue a run with another configuration or on other data.
 
     Args:
-        meta: of the checkpoint.
-        config: of this call.
-        identity: fingerprint of this call's data pipeline.
-        workdir: where the checkpoint lies.
+        meta: the JSON item of the checkpoint.
+        config: the configuration of this call.
+        identity: the fingerprint of this call's data pipeline.
+        workdir: the folder of the run.
 
     Raises:
         InputError: the configuration or the data differ.
@@ -74,11 +74,11 @@ def check_same_run(meta: dict[str, Any], config: RunConfig, identity: str, workd
     defaults = flatten(as_plain(RunConfig()))
     saved = defaults | flatten(meta["config"])
     current = defaults | flatten(as_plain(config))
-    # Where the store lies, how long to train and on what machine may change; nothing else may.
+    # Only the path of the store, the number of epochs and the machine may change.
     free = {"data.store", "train.epochs"}
     free |= {name for name, _, _, rule in all_keys() if rule.runtime}
     if current["train.decay"] != "none":
-        # The rates so far would have been others.
+        # Another number of epochs would have given other learning rates so far.
         free -= {"train.epochs"}
     for key in sorted((saved.keys() | current.keys()) - free):
         if saved.get(key) != current.get(key):
@@ -102,12 +102,12 @@ def check_same_run(meta: dict[str, Any], config: RunConfig, identity: str, workd
 
 
 def check_same_groups(saved: list[list[int]], found: list[list[int]], workdir: Path) -> None:
-    """Refuses to go on within an epoch with other replicas taking turns than before.
+    """Refuses to continue within an epoch if replicas are grouped differently than before.
 
     Args:
-        saved: members of each group when the run stopped.
-        found: members of each group now.
-        workdir: of the run.
+        saved: the members of each group when the run stopped.
+        found: the members of each group now.
+        workdir: the folder of the run.
 
     Raises:
         InputError: the groups differ.
@@ -115,13 +115,13 @@ def check_same_groups(saved: list[list[int]], found: list[list[int]], workdir: P
     if saved == found:
         return
     raise InputError(
-        "The run stopped within an epoch in which replicas took other turns than they would here.",
+        "The run stopped within an epoch, and its replicas were grouped in another way.",
         file=workdir,
         field="config.train.replicas_at_once, memory_limit",
-        found=f"replicas in turns of {_sizes(found)}",
-        expected=f"turns of {_sizes(saved)}, as when it stopped",
-        remedy="continue with config.train.replicas_at_once of the largest of those, or with the "
-        "memory limit or the devices it had; after the next validation it may move",
+        found=f"groups of {_sizes(found)} replicas",
+        expected=f"groups of {_sizes(saved)}, as when it stopped",
+        remedy="set config.train.replicas_at_once to the largest of those groups, or use the "
+        "memory limit or the devices it had; after the next validation the groups may change",
     )
 
 
@@ -138,18 +138,18 @@ def check_trained(
     epochs: int,
     about: str = "",
 ) -> list[str]:
-    """Refuses a run that is not trained.
+    """Refuses a run that has no trained weights or did not reach its last stage.
 
     Args:
-        names: of the replicas.
+        names: the names of the replicas.
         lost_R: (R,) bool, see ``schedule.lost``.
-        late_R: (R,) bool, who never reached the last stage's objective.
-        workdir: of the run.
+        late_R: (R,) bool, True for replicas that never reached the last stage's objective.
+        workdir: the folder of the run.
         epochs: ``config.train.epochs``.
-        about: where losses began not to be finite, for the message.
+        about: the place of the first loss that is not finite, for the message.
 
     Returns:
-        Warnings about single replicas, for people.
+        Warnings about single replicas, to be printed.
 
     Raises:
         InputError: all replicas diverged, or one was still in an earlier stage at the end.
@@ -176,8 +176,8 @@ def check_trained(
             field="config.train.epochs",
             found=f"{epochs}; still in an earlier stage: " + named(late_R),
             expected="enough epochs for all stages",
-            remedy="call again with more epochs, which continues the run, or give the stages a "
-            "number of epochs in a new one",
+            remedy="continue the run with more epochs, or start a new run whose stages have a "
+            "number of epochs",
         )
     if not lost_R.any():
         return []
@@ -185,14 +185,14 @@ def check_trained(
 
 
 def discard_run(workdir: Path) -> None:
-    """Deletes a run, and nothing that is not a run.
+    """Deletes the files of a run, after checking that the folder is one of a run.
 
     Raises:
-        InputError: the folder is none of a run, or another run is at work in it.
+        InputError: the folder is not one of a run, or another run is active in it.
     """
     if not (workdir / "config.json").is_file():
         raise InputError(
-            "--overwrite only discards what a training run has written.",
+            "--overwrite only deletes the folder of a training run.",
             file=workdir,
             found="a folder without config.json",
             expected="the folder of a run",

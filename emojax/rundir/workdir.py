@@ -1,9 +1,9 @@
-"""A run's folder: who is at work in it, and whether it can be written to.
+"""Locks a run's folder, and checks that it can be written to.
 
-Two runs in one folder would overwrite each other's checkpoints and numbers, so a run holds a
-lock, ``.lock``, from before it writes anything to its end. The kernel holds it for the open
-file: it goes with the process, however that ends, and a file that a killed run left behind locks
-nothing. Reading commands (evaluate, predict, report) need no lock.
+Two runs in one folder would overwrite each other's checkpoints and numbers. So a run holds the lock
+``.lock`` from before its first write to its end. The kernel ties the lock to the open file: it ends
+with the process, in whatever way that ends, and the file that a killed run leaves behind is not
+locked. Reading commands (evaluate, predict, report) need no lock.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK_FILE = ".lock"
-# The summary line of the training that ended there last.
+# The file with the summary line of the last training in the folder.
 SUMMARY_FILE = "summary.json"
 _UNTOUCHED = "what was saved there before is untouched"
 
-# Locked folder -> [descriptor, how often it is held]. A process may take its own lock again.
+# Locked folder -> [descriptor, number of holders]. A process may take its own lock again.
 _HELD: dict[Path, list[int]] = {}
 
 
 class WorkdirLock:
-    """Holds a run's folder against other runs while its block lasts.
+    """Locks a run's folder against other runs while its block lasts.
 
     The same process may take it again inside, as ``emojax.train`` and ``Trainer`` do. A process
-    that is forked from this one does not hold it. On systems without ``fcntl`` (Windows) nothing
-    is locked; the folder is still checked.
+    that is forked from this one does not hold it. On systems without ``fcntl`` (Windows) the folder
+    is checked but not locked.
 
     Args:
-        workdir: made if it is not there, and removed again if it is empty in the end.
-        primary: False for the other processes of one run, of which the first holds the lock.
+        workdir: the folder; created if needed, and removed again if it is empty at the end.
+        primary: True for the first process of a run, which holds the lock; False for the others.
 
     Raises:
-        InputError: on entering, another run holds it.
-        MachineError: on entering, nothing can be written there.
+        InputError: on entering, another run holds the lock.
+        MachineError: on entering, the folder cannot be written to.
     """
 
     def __init__(self, workdir: str | Path, *, primary: bool = True) -> None:
@@ -60,7 +60,7 @@ class WorkdirLock:
         self._made = False
 
     def __enter__(self) -> Self:
-        """Takes the lock; see the class for what is raised."""
+        """Takes the lock; raises the errors that the class lists."""
         if not self._primary:
             return self
         held = _HELD.get(self.workdir)
@@ -95,7 +95,7 @@ class WorkdirLock:
             self._release(held[0])
 
     def _open(self) -> int:
-        """A locked descriptor of the lock file."""
+        """Opens and locks the lock file; returns its descriptor."""
         path = self.workdir / LOCK_FILE
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -107,16 +107,16 @@ class WorkdirLock:
                 os.close(descriptor)
                 raise _taken(self.workdir, holder) from None
             except OSError:
-                # Some network file systems know no locks; better no lock than no run.
+                # Some network file systems have no locks; the run goes on without one.
                 return descriptor
-            # Who held it may have removed the file between our opening and our locking it.
+            # The former holder may have removed the file between our opening and our locking it.
             if _same_file(descriptor, path):
                 return descriptor
             os.close(descriptor)
 
     def _release(self, descriptor: int) -> None:
         path = self.workdir / LOCK_FILE
-        # Removed while it is still held, so never the lock of another run.
+        # Removed while it is still locked, so it is never the lock of another run.
         if _same_file(descriptor, path):
             path.unlink(missing_ok=True)
         os.close(descriptor)
@@ -126,14 +126,14 @@ class WorkdirLock:
 
 @contextlib.contextmanager
 def held(workdir: str | Path) -> Iterator[None]:
-    """A run's folder while the run lasts: its first process holds it, the others wait for that.
+    """Locks a run's folder on its first process; the other processes wait for the lock.
 
     Args:
-        workdir: of the run.
+        workdir: the folder of the run.
 
     Raises:
-        InputError: another run holds it, or in other processes: the first one failed.
-        MachineError: nothing can be written there.
+        InputError: another run holds the lock; in the other processes: the first one failed.
+        MachineError: the folder cannot be written to.
     """
     with contextlib.ExitStack() as opened:
         problem = None
@@ -146,11 +146,11 @@ def held(workdir: str | Path) -> Iterator[None]:
 
 
 def empty_folder(workdir: Path) -> None:
-    """Deletes what lies in a run's folder, all but the lock, which the caller holds.
+    """Deletes the content of a run's folder, except for the lock, which the caller holds.
 
     Raises:
-        InputError: another run holds it.
-        MachineError: something cannot be deleted.
+        InputError: another run holds the lock.
+        MachineError: a file cannot be deleted.
     """
     with WorkdirLock(workdir), writing(workdir, "The run's folder"):
         for path in Path(workdir).iterdir():
@@ -183,7 +183,7 @@ def _same_file(descriptor: int, path: Path) -> bool:
 
 
 def _describe(descriptor: int) -> None:
-    """Says in the lock file who holds it."""
+    """Writes into the lock file which process holds it."""
     holder = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -205,7 +205,7 @@ def _read(descriptor: int) -> dict[str, Any]:
     try:
         holder = json.loads(os.pread(descriptor, 1 << 16, 0))
     except ValueError:
-        # The other run has locked it and not written it yet.
+        # The other run has locked the file but not written to it yet.
         return {}
     return holder if isinstance(holder, dict) else {}
 
@@ -214,7 +214,7 @@ def _taken(workdir: Path, holder: dict[str, Any]) -> InputError:
     known = "host {host}, process {pid}, since {since}: {command}"
     words = {name: holder.get(name, "unknown") for name in ("host", "pid", "since", "command")}
     return InputError(
-        "Another run is at work in this folder.",
+        "Another run is active in this folder.",
         file=workdir,
         field="--workdir",
         found=known.format(**words),
@@ -224,7 +224,7 @@ def _taken(workdir: Path, holder: dict[str, Any]) -> InputError:
 
 
 def _forget() -> None:
-    """A forked process does not hold what its parent holds."""
+    """Closes the locks in a forked process, which does not hold those of its parent."""
     for descriptor, _ in _HELD.values():
         os.close(descriptor)
     _HELD.clear()

@@ -1,9 +1,10 @@
 """Counts the FLOPs of a traced JAX function: those of its matrix products and convolutions.
 
 A product of (m, k) and (k, n) counts 2 m k n. A convolution counts two for every product of a
-number and a tap; taps that meet padding, or the zeros between strided rows, count nothing, so that
-the number does not depend on how a program pads. Everything else (activations, norms, losses,
-the optimiser) counts nothing: what divides this by a measured matmul rate is a floor of the time.
+number and a tap. Taps that meet padding, or the zeros between strided rows, count nothing, so that
+the number does not depend on the way in which a program pads. Everything else (activations, norms,
+losses, the optimiser) counts nothing. So the count divided by a measured matmul rate is a lower
+bound of the time.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ import numpy as np
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """Counts the FLOPs of one call, from the traced program alone; nothing is executed.
+    """Counts the FLOPs of one call from the traced program, without executing it.
 
-    Operations that no output depends on count nothing, as the compiler drops them. Of a ``cond``
-    the dearest branch counts. A ``while`` without a known number of rounds counts one.
+    Operations that no output depends on count nothing, because the compiler drops them. Of a
+    ``cond`` the most expensive branch counts. A ``while`` with an unknown number of iterations
+    counts one iteration.
 
     Args:
-        function: to trace, perhaps under ``jax.jit``.
-        arguments: arrays or ``jax.ShapeDtypeStruct``.
+        function: the function to trace; it may be under ``jax.jit``.
+        arguments: its arguments: arrays or ``jax.ShapeDtypeStruct``.
     """
     closed = jax.make_jaxpr(function)(*arguments)
     return _count(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[0]
 
 
 def _count(jaxpr: Any, wanted: list[bool]) -> tuple[float, list[bool]]:
-    """FLOPs that the wanted outputs need, and which inputs they need."""
+    """Returns the FLOPs that the wanted outputs need, and True for each input that they need."""
     needed = {var for var, want in zip(jaxpr.outvars, wanted, strict=True) if want and _named(var)}
     total = 0.0
     for equation in reversed(jaxpr.eqns):
@@ -45,7 +47,7 @@ def _count(jaxpr: Any, wanted: list[bool]) -> tuple[float, list[bool]]:
 
 
 def _named(var: Any) -> bool:
-    # Literals are no variables, and need not be hashable.
+    # Literals are not variables and need not be hashable.
     return not hasattr(var, "val")
 
 
@@ -58,7 +60,7 @@ def _of_equation(equation: Any, outs: list[bool]) -> tuple[float, list[bool]]:
         return _convolution(equation), everything
     if name == "scan":
         (inner,) = _programs([params["jaxpr"]])
-        # Which carries are needed depends on the round; all of them is near enough.
+        # The needed carries depend on the iteration; counting all of them is close enough.
         return params["length"] * _count(inner, [True] * len(inner.outvars))[0], everything
     inner_programs = list(_programs(params.values()))
     if name == "cond":
@@ -113,6 +115,6 @@ def _convolution(equation: Any) -> float:
 def _taps(
     *, length: int, kernel: int, out: int, stride: int, before: int, spread: int, dilation: int
 ) -> int:
-    """Pairs of an output and a tap that meet a number of the input, along one axis."""
+    """Counts the pairs of an output and a tap that meet a number of the input, on one axis."""
     at = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - before
     return int(np.sum((at >= 0) & (at <= (length - 1) * spread) & (at % spread == 0)))

@@ -1,14 +1,14 @@
 """The missing-modality study of ExpTrm (section 5.3): scores while more and more frames go missing.
 
-A share of the ticks of each video loses one modality (or one stream), either tick by tick or in
-contiguous spans, anew in each trial. What a tick of the model's clock is, see
-``datasets.window_spec``: a video frame, unless the run has a clock of its own. Two ways to go:
+In each trial, a random share of the ticks of each video loses one modality (or one stream), either
+tick by tick or in contiguous spans. A tick is a video frame, unless the run has a clock of its own
+(see ``datasets.window_spec``). Rows go missing in one of two ways:
 
-"kept": the rows are zeros, the training mean, at the model's input, after normalisation and, in
-    a model that stacks context (ExpTrm), after stacking; every validity mask stays on. This is
-    the paper's study.
-"cleared": the rows are missing in the store, as if the extractor had found nothing. What the run
-    does about missing rows then happens (``config.data.fill``), and their validity is off.
+"kept": the rows are zeros, the training mean, at the model's input: after normalisation and, in a
+    model that stacks context (ExpTrm), after stacking. All validity masks stay on. This is the
+    paper's study.
+"cleared": the rows are missing in the store, as if the extractor had found nothing. They are
+    filled as the run fills missing rows (``config.data.fill``), and their validity is off.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Dropped = Mapping[int, np.ndarray]
 def drop_frames(
     num_ticks: int, count: int, rng: np.random.Generator, span_ticks: float
 ) -> np.ndarray:
-    """Exactly ``count`` ticks drawn without replacement, (ticks,) bool."""
+    """Draws exactly ``count`` ticks without replacement, (ticks,) bool."""
     del span_ticks
     dropped_N = np.zeros(num_ticks, bool)
     dropped_N[rng.permutation(num_ticks)[:count]] = True
@@ -50,12 +50,12 @@ def drop_frames(
 def drop_spans(
     num_ticks: int, count: int, rng: np.random.Generator, span_ticks: float
 ) -> np.ndarray:
-    """Exactly ``count`` ticks in spans of ``span_ticks`` on average, (ticks,) bool.
+    """Draws exactly ``count`` ticks in spans of ``span_ticks`` on average, (ticks,) bool.
 
     Every way to cut the dropped ticks into spans and the others into the gaps between them is
-    equally likely, and so is every rotation of the result: each tick is dropped as often as any
-    other, and a span that reaches beyond the end goes on at the start. Where too few ticks stay
-    to part the spans, these are longer.
+    equally likely, and so is every rotation of the result. So each tick is equally likely to be
+    dropped, and a span that reaches beyond the end continues at the start. If too few ticks are
+    left to separate the spans, the spans are longer.
     """
     kept = num_ticks - count
     if not count or not kept:
@@ -67,7 +67,7 @@ def drop_spans(
 
 
 def _parts(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """Random lengths of at least 1 that sum to ``total``, (parts,)."""
+    """Draws lengths of at least 1 that sum to ``total``, (parts,)."""
     cuts = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
@@ -80,16 +80,16 @@ PATTERNS: dict[str, Callable[[int, int, np.random.Generator, float], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class MissingPlan:
-    """What the study does.
+    """The settings of the study.
 
     Attributes:
-        shares: of the ticks to drop, in [0, 1].
-        trials: draws for each share.
+        shares: the shares of the ticks to drop, in [0, 1].
+        trials: the number of draws for each share.
         patterns: keys of ``PATTERNS``.
         validity: some of ``VALIDITY``.
-        stream_by: what goes missing together, "modality" or "stream".
-        span_seconds: mean length of a span.
-        seed: of all draws.
+        stream_by: the unit that goes missing, "modality" or "stream".
+        span_seconds: the mean length of a span.
+        seed: the seed of all draws.
     """
 
     shares: tuple[float, ...] = tuple(i / 10 for i in range(11))
@@ -103,12 +103,12 @@ class MissingPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is dropped, how and how much.
+    """One case of the study: the modality that goes missing, and the way and the share.
 
     Attributes:
-        group: name of the modality or stream.
+        group: the name of the modality or stream.
         pattern, validity, share: see ``MissingPlan``.
-        trial: number of the draw.
+        trial: the number of the draw.
     """
 
     group: str
@@ -120,12 +120,13 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:
-    """Scores of all trials of one share.
+    """The scores of all trials with one share.
 
     Attributes:
-        task, score: what is scored, and by what.
+        task, score: the task and the name of the score.
         group, pattern, validity, share: see ``Case``.
-        values: of each trial; one where all trials are the same (nothing or all is dropped).
+        values: the score of each trial; a single one if all or none of the ticks are dropped,
+            because then all trials are the same.
     """
 
     task: str
@@ -138,17 +139,17 @@ class CurvePoint:
 
     @property
     def mean(self) -> float:
-        """Mean over trials."""
+        """Returns the mean over trials."""
         return float(np.mean(self.values))
 
     @property
     def deviation(self) -> float:
-        """Standard deviation over trials (n - 1); 0 for one."""
+        """Returns the standard deviation over trials (n - 1); 0 for a single one."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else 0.0
 
 
 def cases(plan: MissingPlan, groups: Iterable[str]) -> list[Case]:
-    """All cases to predict: without a share of 0, and once where everything is dropped."""
+    """Lists the cases to predict: none for a share of 0, and a single trial for a share of 1."""
     found = []
     for group in groups:
         for validity in plan.validity:
@@ -168,8 +169,8 @@ def missing_modality(
 
     Args:
         studied: the run.
-        plan: what to do.
-        progress: told (done, of) after each case.
+        plan: the settings of the study.
+        progress: called with the work done and the whole work after each case.
     """
     run, session = studied.run, studied.run.session
     groups = studied.groups(plan.stream_by)
@@ -221,7 +222,7 @@ def _points(
 def _draw(
     studied: StudiedRun, plan: MissingPlan, case: Case, names: Sequence[Sequence[str]]
 ) -> Dropped:
-    """What is dropped of each video, whatever the other videos and cases are."""
+    """Draws the dropped ticks of each video, independently of the other videos and cases."""
     store, spec = studied.store, studied.run.session.window_spec
     dropped = {}
     for name in {name for of_fold in names for name in of_fold}:
@@ -260,12 +261,12 @@ def _zeroed(
 def drop_at_input(
     predictor: Predictor, dropped: Dropped, streams: Sequence[str]
 ) -> Callable[[Sequence[Batch]], Any]:
-    """For ``Predictor.run``: zeroes the rows of some streams on dropped ticks.
+    """Returns the ``drop`` of ``Predictor.run`` that zeroes the rows of streams on dropped ticks.
 
     Args:
-        predictor: for which.
+        predictor: the predictor.
         dropped: video index -> (ticks,) bool.
-        streams: names of those that lose rows.
+        streams: the names of the streams that lose rows.
     """
 
     def drop(batches: Sequence[Batch]) -> Any:
@@ -279,9 +280,9 @@ def drop_at_input(
 def dropped_rows(
     session: Session, batch: Batch, dropped: Dropped, streams: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Stream -> (B, rows) bool, for all streams of the model, so that one program serves all.
+    """Returns stream -> (B, rows) bool for all streams of the model, so that one program serves.
 
-    A row goes with the tick it lies in; one that covers several ticks, with the middle one.
+    A row is dropped with its tick; a row that covers several ticks, with the middle one.
     """
     spec = session.window_spec
     ahead = stacks(session.model)
@@ -309,7 +310,7 @@ def _cleared(
     dropped: Dropped,
     streams: Sequence[str],
 ) -> Any:
-    del feed  # what it holds was read before anything went missing
+    del feed  # its rows were read before any went missing
     altered = without_rows(predictor.store, predictor.session.window_spec, dropped, streams)
     return predictor.on(altered)(*placed, names)
 
@@ -317,7 +318,7 @@ def _cleared(
 def without_rows(
     store: Store, spec: WindowSpec, dropped: Dropped, streams: Sequence[str]
 ) -> AlteredStore:
-    """A store whose streams have no valid row on dropped ticks; see ``drop_at_input``."""
+    """Returns a store without valid rows on dropped ticks; see ``drop_at_input``."""
 
     def alter(number: int, record: VideoRecord) -> VideoRecord:
         if number not in dropped:
@@ -336,7 +337,7 @@ def without_rows(
 def _row_ticks(
     spec: WindowSpec, row_pts_N: np.ndarray, frame_pts_N: np.ndarray, num_ticks: int
 ) -> np.ndarray:
-    """The tick nearest to each stored row."""
+    """Returns the tick nearest to each stored row."""
     if not spec.clock:
         return nearest_rows(row_pts_N, frame_pts_N)
     tick_N = np.floor((row_pts_N - frame_pts_N[0]) * spec.clock + 0.5).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Two or more runs on the same videos: whether their scores differ, and how sure that is."""
+"""Compares the scores of two or more runs on the same videos, and tests the differences."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from emojax.studies.study_data import StudiedRun, VideoStates
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One score of the first run and of another one.
+    """A score of the first run and of another one.
 
     Attributes:
-        task, score: what is scored, and by what.
-        first, second: names of the runs.
+        task, score: the task and the name of the score.
+        first, second: the names of the runs.
         value, other: their scores.
         difference: value - other.
         z, z_p: Fisher's z and its p, **approximate** (see ``ops.significance``); None for scores
-            that are no correlation of one column.
+            that are not a correlation of one column.
         low, high, p: interval and two-sided p of the difference, by paired bootstrap over videos.
     """
 
@@ -55,18 +55,18 @@ def compare_runs(
     """Compares the first run with every other one, by the scores that both have.
 
     Args:
-        runs: on the same store and partition.
-        progress: told (done, of) after each run.
-        draws: of the bootstrap.
-        seed: of the draws.
+        runs: two or more runs on the same store and partition.
+        progress: called with the work done and the whole work after each run.
+        draws: the number of draws of the bootstrap.
+        seed: the seed of the draws.
 
     Raises:
-        InputError: there are fewer than two runs, or they are scored on other videos, or have
-            no score in common.
+        InputError: there are fewer than two runs, they are scored on different videos, or they
+            have no score in common.
     """
     if len(runs) < 2:
         raise InputError(
-            "One run cannot be compared.",
+            "A comparison needs two or more runs.",
             field="--checkpoint",
             found=", ".join(one.name for one in runs),
             expected="two or more: --checkpoint=A --checkpoint=B",
@@ -100,7 +100,7 @@ def _check_videos(
     if videos[0] != videos[1]:
         counts = [" + ".join(str(len(group)) for group in groups) for groups in videos]
         raise InputError(
-            "The runs are scored on other videos, or in other folds.",
+            "The runs are scored on different videos, or in different folds.",
             file=studied.store.path,
             field="--checkpoint",
             found=f"{pair[0]}: {counts[0]} videos, {pair[1]}: {counts[1]} videos",
@@ -144,9 +144,9 @@ def _compare(
 
 
 def _frames(groups: Sequence[Sequence[Any]], task: str, score: str) -> int | None:
-    """Frames that a correlation of one column was computed over; None for any other score."""
+    """Returns the number of frames behind a correlation of one column; None for other scores."""
     labels, label = TASKS[task].labels, split_score(score)[1]
-    # A mean over folds is no correlation of so many frames.
+    # A mean over folds is not a correlation of all frames.
     if not score_kind(score).correlation or label not in labels or len(groups) > 1:
         return None
     state = pooled_state(groups[0])

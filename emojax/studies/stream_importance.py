@@ -1,10 +1,10 @@
-"""What each stream is worth to a trained run: without it, and with another video's.
+"""Measures the fall of a run's scores without a stream, and with another video's rows in it.
 
 "left out": all rows of the stream (or of a modality's streams) are zeros at the model's input,
-    the training mean, with every mask left on; nothing is trained again.
+the training mean, with all masks left on. The model is not trained again.
 "permuted": the stream's rows are those of another video of the same partition, several times
-    with other partners (Breiman 2001). The model then sees rows as it knows them that say
-    nothing about the video, so that it cannot fall back upon the mean.
+with different partners (Breiman 2001). The model then sees realistic rows that are unrelated
+to the video, so that it cannot fall back on the mean.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ LEFT_OUT, PERMUTED = "left out", "permuted"
 
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    """How much a score falls.
+    """The fall of a score.
 
     Attributes:
-        task, score: what is scored, and by what.
-        group: name of the stream or modality.
+        task, score: the task and the name of the score.
+        group: the name of the stream or modality.
         how: "left out" or "permuted".
-        intact: the score of the run as it is.
-        altered: without the stream; for "permuted" the mean over shuffles.
-        deviation: of ``altered`` over shuffles (n - 1); 0 for "left out".
+        intact: the score of the run with all streams.
+        altered: the score without the stream; for "permuted" the mean over shuffles.
+        deviation: the deviation of ``altered`` over shuffles (n - 1); 0 for "left out".
         drop: intact - altered.
         low, high, p: interval and two-sided p of the drop, by paired bootstrap over videos.
     """
@@ -67,20 +67,20 @@ def stream_importance(
 
     Args:
         studied: the run.
-        progress: told (done, of) after each prediction of the partition.
-        stream_by: what is altered together, "stream" or "modality".
-        shuffles: how many partners each video gets.
-        draws: of the bootstrap.
-        seed: of partners and draws.
+        progress: called with the work done and the whole work after each prediction.
+        stream_by: the unit that is altered, "stream" or "modality".
+        shuffles: the number of partners of each video.
+        draws: the number of draws of the bootstrap.
+        seed: the seed of partners and draws.
 
     Raises:
-        InputError: there is only one video to take rows from.
+        InputError: the partition has a single video, so there are no partners.
     """
     groups = studied.groups(stream_by)
     names, store = studied.videos, studied.store
     if shuffles and min(map(len, names)) < 2:
         raise InputError(
-            "A single video has no other to take rows from.",
+            "Permutation needs at least two videos.",
             file=store.path,
             field="--partition",
             found=f"{studied.partition}, one video",
@@ -153,10 +153,10 @@ def _compare(
 
 
 def partner_videos(studied: StudiedRun, rng: np.random.Generator) -> dict[int, int]:
-    """Video index -> index of another video of the same fold's partition.
+    """Draws a partner for each video: video index -> index of another video of its partition.
 
-    Every video gives its rows to exactly one other. A video that is in the partitions of several
-    folds has one partner, that of the first.
+    Every video gives its rows to exactly one other video. A video that is in the partitions of
+    several folds has one partner, that of the first fold.
     """
     partners: dict[int, int] = {}
     for names in studied.videos:
@@ -169,9 +169,10 @@ def partner_videos(studied: StudiedRun, rng: np.random.Generator) -> dict[int, i
 def with_rows_of(
     studied: StudiedRun, partners: Mapping[int, int], streams: Sequence[str]
 ) -> AlteredStore:
-    """A store in which some streams of a video hold its partner's rows, from the first frame on.
+    """Returns a store in which some streams of a video hold its partner's rows.
 
-    A partner's rows that end too early begin anew, so that no row goes missing by it.
+    The rows begin with the first frame. Rows that end too early are repeated, so that no row goes
+    missing.
     """
     store = studied.store
 
@@ -189,7 +190,7 @@ def with_rows_of(
 
 
 def _repeated(rows: StreamRows, shift: float, instead_of: StreamRows) -> StreamRows:
-    """Rows moved in time by ``shift`` and repeated until they last as long as the others."""
+    """Moves rows in time by ``shift``, and repeats them until they last as long as the others."""
     if not len(rows.pts_N) or not len(instead_of.pts_N):
         return rows
     pts_N = rows.pts_N + shift

@@ -1,4 +1,4 @@
-"""What studies of a trained run share: its videos, and metric states of every single video."""
+"""The shared parts of studies: a run's videos, and metric states of every single video."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from emojax.prediction.trained_run import TrainedRun, open_run
 from emojax.scoring.evaluation import partition_videos
 from emojax.scoring.fold_scores import assess
 
-# Windows of so many bytes are kept on the devices while they are predicted again and again.
+# The most bytes of windows that stay on the devices while they are predicted repeatedly.
 _ROOM = 1 << 28
 
 
@@ -30,12 +30,12 @@ class StudiedRun:
     """A run on one partition of a store.
 
     Attributes:
-        name: tells it from the other runs of the study.
-        run: what its checkpoint gave back.
+        name: the name that distinguishes it from the other runs of the study.
+        run: the opened run.
         store: the data.
         partition: "train", "validation" or "test".
-        folds: in the order of ``session.folds``.
-        videos: names of the partition's videos, fold by fold.
+        folds: the folds, in the order of ``session.folds``.
+        videos: the names of the partition's videos, fold by fold.
     """
 
     name: str
@@ -46,12 +46,12 @@ class StudiedRun:
     videos: tuple[tuple[str, ...], ...]
 
     def together(self) -> bool:
-        """Whether no video is in two folds, so that all folds can be scored as one data set."""
+        """Returns True if no video is in two folds, so that all folds form one data set."""
         names = [name for of_fold in self.videos for name in of_fold]
         return len(set(names)) == len(names)
 
     def groups(self, stream_by: str) -> dict[str, tuple[str, ...]]:
-        """What is altered at once: name -> streams, by "stream" or by "modality"."""
+        """Returns name -> streams that are altered together, by "stream" or by "modality"."""
         found: dict[str, tuple[str, ...]] = {}
         for name, spec in self.run.session.streams.items():
             key = name if stream_by == "stream" else spec.modality
@@ -59,7 +59,7 @@ class StudiedRun:
         return found
 
     def chunks(self) -> Iterator[list[list[str]]]:
-        """The videos in parts, fold by fold, whose windows fit into memory."""
+        """Yields the videos in parts whose windows fit into memory, fold by fold."""
         spec = self.run.session.window_spec
         widths = self.run.session.streams
         row = sum(length * 2 * widths[name].width for name, length in spec.lengths.items())
@@ -75,7 +75,7 @@ class StudiedRun:
         yield [list(of_fold[start:longest]) for of_fold in self.videos]
 
     def ensembles(self, predictions: Sequence[Predictions]) -> list[Predictions]:
-        """Mean of each fold's replicas, from predictions of each replica."""
+        """Returns the mean of each fold's replicas, from the predictions of each replica."""
         session = self.run.session
         predictions = self.run.without_lost(predictions)
         return [
@@ -86,7 +86,7 @@ class StudiedRun:
         ]
 
     def annotations(self, fold: int, name: str) -> dict[str, Annotations]:
-        """Task -> what is annotated and scored of one video, where anything is."""
+        """Returns task -> annotations of one video, for tasks with any scored annotation."""
         found = {
             task: read_annotations(self.store, self.folds[fold], [name], task)
             for task in self.run.session.tasks
@@ -96,10 +96,10 @@ class StudiedRun:
 
 
 class VideoStates:
-    """Metric states of one system, video by video; videos are added in any portions.
+    """The metric states of one system, video by video.
 
-    Scores are those of all videos as one data set if no video is in two folds, otherwise the
-    mean over the folds, as ``emojax.evaluate`` has them.
+    Videos can be added in several parts. Scores are those of all videos as one data set if no
+    video is in two folds, otherwise the mean over the folds, as in ``emojax evaluate``.
     """
 
     def __init__(self, studied: StudiedRun) -> None:
@@ -109,10 +109,10 @@ class VideoStates:
         self._scores: dict[str, list[str]] = {}
 
     def add(self, per_fold: Sequence[Predictions]) -> VideoStates:
-        """Scores predictions, fold by fold; videos without annotation are left out.
+        """Adds predictions, fold by fold; videos without annotations are left out.
 
         Returns:
-            itself.
+            Itself.
         """
         for fold, predictions in enumerate(per_fold):
             for name, by_task in predictions.items():
@@ -132,15 +132,15 @@ class VideoStates:
 
     @property
     def tasks(self) -> list[str]:
-        """Tasks that some video is annotated for."""
+        """Returns the tasks that any video is annotated for."""
         return list(self._states)
 
     def videos(self, task: str) -> list[list[str]]:
-        """Names of the videos of each group of ``groups``."""
+        """Returns the names of the videos in each group of ``groups``."""
         return self._grouped(self._known[task])
 
     def groups(self, task: str) -> list[list[Any]]:
-        """States of the videos that are scored as one data set; one group, or one a fold."""
+        """Returns groups of states, each scored as one data set: a single one, or one per fold."""
         return self._grouped(self._states[task])
 
     def _grouped(self, per_fold: list[list[Any]]) -> list[list[Any]]:
@@ -149,16 +149,16 @@ class VideoStates:
         return [of_fold for of_fold in per_fold if of_fold]
 
     def names(self, task: str) -> list[str]:
-        """Names of the scores of what the run was trained for."""
+        """Returns the names of the scores of the targets that the run was trained for."""
         return self._scores[task]
 
     def scores(self, task: str) -> dict[str, float]:
-        """Score name -> value, mean over groups."""
+        """Returns score name -> value, the mean over groups."""
         found = [TASK_OPS[task].summarise(pooled_state(group)) for group in self.groups(task)]
         return {n: float(np.mean([scores[n] for scores in found])) for n in self.names(task)}
 
     def draws(self, task: str, draws: int, seed: int) -> dict[str, np.ndarray]:
-        """Score name -> (draws,) bootstrap values; the same videos for any system of the study."""
+        """Returns score name -> (draws,) bootstrap values; all systems draw the same videos."""
         found = [
             resampled_scores(task, group, draws=draws, seed=seed) for group in self.groups(task)
         ]
@@ -166,11 +166,11 @@ class VideoStates:
 
 
 class AlteredStore(Store):
-    """A store whose records are changed as they are read, while nothing is written.
+    """A store whose records are altered when they are read; its files stay unchanged.
 
     Args:
         store: an open store; its files are shared.
-        alter: (number of the video, its record) -> record to give instead.
+        alter: (number of the video, its record) -> the record to return instead.
     """
 
     def __init__(self, store: Store, alter: Callable[[int, VideoRecord], VideoRecord]) -> None:
@@ -178,18 +178,18 @@ class AlteredStore(Store):
         self._alter = alter
 
     def read(self, i: int) -> VideoRecord:
-        """The altered record of video ``i``."""
+        """Returns the altered record of video ``i``."""
         return self._alter(i, super().read(i))
 
 
 def open_studied(
     checkpoints: Sequence[str], step: int | None, store_path: str, partition: str
 ) -> list[StudiedRun]:
-    """Opens runs on one store, that of the first run's training if none is named.
+    """Opens runs on one store; by default that of the first run's training.
 
     Raises:
-        InputError: a run or the store cannot be opened, or nothing of the partition is
-            annotated for a run.
+        InputError: a run or the store cannot be opened, or the partition has no annotations for
+            the tasks of a run.
     """
     studied: list[StudiedRun] = []
     for name, checkpoint in zip(_names(checkpoints), checkpoints, strict=True):
@@ -212,7 +212,7 @@ def open_studied(
 
 
 def _names(checkpoints: Sequence[str]) -> list[str]:
-    """Names of the runs' folders, or as much of their paths as tells them apart."""
+    """Returns the names of the runs' folders, or as much of their paths as distinguishes them."""
     paths = [Path(checkpoint).absolute() for checkpoint in checkpoints]
     paths = [path.parent if path.name == "checkpoints" else path for path in paths]
     if len(set(paths)) < len(paths):

@@ -1,4 +1,4 @@
-"""What a study leaves: a CSV for each table, one JSON document, and tables on the screen."""
+"""Writes a CSV for each table of a study and one JSON document, and prints the tables."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from emojax.screen import shown
 
 @dataclasses.dataclass(frozen=True)
 class StudyTable:
-    """A table: all of its rows go into files, some of them onto the screen.
+    """A table of a study. Files have all of its rows; the screen may show only some.
 
     Attributes:
-        name: of the CSV, without ending.
-        title: on the screen.
-        rows: column -> cell, the same columns in every row; None where there is nothing to tell.
+        name: the name of the CSV file, without ending.
+        title: the title on the screen.
+        rows: column -> cell, the same columns in every row; None for an empty cell.
         shown: the rows for the screen; all by default.
-        caption: what a reader must know, below the table.
+        caption: an explanation to print below the table.
     """
 
     name: str
@@ -42,7 +42,7 @@ class StudyTable:
 def write_tables(folder: Path, facts: Mapping[str, Any], tables: Sequence[StudyTable]) -> None:
     """Writes NAME.csv for each table and ``study.json`` with the facts and all tables.
 
-    Numbers have all their digits; what is not a number is null in JSON and empty in CSV.
+    Numbers have all their digits. None and NaN are null in JSON and empty in CSV.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
@@ -56,7 +56,7 @@ def write_tables(folder: Path, facts: Mapping[str, Any], tables: Sequence[StudyT
 
 
 def print_tables(tables: Sequence[StudyTable], console: Console) -> None:
-    """Prints tables; a cell that repeats the one above it at the left is left out."""
+    """Prints tables; leading cells that repeat those of the row above stay empty."""
     for table in tables:
         rows = table.rows if table.shown is None else table.shown
         if not rows:
@@ -87,7 +87,7 @@ def _cell(value: Any) -> str:
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to be told (done, of); it draws a bar on a terminal and is silent elsewhere."""
+    """Yields a function of the work done and the whole work that draws a bar on a terminal."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),

@@ -31,7 +31,7 @@ def shown_scores(task: str, names: Sequence[str]) -> list[str]:
 def _grid(
     heading: str, lines: int, columns: int, width: float, height: float, left: float = _LEFT
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Panels of ``width`` x ``height`` inches below a heading, line by line."""
+    """Makes panels of ``width`` x ``height`` inches below a heading, line by line."""
     across = columns * (left + width) + _RIGHT
     down = _HEADING + lines * (_ABOVE + height + _BELOW)
     figure = Figure(figsize=(across, down), dpi=DPI)
@@ -64,13 +64,13 @@ def _title(panel: Axes, text: str) -> None:
 def plot_missing(path: str | Path, *, heading: str, points: Sequence[CurvePoint]) -> None:
     """Draws scores over the share of missing frames: mean over trials and one deviation around it.
 
-    A line of panels for each score, a panel for each way to go missing, a curve for each
-    modality or stream.
+    Each score has a line of panels, each way to go missing a panel, and each modality or stream a
+    curve.
 
     Args:
-        path: PNG to write; folders are made.
-        heading: above all panels.
-        points: of ``missing_modality``.
+        path: the PNG to write; its folder is created if needed.
+        heading: the title above all panels.
+        points: the points that ``missing_modality`` returns.
     """
     tasks = list(dict.fromkeys(point.task for point in points))
     names = {task: list(dict.fromkeys(p.score for p in points if p.task == task)) for task in tasks}
@@ -109,12 +109,12 @@ def plot_missing(path: str | Path, *, heading: str, points: Sequence[CurvePoint]
 
 
 def plot_importance(path: str | Path, *, heading: str, found: Sequence[Importance]) -> None:
-    """Draws how much scores fall without each stream, with the interval of the bootstrap.
+    """Draws the fall of scores without each stream, with the interval of the bootstrap.
 
     Args:
-        path: PNG to write; folders are made.
-        heading: above all panels.
-        found: of ``stream_importance``.
+        path: the PNG to write; its folder is created if needed.
+        heading: the title above all panels.
+        found: the falls that ``stream_importance`` returns.
     """
     tasks = list(dict.fromkeys(row.task for row in found))
     names = {task: list(dict.fromkeys(r.score for r in found if r.task == task)) for task in tasks}
@@ -147,7 +147,7 @@ def plot_importance(path: str | Path, *, heading: str, found: Sequence[Importanc
 
 
 def _legend(panel: Axes) -> None:
-    """Above the panel's left end, where it hides nothing."""
+    """Draws the legend above the panel's left end, where it hides no curve."""
     panel.legend(
         loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=8, frameon=False, fontsize=9,
         handlelength=1.4, columnspacing=1.2, borderaxespad=0.1,

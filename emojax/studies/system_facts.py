@@ -1,4 +1,4 @@
-"""Measures a system on the model itself: parameters, operations, how far it sees."""
+"""Measures a system on the model itself: parameters, operations and receptive field."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from emojax.studies.flops import count_flops
 
 @dataclasses.dataclass(frozen=True)
 class Reach:
-    """How many ticks of the window's clock on either side of an output influence it.
+    """The receptive field: the ticks on either side of an output that influence it.
 
     Attributes:
-        before: ticks before the output's own; None: everything that the window holds.
-        after: ticks after it; None as above.
+        before: the number of ticks before the output's own; None for the whole window.
+        after: the number of ticks after it; None for the whole window.
     """
 
     before: int | None
@@ -32,10 +32,10 @@ class Reach:
 
 @functools.cache
 def quick_compiling() -> dict[str, Any]:
-    """Options of ``jax.jit`` under which a program for CPUs compiles in a third of the time.
+    """Returns options of ``jax.jit`` with which CPU programs compile in a third of the time.
 
-    It then runs slower; on other devices, or if this version of XLA does not know them, there
-    are none.
+    The program then runs slower. On other devices, or if this version of XLA lacks the options,
+    the result is empty.
     """
     options: dict[str, Any] = {
         "xla_backend_optimization_level": 0,
@@ -50,7 +50,7 @@ def quick_compiling() -> dict[str, Any]:
 
 
 def abstract_variables(session: Session) -> dict[str, Any]:
-    """Shapes of one replica's variables: {"params", "batch_stats", ...}."""
+    """Returns the shapes of one replica's variables: {"params", "batch_stats", ...}."""
     arguments = session.model, session.streams, session.window_spec.lengths
     params, model_state = jax.eval_shape(
         lambda key: init_variables(*arguments, key), jax.random.key(0)
@@ -59,7 +59,7 @@ def abstract_variables(session: Session) -> dict[str, Any]:
 
 
 def parameter_counts(variables: Mapping[str, Any]) -> dict[str, int]:
-    """Trainable numbers of each part of the model, by its name; from ``abstract_variables``."""
+    """Counts the trainable parameters in ``abstract_variables``: part of the model -> number."""
     counts: dict[str, int] = {}
     for name, leaf in named_leaves(variables["params"]).items():
         part = name.split("/")[0]
@@ -68,10 +68,10 @@ def parameter_counts(variables: Mapping[str, Any]) -> dict[str, int]:
 
 
 def forward_flops(session: Session, variables: Mapping[str, Any]) -> float:
-    """Counts the operations of predicting one window, those of products and convolutions.
+    """Counts the operations of predicting one window: those of products and convolutions.
 
-    What works number by number (activations, norms, softmax) is left out; it is a few percent.
-    See ``flops.count_flops``.
+    Elementwise operations (activations, norms, softmax) are left out; they are a few percent. See
+    ``flops.count_flops``.
     """
     return count_flops(functools.partial(_apply, session), variables, _inputs(session, 1))
 
@@ -79,10 +79,10 @@ def forward_flops(session: Session, variables: Mapping[str, Any]) -> float:
 def receptive_field(session: Session, variables: Mapping[str, Any]) -> Reach:
     """Finds the ticks that an output depends on: those where a gradient is not 0.
 
-    The gradient of the window's last tick tells how far back an output sees, that of the first
-    how far ahead. If they reach the other end, nothing in the window is too far away. Through a
-    recurrence a gradient fades below the smallest number, so a loop in the program counts as
-    everything on the side that it comes from.
+    The gradient of the window's last output shows how far back an output sees, that of the first
+    output how far ahead. A gradient that reaches the other end means the whole window. Through a
+    recurrence a gradient can fade to 0, so a loop in the program counts as the whole window on the
+    side that it comes from.
     """
     inputs = _inputs(session, 2)
     spec = session.window_spec
@@ -92,14 +92,14 @@ def receptive_field(session: Session, variables: Mapping[str, Any]) -> Reach:
 
     def scalar(streams: Any, variables: Any) -> jax.Array:
         outputs = _apply(session, variables, streams)
-        # No two outputs weigh alike, or those of a softmax would cancel.
+        # Outputs have distinct weights; with equal ones those of a softmax would cancel.
         total = jnp.zeros(())
         for y_BTC in outputs.values():
             weights_C = np.linspace(0.7, 1.3, y_BTC.shape[-1], dtype=np.float32)
             total += jnp.sum(y_BTC * weights_BT[..., None] * weights_C[None, None])
         return total
 
-    # Compiling costs more here than the one call that follows.
+    # Compiling costs more than the single call that follows.
     gradient_of = jax.jit(jax.grad(scalar), compiler_options=quick_compiling())
     streams = {name: rng.normal(size=x.shape).astype(np.float32) for name, x in inputs.items()}
     gradients = gradient_of(streams, jax.tree.map(functools.partial(_random, rng), variables))
@@ -121,7 +121,7 @@ def receptive_field(session: Session, variables: Mapping[str, Any]) -> Reach:
 
 
 def _inputs(session: Session, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the streams of a batch."""
+    """Returns the shapes of the streams of a batch."""
     lengths = session.window_spec.lengths
     return {
         name: jax.ShapeDtypeStruct((batch, lengths[name], spec.width), jnp.float32)
@@ -140,9 +140,9 @@ def _trace(session: Session, variables: Any, inputs: Any) -> Any:
 
 
 def _random(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Weights under which signals neither fade nor saturate, whatever initialisers do.
+    """Draws weights under which signals neither fade nor saturate.
 
-    Some are zero at first, and hide then what they will connect.
+    Initialisers are not used, because some return zeros, which would hide connections.
     """
     if len(leaf.shape) < 2:
         return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
@@ -154,7 +154,7 @@ def _random(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
 
 
 def _inner(equation: Any) -> Iterator[Any]:
-    """Programs within a step of a program."""
+    """Yields the programs within a step of a program."""
     for value in equation.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             program = getattr(item, "jaxpr", item)
