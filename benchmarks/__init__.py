@@ -1,1 +1,1 @@
-"""Measurements, each one command; run them from the root of a clone."""
+"""Measurements; each is a command, to be run from the root of a clone."""

@@ -1,4 +1,4 @@
-"""Do emojax and PyTorch compute the same? Asked before anything is timed."""
+"""Checks that emojax and PyTorch compute the same, before their times are compared."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ TOLERANCE = 1e-4
 
 
 class DisagreementError(Exception):
-    """The two programs do not compute the same, so that their times say nothing."""
+    """The two programs compute different results, so their times are not comparable."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """Greatest differences, relative to the greatest number.
+    """The greatest differences, relative to the greatest number.
 
     Attributes:
-        evaluation: of outputs without dropout and with running statistics.
-        training: of outputs in training, dropout 0.
-        loss: of the training loss, dropout 0.
+        evaluation: the difference of outputs without dropout and with running statistics.
+        training: the difference of outputs in training, with dropout 0.
+        loss: the difference of the training loss, with dropout 0.
     """
 
     evaluation: float
@@ -38,7 +38,7 @@ class Agreement:
 
     @property
     def greatest(self) -> float:
-        """Of the three."""
+        """Returns the greatest of the three differences."""
         return float(np.max([self.evaluation, self.training, self.loss]))
 
 
@@ -48,10 +48,10 @@ def check_agreement(
     """Compares outputs and losses of the same weights and windows, in float32 without TF32.
 
     Args:
-        case: its model, streams and window are used as they are.
-        torch: the module.
-        state: whose first replica's weights to compare with; drawn by default.
-        batch: windows.
+        case: the system and its sizes.
+        torch: the module ``torch``.
+        state: the state whose first replica's weights are used; drawn by default.
+        batch: the number of windows.
 
     Raises:
         DisagreementError: a difference is above ``TOLERANCE``.
@@ -69,13 +69,13 @@ def check_agreement(
         losses = []
         for train, (mine, loss) in _outputs(ours).items():
             other, other_loss = theirs.outputs(train=train)
-            # np.max keeps a NaN, max may not.
+            # np.max keeps a NaN; max may drop it.
             found[train] = float(np.max([_difference(mine[task], other[task]) for task in mine]))
             losses.append(_difference(np.array(loss), np.array(other_loss)))
     finally:
         allow_tf32(torch, True)
     agreement = Agreement(evaluation=found[False], training=found[True], loss=float(np.max(losses)))
-    # Written so that a NaN is a disagreement.
+    # "not <=" also holds for NaN, which is a disagreement.
     if not agreement.greatest <= TOLERANCE:
         raise DisagreementError(
             f"outputs differ by {agreement.evaluation:.1e} in evaluation, "
@@ -91,7 +91,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _outputs(ours: EmojaxTraining) -> dict[bool, tuple[dict[str, np.ndarray], float]]:
-    """In training or not -> outputs and loss of the first replica.
+    """Returns training or not -> outputs and loss of the first replica.
 
     Dropout rates are 0, so no key is needed.
     """

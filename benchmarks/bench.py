@@ -1,19 +1,19 @@
-"""The whole benchmark, on whatever is here: ``python -m benchmarks.bench``.
+"""Runs the whole benchmark on this machine: ``python -m benchmarks.bench``.
 
     python -m benchmarks.bench --out=build/bench
     python -m benchmarks.bench --quick
     python -m benchmarks.bench --parts=systems,replicas --systems=rjcma --dtype=bfloat16
 
-Prints a table of each part and writes bench.json, bench.md and pictures. Every number in them was
-measured in this run; what could not be says why. Parts:
+Prints a table of each part and writes bench.json, bench.md and pictures. Every number in them is
+measured in this run. A missing number has a footnote with the reason. Parts:
 
-systems    a training step of each system, emojax beside PyTorch eager and torch.compile, after a
-           check that they compute the same; floors and peak memory
-replicas   R replicas in one program beside single trainings one after another
-kernels    layers beside the matmul rate, and kernels against each other
-protocol   RJCMA's whole cross-validation, extrapolated from a few steps
-feed       what reading windows costs
-scaling    time and memory against T, B, R and number of streams
+systems    a training step of each system: emojax beside PyTorch eager and torch.compile, after a
+               check that they compute the same; lower bounds of the time and peak memory
+    replicas   R replicas in one program beside single trainings one after another
+    kernels    layers beside the matmul rate, and kernels beside each other
+    protocol   RJCMA's whole cross-validation, extrapolated from a few steps
+    feed       the cost of reading windows
+    scaling    time and memory over T, B, R and the number of streams
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ PARTS: dict[str, Callable[[Context], Part]] = {
     "feed": feed_part,
     "scaling": scaling_part,
 }
-# A machine with an accelerator is often lent for ten.
+# Time on a machine with an accelerator is often limited to ten minutes.
 _MINUTES_ON_ACCELERATORS = 9.0
-# How the minutes are dealt out, so that a slow part does not take them all.
+# The share of the minutes of each part, so that a slow part does not take all of them.
 _WEIGHTS = {
     "systems": 5.0, "replicas": 1.5, "kernels": 1.0, "protocol": 1.0, "feed": 1.0, "scaling": 1.5
 }  # fmt: skip
@@ -60,7 +60,7 @@ QUICK_SYSTEMS = ("rjcma", "emma_net")
 
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    define.bool("quick", False, "Narrow models, few windows: does everything run?")
+    define.bool("quick", False, "Narrow models and few windows, to check that everything runs.")
     define.list(
         "systems",
         [],
@@ -71,19 +71,19 @@ def define_flags(define: cli.Flags) -> None:
     )
     define.list("parts", [], "Some of " + ", ".join(PARTS) + "; all by default.")
     define.string("out", "build/bench", "Folder for results.")
-    define.enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
+    define.enum("dtype", "float32", ["float32", "bfloat16"], "Precision of the computation.")
     define.float(
-        "minutes", None, "Begin nothing new after so long; 0: no limit, 9 on an accelerator."
+        "minutes", None, "Begin nothing new after this time; 0: no limit, 9 on an accelerator."
     )
-    define.list("axes", [], f"Of scaling: some of {', '.join(AXES)}; all by default.")
+    define.list("axes", [], f"Sizes to scale: some of {', '.join(AXES)}; all by default.")
     define.string(
         "torch_compile", None, "Mode of torch.compile; empty leaves it out, as --quick does."
     )
 
 
 def main(given: flags.FlagValues) -> None:
-    """Runs the parts and writes what they found."""
-    # PyTorch and processes that measure memory use the same card.
+    """Runs the parts and writes their results."""
+    # PyTorch and the processes that measure memory use the same device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     use_compilation_cache()
     keep_freed_memory()
@@ -127,7 +127,7 @@ def main(given: flags.FlagValues) -> None:
 
 
 def run(context: Context, parts: tuple[str, ...]) -> Iterator[Part]:
-    """The parts, one after the other, as they end; one that fails says so in a table."""
+    """Yields the parts as they end; a part that fails is a table with the error."""
     total = sum(_WEIGHTS[name] for name in parts)
     dealt = 0.0
     for name in parts:
@@ -148,7 +148,7 @@ def _check(flag: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
     for name in given:
         if name not in known:
             raise InputError(
-                "The benchmark knows no such thing.",
+                "The benchmark does not have this choice.",
                 field=f"--{flag}",
                 found=name,
                 expected="some of " + ", ".join(known),

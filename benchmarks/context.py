@@ -1,4 +1,4 @@
-"""Shared by all parts of the benchmark: options, PyTorch, sizes, measured rates, the clock."""
+"""The shared state of the benchmark's parts: options, PyTorch, sizes, measured rates, clock."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from benchmarks.results import Missing
 from benchmarks.timing import told
 from benchmarks.workload import Case
 
-# What the scaling part varies.
+# The sizes that the scaling part varies.
 AXES = ("T", "B", "R", "streams")
 
-# Sizes of --quick: every part of the papers' models once, narrow, on few and short windows.
+# The sizes of --quick: every part of the papers' models, narrow, on few and short windows.
 QUICK: dict[str, Case] = {
     "rjcma": Case(
         "rjcma",
@@ -71,17 +71,17 @@ QUICK: dict[str, Case] = {
 
 @dataclasses.dataclass
 class Context:
-    """Shared by the parts.
+    """The options and the shared measurements of the parts.
 
     Attributes:
-        systems: to compare.
-        out: folder for pictures.
-        quick: small sizes and few rounds.
-        dtype: of the computation.
-        compile_mode: of ``torch.compile``; empty leaves it out.
-        minutes: after which nothing new is begun; 0 for no limit.
-        axes: of the scaling part, some of ``AXES``.
-        share: of the minutes, at whose end the present part begins nothing new.
+        systems: the systems to compare.
+        out: the folder for pictures.
+        quick: if True, uses small sizes and few rounds.
+        dtype: the precision of the computation.
+        compile_mode: the mode of ``torch.compile``; "" leaves it out.
+        minutes: the time after which no measurement begins; 0 for no limit.
+        axes: the sizes of the scaling part, some of ``AXES``.
+        share: the share of the minutes after which the present part begins no measurement.
         say: prints a line of progress.
     """
 
@@ -97,13 +97,13 @@ class Context:
     started: float = dataclasses.field(default_factory=time.monotonic)
 
     def case(self, system: str, **changes: Any) -> Case:
-        """A system at the paper's sizes, or at the small ones."""
+        """Returns a system at the paper's sizes, or at the small ones."""
         case = QUICK.get(system, Case(system)) if self.quick else Case(system)
         return dataclasses.replace(case, dtype=self.dtype, **changes)
 
     @functools.cached_property
     def torch(self) -> Any | Missing:
-        """PyTorch, or why it is not there."""
+        """Returns PyTorch, or the reason why it is missing."""
         try:
             return import_torch()
         except ImportError as error:
@@ -111,15 +111,15 @@ class Context:
 
     @property
     def torch_or_none(self) -> Any | None:
-        """PyTorch, if it is there."""
+        """Returns PyTorch, or None if it is missing."""
         return None if isinstance(self.torch, Missing) else self.torch
 
     def rate(self, dtype: str) -> float | Missing:
-        """FLOP/s of a matrix product in this run, measured once."""
+        """Returns the FLOP/s of a matrix product, measured once in this run."""
         return self._rates(dtype)[0]
 
     def rate_by_framework(self, dtype: str) -> dict[str, float]:
-        """The same of each framework."""
+        """Returns the FLOP/s of a matrix product in each framework."""
         return self._rates(dtype)[1]
 
     @functools.cached_property
@@ -136,12 +136,12 @@ class Context:
 
     @property
     def sizes(self) -> str:
-        """For titles."""
+        """Returns the name of the sizes, for titles."""
         return "reduced sizes (--quick)" if self.quick else "the papers' sizes"
 
     @property
     def left(self) -> float:
-        """Seconds until nothing new is begun."""
+        """Returns the seconds until no measurement begins any more."""
         if not self.minutes:
             return float("inf")
         return 60 * self.minutes * self.share - (time.monotonic() - self.started)

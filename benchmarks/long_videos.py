@@ -3,10 +3,10 @@
     python -m benchmarks.long_videos --out=build/long_videos
     python -m benchmarks.long_videos --minutes=1,10
 
-Trains a model of each kind for one step, at the papers' widths, and calls ``emojax.predict`` for a
+Trains a model of each kind for one step, at the papers' widths. Calls ``emojax.predict`` for a
 video of random numbers of each length, in a process of its own: in overlapping windows, and as one
-sequence where the model allows it. Prints and writes a table of times and of the largest resident
-size of each process, which its own summary line tells.
+sequence if the model allows it. Prints and writes a table of times and of the peak memory in each
+process's summary line.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def main(given: flags.FlagValues) -> None:
 
 
 def measure(out: Path, lengths: Sequence[int]) -> Table:
-    """Every way with a video of each length.
+    """Measures every way of predicting, with a video of each length.
 
     Args:
-        out: an existing folder, with room for two videos of each length for a while.
-        lengths: in frames.
+        out: an existing folder, with room for two videos of each length meanwhile.
+        lengths: the lengths of the videos in frames.
     """
     table = Table(
         "Predicting long videos, two replicas (valence, arousal)",
@@ -105,10 +105,10 @@ def measure(out: Path, lengths: Sequence[int]) -> Table:
 
 
 def frames_of(minutes: str) -> int:
-    """Frames of a video of so many minutes.
+    """Returns the number of frames of a video of this many minutes.
 
     Raises:
-        InputError: no number, or less than a second.
+        InputError: the text is not a number, or less than a second.
     """
     try:
         frames = round(float(minutes) * 60 * _FPS)
@@ -116,7 +116,7 @@ def frames_of(minutes: str) -> int:
         frames = 0
     if frames < _FPS:
         raise InputError(
-            "A video cannot be that long.",
+            "A video does not have this length.",
             field="--minutes",
             found=minutes,
             expected="minutes, separated by commas, at least a second each",
@@ -149,10 +149,10 @@ def _predict(folder: Path, name: str, frames: int, options: tuple[str, ...]) -> 
 
 
 def _call(module: str, *arguments: str) -> dict[str, Any]:
-    """A command's summary.
+    """Runs a command and returns its summary.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the command failed.
     """
     print(f"  {module} {' '.join(arguments)}", file=sys.stderr, flush=True)
     done = subprocess.run(
@@ -166,7 +166,7 @@ def _call(module: str, *arguments: str) -> dict[str, Any]:
 
 
 def _size(store: Path) -> float:
-    """MiB of one video of a store of two."""
+    """Returns the MiB of one video, in a store of two."""
     return sum(file.stat().st_size for file in store.rglob("*") if file.is_file()) / 2 / 2**20
 
 

@@ -1,4 +1,4 @@
-"""The machine: what it is, and how fast it multiplies."""
+"""Describes the machine and measures its rate of matrix products."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import jax.numpy as jnp
 
 
 def import_torch() -> Any:
-    """PyTorch, using the cores this process may use.
+    """Imports PyTorch and gives it the cores that this process may use.
 
     Raises:
-        ImportError: it is not installed, with the remedy.
+        ImportError: PyTorch is not installed; the message has the remedy.
     """
     try:
         import torch
@@ -30,12 +30,12 @@ def import_torch() -> Any:
 
 
 def num_cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def backend() -> str:
-    """Of JAX: "cpu", "gpu" or "tpu"."""
+    """Returns the backend of JAX: "cpu", "gpu" or "tpu"."""
     return jax.default_backend()
 
 
@@ -43,7 +43,7 @@ def torch_device(torch: Any) -> str:
     """Returns PyTorch's device of the kind that JAX uses.
 
     Raises:
-        RuntimeError: JAX has an accelerator that PyTorch has not.
+        RuntimeError: JAX has an accelerator that PyTorch does not see.
     """
     if backend() == "cpu":
         return "cpu"
@@ -53,10 +53,10 @@ def torch_device(torch: Any) -> str:
 
 
 def allow_tf32(torch: Any, allowed: bool) -> None:
-    """Allows or forbids, in both frameworks, that float32 products round their factors to TF32.
+    """Sets, in both frameworks, if float32 products may round their factors to TF32.
 
-    JAX does so by default on GPUs that can, PyTorch in convolutions only; allowing it in both
-    makes them alike. CPUs know no TF32.
+    By default JAX does so on GPUs that have TF32, PyTorch only in convolutions. Setting it in both
+    makes them alike. CPUs do not have TF32.
     """
     jax.config.update("jax_default_matmul_precision", None if allowed else "highest")
     if torch is not None and torch.cuda.is_available():
@@ -71,7 +71,7 @@ def synchronise(torch: Any) -> Callable[[], None]:
 
 
 def describe(command: str) -> dict[str, str]:
-    """Machine, versions, date (UTC) and command, for the head of the results."""
+    """Returns machine, versions, date (UTC) and command, for the head of the results."""
     device = jax.devices()[0]
     versions = {"python": platform.python_version()}
     for name in ("jax", "jaxlib", "flax", "numpy", "torch"):
@@ -85,7 +85,7 @@ def describe(command: str) -> dict[str, str]:
         "machine": f"{accelerator}{_processor()}, {num_cores()} cores, {platform.machine()}",
         "backend": backend(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        # Of other programs: PyTorch's threads wait for each other, and suffer most from a high one.
+        # Load by other programs. It slows PyTorch most, whose threads wait for each other.
         "load before the run": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "?",
         "date": now.strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
@@ -105,16 +105,16 @@ def _processor() -> str:
 def matmul_rate(
     dtype: str, *, size: int, repeats: int = 7, torch: Any = None
 ) -> tuple[float, dict[str, float]]:
-    """FLOP/s of a square product, the faster of JAX and PyTorch.
+    """Measures the FLOP/s of a square matrix product in JAX and PyTorch.
 
     Args:
         dtype: "float32" or "bfloat16".
         size: n of (n, n) @ (n, n).
-        repeats: products timed in each framework; their median counts.
-        torch: the module, or None.
+        repeats: the number of timed products in each framework, of which the median counts.
+        torch: the module ``torch``, or None.
 
     Returns:
-        The better rate, and the rate of each framework.
+        The higher rate, and the rate of each framework.
     """
     flops = 2.0 * size**3
     a = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))

@@ -1,12 +1,12 @@
-"""Greatest memory of training steps, each series of them in a process of its own.
+"""Measures the peak memory of training steps, each series of them in a process of its own.
 
 ``python -m benchmarks.peak_memory`` reads a JSON list of requests on stdin and answers each with
 a line of JSON; ``measure_peaks`` calls it.
 
-What counts is the train state and the batch, by their shapes, and what a step takes above them:
-on CPU as the kernel counts resident memory (/proc/self), in PyTorch on a GPU as its allocator
-counts. JAX's allocator on a GPU counts from the start of the process and cannot be set back, so
-there a series has to grow.
+The peak is the size of train state and batch, by their shapes, plus the memory that a step takes
+beyond them. On a CPU that is counted by the kernel as resident memory (/proc/self), in PyTorch on a
+GPU by its allocator. JAX's allocator on a GPU counts from the start of the process and has no
+reset, so its series must be in ascending order.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Request:
 
     Attributes:
         framework: ``EMOJAX`` or ``TORCH`` (eager).
-        case: what is trained.
+        case: the training.
     """
 
     framework: str
@@ -49,11 +49,11 @@ class Request:
 
 
 def measure_peaks(requests: Sequence[Request], *, timeout: float) -> list[float | Missing]:
-    """MiB of each request, or why it is not known.
+    """Measures the MiB of each request; a failed one has the reason.
 
     Args:
-        requests: in the order to run in.
-        timeout: seconds for all of them.
+        requests: the requests, in the order of measurement.
+        timeout: the seconds for all of them together.
     """
     if not requests or timeout <= 0:
         return [Missing("out of time")] * len(requests)
@@ -72,7 +72,7 @@ def measure_peaks(requests: Sequence[Request], *, timeout: float) -> list[float 
     except subprocess.TimeoutExpired as error:
         held = error.stdout or b""
         output = held.decode() if isinstance(held, bytes) else held
-    # A line that a stopped process left unfinished is none.
+    # The unfinished line of a stopped process does not count.
     lines = [line for line in output.splitlines(keepends=True) if line.endswith("\n")]
     answers = [json.loads(line[len(_ANSWER) :]) for line in lines if line.startswith(_ANSWER)]
     found: list[float | Missing] = [
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def peak(request: Request) -> float:
-    """MiB of one request, in this process.
+    """Measures the MiB of one request, in this process.
 
     Raises:
         OSError: this system does not count resident memory in /proc.
@@ -116,11 +116,11 @@ def peak(request: Request) -> float:
 def peak_of(
     training: EmojaxTraining | TorchTraining, torch: Any = None, *, before: int = 0
 ) -> float:
-    """MiB of a training that is there.
+    """Measures the MiB of an existing training.
 
     Args:
-        training: takes a few steps.
-        torch: the module, if it is PyTorch's.
+        training: the training, which takes a few steps.
+        torch: the module ``torch``, for a training of PyTorch.
         before: JAX's peak before the training was made.
 
     Raises:
@@ -155,7 +155,7 @@ def peak_of(
 
 
 def _held(training: EmojaxTraining | TorchTraining) -> int:
-    """Bytes of train state and batch."""
+    """Returns the bytes of train state and batch."""
     if isinstance(training, EmojaxTraining):
         leaves = jax.tree.leaves((training.state, training.batch))
         return sum(leaf.nbytes for leaf in leaves)
@@ -167,13 +167,13 @@ def _held(training: EmojaxTraining | TorchTraining) -> int:
 
 
 def _jax_peak() -> int:
-    """Bytes; 0 where the device does not count (CPU)."""
+    """Returns JAX's peak in bytes; 0 if the device does not count it (CPU)."""
     stats: dict[str, Any] = jax.devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use", 0)
 
 
 def _resident(field: str) -> int:
-    """A line of /proc/self/status, in bytes."""
+    """Returns a line of /proc/self/status in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -181,11 +181,11 @@ def _resident(field: str) -> int:
 
 
 def return_freed_memory() -> None:
-    """Gives the system what was freed and kept for the next allocation."""
+    """Returns freed memory, which the C library keeps for the next allocation, to the system."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
-        return  # another C library: freed memory that it keeps hides some of the peak
+        return  # another C library: the freed memory that it keeps hides a part of the peak
 
 
 if __name__ == "__main__":

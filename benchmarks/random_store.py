@@ -1,4 +1,4 @@
-"""A store of random numbers at full width: what a feed costs does not depend on what rows say."""
+"""Writes stores of random numbers at full width, to measure the cost of feeds."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def random_store(
     With one fold, all videos but the last ``videos_per_fold`` train.
 
     Args:
-        path: folder to make.
+        path: the folder to make.
         streams: name -> specification.
-        tasks: labelled on every frame.
-        folds: names "0", "1", ...
-        frames: of each video, at 30 per second.
-        videos_per_fold: in each block of the folds.
+        tasks: the tasks, labelled on every frame.
+        folds: the number of folds, named "0", "1" and so on.
+        frames: the number of frames of each video, at 30 per second.
+        videos_per_fold: the number of videos in each block of the folds.
     """
     rng = np.random.default_rng(0)
     blocks = max(2, folds)

@@ -1,4 +1,4 @@
-"""Tables of a benchmark: printed with rich, and written as JSON and Markdown."""
+"""Prints the tables of a benchmark, and writes them as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Missing:
     """A number that this run did not measure.
 
     Attributes:
-        reason: a phrase.
+        reason: the reason, as a phrase.
     """
 
     reason: str
@@ -33,9 +33,9 @@ class Column:
     """A column.
 
     Attributes:
-        key: of the rows.
-        title: with the unit.
-        digits: significant digits of numbers.
+        key: the key of its cells in the rows.
+        title: the heading, with the unit.
+        digits: the significant digits of numbers.
     """
 
     key: str
@@ -45,13 +45,13 @@ class Column:
 
 @dataclasses.dataclass
 class Table:
-    """A part's table.
+    """A table of a part.
 
     Attributes:
-        title: says what is compared, and at which sizes.
-        columns: in order.
+        title: the contenders and the sizes.
+        columns: the columns, in order.
         rows: key -> text, number, ``Ratio`` or ``Missing``; every row has every column.
-        notes: what a reader has to know, whole sentences.
+        notes: sentences to print below the table.
     """
 
     title: str
@@ -60,10 +60,10 @@ class Table:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, **cells: Any) -> None:
-        """Adds a row; cells not given are missing.
+        """Adds a row; cells that are not given are missing.
 
         Raises:
-            ValueError: there is no such column.
+            ValueError: a cell belongs to no column.
         """
         unknown = set(cells) - {column.key for column in self.columns}
         if unknown:
@@ -71,7 +71,7 @@ class Table:
         self.rows.append({column.key: _checked(cells.get(column.key)) for column in self.columns})
 
     def texts(self) -> tuple[list[list[str]], list[str]]:
-        """Rows of cells as text, and the footnotes they refer to."""
+        """Returns the rows as text, and the footnotes that they refer to."""
         reasons: list[str] = []
 
         def text(cell: Any, column: Column) -> str:
@@ -85,7 +85,7 @@ class Table:
         return lines, [f"[{i + 1}] {reason}" for i, reason in enumerate(reasons)]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: missing cells are null, and ``reasons`` says why."""
+        """Returns the table for JSON; missing cells are null, with the reason in ``reasons``."""
         rows = []
         for row in self.rows:
             reasons = {key: cell.reason for key, cell in row.items() if isinstance(cell, Missing)}
@@ -95,7 +95,7 @@ class Table:
         return {"title": self.title, "columns": titles, "rows": rows, "notes": self.notes}
 
     def markdown(self) -> str:
-        """A section with a table and notes."""
+        """Returns a section of Markdown with the table and its notes."""
         lines, footnotes = self.texts()
         titles = [column.title for column in self.columns]
         table = [titles, ["---", *["---:"] * (len(titles) - 1)], *lines]
@@ -104,7 +104,7 @@ class Table:
         return "\n".join([f"## {self.title}", "", *rows, "", *notes, ""])
 
     def show(self, console: Console) -> None:
-        """Prints it."""
+        """Prints the table and its notes."""
         table = RichTable(title=self.title, title_justify="left", title_style="bold")
         for number, column in enumerate(self.columns):
             table.add_column(column.title, justify="left" if number == 0 else "right")
@@ -126,7 +126,7 @@ def _checked(cell: Any) -> Any:
 
 
 def format_number(cell: Any, digits: int = 3) -> str:
-    """Text of a cell: finite numbers with so many significant digits."""
+    """Formats a cell: finite numbers with this many significant digits."""
     if isinstance(cell, bool | int | str | Ratio):
         return str(cell)
     number = float(cell)
@@ -147,11 +147,11 @@ class Part:
     """The results of one part of the benchmark.
 
     Attributes:
-        name: of the part.
-        tables: in order.
-        pictures: files beside the JSON.
-        data: anything further for the JSON, such as the times of each round.
-        seconds: the part took.
+        name: the name of the part.
+        tables: the tables, in order.
+        pictures: the files of pictures beside the JSON.
+        data: further results for the JSON, such as the times of each round.
+        seconds: the time that the part took.
     """
 
     name: str
@@ -161,19 +161,19 @@ class Part:
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the part for JSON."""
         tables = [table.as_dict() for table in self.tables]
         named = {"name": self.name, "seconds": round(self.seconds, 1), "tables": tables}
         return named | {"pictures": self.pictures, "data": self.data}
 
 
 def write(out: Path, header: Mapping[str, Any], parts: Sequence[Part]) -> None:
-    """Writes ``bench.json`` and ``bench.md`` anew, as far as the run has come.
+    """Writes ``bench.json`` and ``bench.md`` with the parts so far.
 
     Args:
         out: an existing folder.
         header: machine, versions, command, date and options.
-        parts: so far.
+        parts: the finished parts.
     """
     record = {"header": dict(header), "parts": [part.as_dict() for part in parts]}
     (out / JSON_FILE).write_text(json.dumps(record, indent=1) + "\n")

@@ -1,12 +1,12 @@
-"""Is a run the same on 1 or 8 devices, in 1 or 2 processes? ``python -m benchmarks.spread``.
+"""Compares runs on 1 and 8 devices, in 1 and 2 processes: ``python -m benchmarks.spread``.
 
     python -m benchmarks.spread --out=runs/spread
     python -m benchmarks.spread --out=runs/spread --systems=rjcma --optimised
 
 Trains each of the five systems, narrow and on a small simulated store, by the usual command: on
-one device, and in each of ``ARRANGEMENTS``, all of simulated CPU devices. Prints how far losses,
-gradients, scores and predictions are from those of one device, writes the table as OUT/spread.md
-as it grows, and ends with status 1 if a loss differs by more than 1e-5 of itself or a run fails.
+one device, and in each of ``ARRANGEMENTS``, all of simulated CPU devices. Prints the differences of
+losses, gradients, scores and predictions from those on one device, and writes OUT/spread.md after
+each run. Ends with status 1 if a loss differs by more than 1e-5 of itself or a run fails.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from emojax.rundir.workdir import SUMMARY_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKDOWN_FILE = "spread.md"
-# What a run says when its processes were started too far apart; it happens on busy machines.
+# The error of a run whose processes started too far apart, as happens on busy machines.
 _NOT_MET = "DEADLINE_EXCEEDED"
 _SECONDS = 900
 
@@ -44,15 +44,16 @@ class Arrangement:
     """Devices and processes of a run.
 
     Attributes:
-        folder: of the run, below the system's.
-        title: for the table.
-        processes: started by ``launch/local.sh`` if there are several.
-        devices: of each process.
-        mesh: devices along replica, data and spare.
-        flags: of the training.
-        systems: that are trained so; all by default.
-        other_compilation: with XLA's optimisations where the others are without, or without where
-            they are with: the same sums, rounded otherwise, and nothing is spread.
+        folder: the folder of the run, below that of the system.
+        title: the title in the table.
+        processes: the number of processes; several are started by ``launch/local.sh``.
+        devices: the number of devices of each process.
+        mesh: the number of devices along replica, data and spare.
+        flags: further flags of the training.
+        systems: the systems that are trained so; all by default.
+        other_compilation: True for a run on one device that is compiled the other way: with XLA's
+            optimisations if the others are without them, and the reverse. Its sums are the same
+            but rounded differently.
     """
 
     folder: str
@@ -66,7 +67,7 @@ class Arrangement:
 
     @property
     def total(self) -> int:
-        """Devices of all processes."""
+        """Returns the number of devices of all processes."""
         return self.processes * self.devices
 
 
@@ -87,7 +88,7 @@ ARRANGEMENTS = (
         "eight_resident", "1 process x 8 devices, resident feed", 1, 8, (2, 4, 1),
         _RESIDENT, ("rjcma",),
     ),
-    # What rounding alone does to parameters that have no gradient, see docs/spread.md.
+    # The effect of rounding alone on parameters without a gradient, see docs/spread.md.
     Arrangement(
         "one_otherwise", "1 process x 1 device, compiled the other way", 1, 1, (1, 1, 1),
         systems=("tcn_transformer",), other_compilation=True,
@@ -101,7 +102,7 @@ def main(given: flags.FlagValues) -> None:
     for system in chosen:
         if system not in SYSTEMS:
             raise InputError(
-                "There is no such system.",
+                "No system has this name.",
                 field="--systems",
                 found=system,
                 expected="some of " + ", ".join(SYSTEMS),
@@ -111,12 +112,12 @@ def main(given: flags.FlagValues) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()) and not given.keep:
         raise InputError(
-            "Runs are compared that were all made now.",
+            "The folder of the runs is not empty.",
             file=out,
             field="--out",
             found="files",
             expected="an empty folder, or none",
-            remedy="delete it or name another; --keep takes the runs that are there as they are",
+            remedy="name another folder, or use the runs in this one with --keep",
         )
     table = _table(optimised=given.optimised)
     same, started = True, time.monotonic()
@@ -133,7 +134,7 @@ def main(given: flags.FlagValues) -> None:
 def _rows(
     given: flags.FlagValues, out: Path, system: str, started: float
 ) -> Iterator[dict[str, Any]]:
-    """Cells of each arrangement of a system, and whether it is the ``same``."""
+    """Yields the cells of each arrangement of a system; ``same`` is True if it agrees."""
     problem = _trained(given, out, system, REFERENCE, started)
     for arrangement in ARRANGEMENTS:
         if system not in arrangement.systems:
@@ -155,7 +156,7 @@ def _rows(
 def _trained(
     given: flags.FlagValues, out: Path, system: str, arrangement: Arrangement, started: float
 ) -> Missing | None:
-    """Trains, unless it has been; what went wrong, if something did."""
+    """Trains a run that is not there yet; returns the reason if it fails."""
     workdir = out / system / arrangement.folder
     if _devices(workdir) == arrangement.total:
         return None
@@ -188,7 +189,7 @@ def _run(command: list[str], environment: dict[str, str], log: Path) -> int:
         except subprocess.TimeoutExpired:
             file.write(f"\nstopped after {_SECONDS} s\n")
         finally:
-            # Not killed: launch/local.sh has to end the processes that it started.
+            # Not killed, because launch/local.sh must end the processes that it started.
             process.terminate()
             process.wait()
     return 124
@@ -224,7 +225,7 @@ def _environment(given: flags.FlagValues, out: Path, arrangement: Arrangement) -
         "OMP_NUM_THREADS": "1",
     }
     if given.optimised == arrangement.other_compilation:
-        # As tests/conftest.py has it: a program compiles in an eighth of the time.
+        # As in tests/conftest.py: a program compiles in an eighth of the time.
         quick = "--xla_cpu_parallel_codegen_split_count=1"
         if jax.__version_info__ < (0, 11):
             quick += " --xla_cpu_use_fusion_emitters=false"
@@ -233,7 +234,7 @@ def _environment(given: flags.FlagValues, out: Path, arrangement: Arrangement) -
 
 
 def _store(out: Path) -> Path:
-    """The store of all systems, built if it is not there."""
+    """Returns the store of all systems; builds it if it does not exist."""
     path, named = out / "store", streams()
     if not path.exists():
         command = [
@@ -261,8 +262,8 @@ def _table(*, optimised: bool) -> Table:
         notes=[
             f"Two replicas, batches of {BATCH}, {EPOCHS} epochs of {EPOCH_STEPS} steps; over all "
             f"epochs and replicas. The loss has to agree to {TOLERANCE:.0e}.",
-            ("Compiled as users do" if optimised else "Compiled without XLA's optimisations")
-            + ", and the other way where the row says so.",
+            f"Compiled with{'' if optimised else 'out'} XLA's optimisations"
+            + ", and the other way in the row that is named so.",
         ],
     )
 
@@ -271,9 +272,9 @@ def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     define.string("out", "runs/spread", "Empty folder for the runs and the table.")
     define.list("systems", [], "Some of " + ", ".join(SYSTEMS) + "; all by default.")
-    define.bool("keep", False, "Train only what is not in OUT already.")
-    define.float("minutes", 0.0, "Begin no training after so long; 0: no limit.")
-    define.bool("optimised", False, "Compile as users do, which takes much longer.")
+    define.bool("keep", False, "Keep the runs in OUT, and train only the missing ones.")
+    define.float("minutes", 0.0, "Begin no training after this time; 0: no limit.")
+    define.bool("optimised", False, "Compile with XLA's optimisations, which takes much longer.")
 
 
 COMMAND = cli.Command(main, define_flags)

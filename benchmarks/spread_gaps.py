@@ -14,7 +14,7 @@ from emojax.reporting.results_folder import TIMELINES_FILE
 from emojax.rundir.metric_log import METRICS_FILE, read_metrics
 from emojax.scoring.fold_scores import OURS
 
-# Of training losses, relative.
+# The greatest relative difference of training losses that counts as agreement.
 TOLERANCE = 1e-5
 
 _Rows = Mapping[int, Mapping[str, float]]
@@ -22,14 +22,14 @@ _Rows = Mapping[int, Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Gaps:
-    """Greatest differences between two trainings; infinite where one has what the other lacks.
+    """The greatest differences between two trainings; infinite if one lacks a number of the other.
 
     Attributes:
-        first: of the training losses of the first epoch, over all replicas, relative.
-        loss: the same over all epochs.
-        gradient: of the gradients' norms over all epochs and replicas, relative.
-        score: of the validation scores of all epochs and replicas, absolute.
-        prediction: of the final weights' predictions of every validation frame, absolute.
+        first: relative, of the training losses of the first epoch, over all replicas.
+        loss: relative, of the training losses of all epochs.
+        gradient: relative, of the gradients' norms of all epochs and replicas.
+        score: absolute, of the validation scores of all epochs and replicas.
+        prediction: absolute, of the final weights' predictions of every validation frame.
     """
 
     first: float
@@ -40,7 +40,7 @@ class Gaps:
 
     @property
     def same(self) -> bool:
-        """True if the losses agree to ``TOLERANCE`` and nothing is missing."""
+        """Returns True if the losses agree to ``TOLERANCE`` and no number is missing."""
         return self.loss <= TOLERANCE and math.isfinite(
             self.gradient + self.score + self.prediction
         )
@@ -75,7 +75,7 @@ def predictions(workdir: Path) -> dict[str, np.ndarray]:
 
 
 def prediction_gap(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> float:
-    """Greatest absolute difference; infinite where shapes or the frames predicted differ."""
+    """Returns the greatest absolute difference; infinite if shapes or predicted frames differ."""
     if expected.keys() != found.keys():
         return math.inf
     greatest = 0.0
@@ -105,7 +105,7 @@ _SCORES = {"best"}.union(*(operations.score_names for operations in TASK_OPS.val
 def _greatest(
     before: _Rows, after: _Rows, chosen: Callable[[str], bool], *, relative: bool = False
 ) -> float:
-    """Over the chosen columns, of which there must be some."""
+    """Returns the greatest difference over the chosen columns; infinite if there are none."""
     pairs = []
     if before.keys() != after.keys():
         return math.inf
@@ -119,6 +119,6 @@ def _greatest(
     gap_N = np.abs(a_N - b_N)
     if relative:
         gap_N = gap_N / np.abs(a_N)
-    # Not a number in both is the same, as where a class did not occur.
+    # NaN in both counts as equal; it occurs where a class did not occur.
     gap_N = np.where(np.isnan(a_N) & np.isnan(b_N), 0.0, gap_N)
     return float(np.where(np.isnan(gap_N), np.inf, gap_N).max())

@@ -1,12 +1,12 @@
-"""Each of the five systems, narrow and on a small store: what ``benchmarks.spread`` trains.
+"""The trainings of ``benchmarks.spread``: each of the five systems, narrow, on a small store.
 
-A configuration file of its own:
+This is a configuration file:
 
     python -m emojax.train --config=benchmarks/spread_systems.py:rjcma --config.data.store=STORE \
         --workdir=RUN
 
-What decides the structure of a program stays as the paper's configuration has it; widths, layers,
-windows and epochs shrink. Dropout, modality dropout and random window starts are on.
+The structure of the program is that of the paper's configuration; widths, layers, windows and
+epochs are smaller. Dropout, modality dropout and random window starts are on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# Of every stream in the store, about the least that the simulator can hide three tasks in.
+# The width of every stream; about the least in which the simulator can hide three tasks.
 WIDTH = 24
 BATCH = 4
 EPOCHS, EPOCH_STEPS = 4, 3
@@ -26,8 +26,8 @@ LEARNING_RATE = 1e-3
 _TARGETS = {"targets": ("valence", "arousal")}
 _SEEDS = {"seeds": (0, 1)}
 
-# System -> section of the configuration -> what differs from the paper's variant, which "variant"
-# names. A stream's channels are all the same.
+# System -> section of the configuration -> changes to the paper's variant, which "variant" names.
+# All channels of a stream are equal.
 SYSTEMS: dict[str, dict[str, Any]] = {
     "rjcma": {
         "variant": "audio_visual",
@@ -64,10 +64,10 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 
 
 def get_config(system: str) -> ConfigDict:
-    """The small configuration of a system, without a store.
+    """Returns the small configuration of a system, without a store.
 
     Args:
-        system: key of ``SYSTEMS``.
+        system: a key of ``SYSTEMS``.
     """
     changes = SYSTEMS[system]
     module = importlib.import_module(f"configs.{system}")
@@ -79,7 +79,7 @@ def get_config(system: str) -> ConfigDict:
     config.data.random_offset = True
     train = config.train
     train.epochs, train.epoch_steps = EPOCHS, EPOCH_STEPS
-    # The same for all, and large enough for a wrong gradient to show in the losses.
+    # The same rate for all systems, large enough for a wrong gradient to change the losses.
     train.learning_rate, train.warmup = LEARNING_RATE, "none"
     train.modality_dropout.frames = train.modality_dropout.streams = 0.1
     if train.stages:
@@ -97,6 +97,6 @@ def _set(section: ConfigDict, values: Mapping[str, Any]) -> None:
 
 
 def streams() -> tuple[str, ...]:
-    """Every stream that one of the systems reads."""
+    """Returns every stream that one of the systems reads."""
     named = (name for system in SYSTEMS for name in get_config(system).data.streams)
     return tuple(dict.fromkeys(named))

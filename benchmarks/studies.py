@@ -1,11 +1,11 @@
-"""Trains many systems on simulated data and compares them with what is possible.
+"""Trains many systems on simulated data and compares them with the optimum.
 
     python -m benchmarks.studies --study=systems --workdir=runs/systems
     python -m benchmarks.studies --study=reliability --workdir=runs/reliability
 
-Builds the stores it needs (``stores/study``), trains every case (an interrupted study goes on where
-it was), and writes ``table.md``, ``table.json`` and ``table.png`` into the workdir. Each seed is
-scored on its own; the table shows their mean and spread and what share of the optimum that is.
+Builds the stores it needs (``stores/study``) and trains every case; a second call continues an
+interrupted study. Writes ``table.md``, ``table.json`` and ``table.png`` into the workdir. Each seed
+is scored on its own. The table shows their mean and spread, and the mean's share of the optimum.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main(given: flags.FlagValues) -> None:
 
 
 def _store(given: flags.FlagValues, study: Study, case: Case, console: Console) -> Path:
-    """The case's store, simulated unless it is there."""
+    """Returns the case's store; simulates it if it does not exist."""
     size = given.size or study.size
     number = f"-{case.train_videos}" if case.train_videos else ""
     out = Path(given.stores) / f"{study.preset}-{size}{number}-{case.store}"
@@ -89,7 +89,7 @@ def _store(given: flags.FlagValues, study: Study, case: Case, console: Console) 
 def _train(
     given: flags.FlagValues, case: Case, store: Path, run: Path, seeds: int, console: Console
 ) -> None:
-    """Trains in a process of its own, or goes on; its output stays visible."""
+    """Trains a case, or continues its training, in a process whose output stays visible."""
     command = [
         *(sys.executable, "-m", "emojax.train", f"--config={case.config}", f"--workdir={run}"),
         f"--config.data.store={store}",
@@ -101,7 +101,7 @@ def _train(
 
 
 def _seconds(run: Path) -> float:
-    """Seconds spent in training steps."""
+    """Returns the seconds spent in training steps."""
     with (run / METRICS_FILE).open(newline="") as file:
         return sum(float(row["seconds_training"]) for row in csv.DictReader(file))
 

@@ -24,15 +24,15 @@ class StoreCase:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row of a study's table.
+    """A row of a study's table.
 
     Attributes:
-        label: its name in table and picture.
-        config: what ``--config`` takes.
-        store: key of ``STORES``.
-        group: cases of one group are drawn together, beside one optimum.
-        overrides: further flags of ``emojax.train``.
-        train_videos: of the store; 0 for the size's own number.
+        label: the name in table and picture.
+        config: the value of ``--config``.
+        store: a key of ``STORES``.
+        group: the group; cases of one group are drawn together, beside one optimum.
+        overrides: further flags of ``emojax train``.
+        train_videos: the number of training videos of the store; 0 for that of its size.
     """
 
     label: str
@@ -48,10 +48,10 @@ class Study:
     """A question and the trainings that answer it.
 
     Attributes:
-        question: title of table and picture.
-        preset, size: of the simulated stores.
-        seeds: each case is trained with seeds 0 .. seeds - 1, as replicas of one program.
-        cases: rows.
+        question: the title of table and picture.
+        preset, size: the preset and size of the simulated stores.
+        seeds: the number of seeds; each case is trained with all of them as replicas.
+        cases: the rows.
     """
 
     question: str

@@ -1,20 +1,20 @@
-"""The studies by name; what they train is in ``benchmarks.study_cases``."""
+"""The studies by name; ``benchmarks.study_cases`` defines their parts."""
 
 from __future__ import annotations
 
 from benchmarks.study_cases import Case, Study
 
 _FUSIONS = ("attention", "bilinear", "gating", "additive", "concat", "current_face")
-# For many fusions and seeds.
+# A small training, for many fusions and seeds.
 _SMALL = (
     "config.model.width=64",
     "config.data.window=36",
     "config.data.stride=18",
     "config.train.epoch_steps=100",
 )
-# Classes have fewer independent examples than frames: their states last for seconds.
+# The states of classes last for seconds, so videos have few independent examples of them.
 _MANY = 2000
-# With the demo's 120 videos every fusion learns the noise too.
+# With the demo's 120 videos every fusion fits the noise, too.
 _SOME = 1000
 
 
@@ -50,7 +50,7 @@ def _short(epochs: int, steps: int) -> tuple[str, str]:
 
 
 def _precision(label: str, name: str, *overrides: str) -> tuple[Case, ...]:
-    """One training in float32 and the same in bfloat16."""
+    """Returns a training in float32 and the same in bfloat16."""
     return tuple(
         Case(
             f"{label} {dtype}",
@@ -69,7 +69,7 @@ STUDIES: dict[str, Study] = {
         preset="switching",
         size="demo",
         seeds=2,
-        # Short: both ways have the same windows, steps and first weights.
+        # Short trainings are enough: both have the same windows, steps and initial weights.
         cases=(
             *_precision("RJCMA", "rjcma", *_short(2, 30)),
             *_precision("ExpTrm", "exptrm", *_short(4, 50)),

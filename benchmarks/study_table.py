@@ -1,4 +1,4 @@
-"""Scores, tables and pictures of the studies."""
+"""Makes the scores, tables and pictures of the studies."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from emojax.scoring.evaluation import (
     partition_videos,
 )
 
-# Scores that stand for a task in a table.
+# The scores of tasks that tables show.
 SHOWN = ("ccc_valence", "ccc_arousal", "f1_macro", "f1_mean")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One score of one case on one partition.
+    """A score of a case on a partition.
 
     Attributes:
-        group, label: of the case.
-        partition: of the store.
-        score: name of the score.
-        seeds: its value for each seed.
-        ensemble: its value for the mean of the seeds' predictions.
-        optimum, ridge: references on the same frames.
-        seconds: of training, all seeds and targets together.
+        group, label: the group and label of the case.
+        partition: the partition of the store.
+        score: the name of the score.
+        seeds: the value of each seed.
+        ensemble: the value of the mean of the seeds' predictions.
+        optimum, ridge: the values of the references on the same frames.
+        seconds: the time of training all seeds and targets together.
     """
 
     group: str
@@ -51,16 +51,16 @@ class Row:
 
     @property
     def mean(self) -> float:
-        """Mean over the seeds."""
+        """Returns the mean over the seeds."""
         return float(np.mean(self.seeds))
 
     @property
     def share(self) -> float:
-        """Mean over the seeds as a share of the optimum."""
+        """Returns the mean over the seeds as a share of the optimum."""
         return self.mean / self.optimum
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the row for JSON."""
         return dataclasses.asdict(self) | {"mean": self.mean, "share": self.share}
 
 
@@ -96,7 +96,7 @@ def score(case: Case, workdir: Path, partition: str, seconds: float) -> list[Row
 
 
 def markdown(rows: Sequence[Row], title: str) -> str:
-    """The table as Markdown."""
+    """Returns the table in Markdown."""
     head = (
         "system", "partition", "score", "mean of seeds", "spread", "ensemble", "optimum", "ridge",
         "share of optimum", "training s",
@@ -114,7 +114,7 @@ def markdown(rows: Sequence[Row], title: str) -> str:
 
 
 def draw(path: Path, rows: Sequence[Row], title: str) -> None:
-    """A panel per group and score on the first partition: a dot per seed, lines for references."""
+    """Draws a panel per group and score: a dot for each seed, a line for each reference."""
     shown = [row for row in rows if row.partition == rows[0].partition]
     panels = list(dict.fromkeys((row.group, row.score) for row in shown))
     tall = [sum((row.group, row.score) == panel for row in shown) for panel in panels]

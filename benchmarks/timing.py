@@ -1,4 +1,4 @@
-"""Times of several contenders in one run, interleaved, so that a drift of the machine cancels."""
+"""Times several contenders in turns within one run, so that a drift of the machine cancels."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Something to time.
+    """A program to time.
 
     Attributes:
-        name: in tables.
-        step: starts one step (or ``steps``); may return before it is done.
-        wait: returns when all steps are done.
-        steps: training steps that one call of ``step`` makes.
+        name: the name in tables.
+        step: starts one step (or ``steps``); it may return before the step ends.
+        wait: returns when all steps have ended.
+        steps: the number of training steps in one call of ``step``.
     """
 
     name: str
@@ -28,12 +28,12 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """The times that ``interleaved`` measured of one contender.
+    """The times of one contender, as ``interleaved`` measures them.
 
     Attributes:
-        seconds: of a step, one number a round.
-        calls: of ``Contender.step`` in each round's block.
-        failure: why there are no numbers; empty where there are.
+        seconds: the seconds of a step, one number for each round.
+        calls: the number of calls of ``Contender.step`` in each round's block.
+        failure: the reason why there are no numbers; "" if there are.
     """
 
     seconds: tuple[float, ...] = ()
@@ -42,13 +42,13 @@ class Timing:
 
     @property
     def median(self) -> float | None:
-        """Seconds of a step."""
+        """Returns the median seconds of a step, or None without numbers."""
         return float(np.median(self.seconds)) if self.seconds else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """Median and quartiles of the ratios of paired rounds."""
+    """The median and quartiles of the ratios of paired rounds."""
 
     low: float
     median: float
@@ -58,12 +58,12 @@ class Ratio:
         return f"{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
 
     def as_dict(self) -> dict[str, float]:
-        """For JSON."""
+        """Returns the ratio for JSON."""
         return dataclasses.asdict(self)
 
 
 def ratio(a: Timing, b: Timing) -> Ratio | None:
-    """Time of ``a`` over time of ``b``, round by round; None where one has no numbers."""
+    """Returns the time of ``a`` over that of ``b``, by rounds; None if one has no numbers."""
     if not a.seconds or not b.seconds:
         return None
     paired = np.array(a.seconds) / np.array(b.seconds)
@@ -72,7 +72,7 @@ def ratio(a: Timing, b: Timing) -> Ratio | None:
 
 
 def told(error: BaseException) -> str:
-    """One line about an exception, for a table's footnote."""
+    """Returns one line about an exception, for a table's footnote."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:160]
 
@@ -86,17 +86,19 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Times every contender in every round, in an order that alternates.
 
-    Each is called twice first, which compiles it; one that raises there (or later) is left out of
-    what follows and has a ``failure``.
+    Each contender is called twice first, which compiles it. A contender that raises, then or
+    later, is not called again and has a ``failure``.
 
     Args:
-        contenders: with names of their own.
-        seconds: for all rounds together, about; the least number of rounds is made in any case.
-        block_seconds: a contender's block is as many calls as take about so long, at least one.
-        rounds: least and greatest number.
+        contenders: the contenders, with distinct names.
+        seconds: the approximate time of all rounds together; the least number of rounds is always
+            made.
+        block_seconds: the approximate time of a contender's calls in one round; at least one call
+            is made.
+        rounds: the least and the greatest number of rounds.
 
     Returns:
-        name -> timing.
+        Name -> timing.
     """
     failures: dict[str, str] = {}
     calls: dict[str, int] = {}
@@ -110,7 +112,7 @@ def interleaved(
             failures[contender.name] = told(error)
             continue
         if once < block_seconds:
-            # The first step after compiling is often slow, and decides nothing.
+            # The first step after compiling is often slow, so it is not used.
             once = min(once, _block(contender, 2))
         calls[contender.name] = max(1, round(block_seconds / max(once, 1e-6)))
         total += calls[contender.name] * once
@@ -135,7 +137,7 @@ def interleaved(
 
 
 def _block(contender: Contender, calls: int) -> float:
-    """Seconds of a call."""
+    """Returns the seconds of a call."""
     started = time.perf_counter()
     for _ in range(calls):
         contender.step()

@@ -1,4 +1,4 @@
-"""Training steps of a system in PyTorch, as ``workload.EmojaxTraining`` makes them in JAX."""
+"""Makes training steps of a system in PyTorch, as ``workload.EmojaxTraining`` does in JAX."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class TorchTraining:
     under ``torch.autocast``; parameters stay float32, as in emojax.
 
     Args:
-        ours: gives the case, the batch, and the weights to begin with.
-        torch: the module.
-        compiled: mode of ``torch.compile``; empty for eager.
+        ours: the training in JAX, which gives the case, the batch and the initial weights.
+        torch: the module ``torch``.
+        compiled: the mode of ``torch.compile``; "" for eager.
 
     Raises:
         ImportError: the system has no file in ``torch_models``.
@@ -58,7 +58,7 @@ class TorchTraining:
 
     @functools.cached_property
     def optimizer(self) -> Any:
-        """Adam, or AdamW."""
+        """Returns Adam or AdamW."""
         return _optimizer(self._torch, self.module, self._session)
 
     def step(self) -> None:
@@ -69,11 +69,11 @@ class TorchTraining:
         self.optimizer.step()
 
     def contender(self, name: str) -> Contender:
-        """To time."""
+        """Returns the training as a program to time."""
         return Contender(name, self.step, self.wait)
 
     def loss(self, streams: Mapping[str, Any], labels: Mapping[str, Any]) -> Any:
-        """The number that is minimised."""
+        """Returns the number that is minimised."""
         with self._precision():
             outputs, total = self.module(streams)
         for task, compute in self._losses.items():
@@ -82,7 +82,7 @@ class TorchTraining:
         return total
 
     def outputs(self, *, train: bool) -> tuple[dict[str, np.ndarray], float]:
-        """Outputs, task -> (B, T, C), and the loss, without a step."""
+        """Returns outputs, task -> (B, T, C), and the loss, without a step."""
         with self._torch.no_grad():
             self.module.train(train)
             outputs, _ = self.module(self.streams)
@@ -96,7 +96,7 @@ class TorchTraining:
         return self._torch.autocast(device_type=self.device, dtype=dtype)
 
     def _batch(self, ours: EmojaxTraining) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The first replica's windows, normalised (mean 0 and deviation 1) and float32."""
+        """Returns the first replica's windows in float32, normalised by mean 0 and deviation 1."""
         batch = ours.host_batch
         if batch.example_mask.ndim > 1:
             batch = jax.tree.map(lambda leaf: leaf[0], batch)
@@ -109,13 +109,13 @@ class TorchTraining:
 
 
 def first_variables(state: Any) -> dict[str, Any]:
-    """Linen variables of the first replica, as NumPy arrays."""
+    """Returns the Linen variables of the first replica as NumPy arrays."""
     variables = {"params": state.params, **state.model_state}
     return jax.tree.map(lambda leaf: np.array(leaf[0]), variables)
 
 
 def _optimizer(torch: Any, module: Any, session: Session) -> Any:
-    """Adam, or AdamW, with the first replica's rate and decay."""
+    """Returns Adam or AdamW with the first replica's rate and decay."""
     kinds = {"adam_l2": torch.optim.Adam, "adamw": torch.optim.AdamW}
     replica = session.replicas[0]
     # optax adds epsilon outside the root, as PyTorch does.

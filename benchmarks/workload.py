@@ -1,4 +1,4 @@
-"""A system at given sizes, with random windows on the device, as something to time."""
+"""Builds a system at given sizes, with random windows on the device, to be timed."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from emojax.specs import STREAMS, TASKS, StreamSpec
 from emojax.studies.flops import count_flops
 from emojax.types import Batch
 
-# Steps of a dispatch on accelerators, as training/feeds.py has it.
+# The steps in a dispatch on accelerators, as in training/feeds.py.
 ON_ACCELERATORS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A training to measure; None or 0 stands for the paper's own value.
+    """A training to measure; None and 0 stand for the paper's own value.
 
     Attributes:
-        system: name of a file in ``configs/``.
+        system: the name of a file in ``configs/``.
         replicas: R.
         window: T, ticks.
         batch: B, windows.
-        streams: some of the system's.
-        widths: stream -> D; that of ``specs.STREAMS`` where it is not named.
-        model: fields of the model that differ.
-        dtype: of the computation.
+        streams: some of the system's streams.
+        widths: stream -> D; streams that are left out have the width of ``specs.STREAMS``.
+        model: field of the model -> the value it takes.
+        dtype: the precision of the computation.
     """
 
     system: str
@@ -53,10 +53,10 @@ class Case:
     dtype: str = "float32"
 
     def config(self) -> ConfigDict:
-        """The configuration, with R replicas and without stages (everything is trained).
+        """Returns the configuration, with R replicas and without stages (all parts are trained).
 
-        Replicas are the folds and targets that a cross-validation has, a fold's targets on the
-        same windows, and seeds where those do not give R.
+        Replicas are the folds and targets of a cross-validation, where the targets of a fold share
+        their windows; if those do not give R, seeds are added.
         """
         config = importlib.import_module(f"configs.{self.system}").get_config()
         for field, value in self.model.items():
@@ -75,29 +75,29 @@ class Case:
         return config
 
     def specs(self) -> dict[str, StreamSpec]:
-        """Every stream there is, with this case's widths."""
+        """Returns every known stream, with this case's widths."""
         return {
             name: dataclasses.replace(spec, width=self.widths.get(name, spec.width))
             for name, spec in STREAMS.items()
         }
 
     def without_dropout(self) -> Case:
-        """The same with every rate 0, so that training gives equal outputs."""
+        """Returns the case with all dropout rates 0, so that training gives equal outputs."""
         fields = self.config().model
         rates = {name: 0.0 for name in fields if name.split("_")[-1] == "dropout"}
         return dataclasses.replace(self, model={**self.model, **rates})
 
     @property
     def sizes(self) -> str:
-        """B, T and what else matters, for a table."""
+        """Returns B x T, for a table."""
         data = self.config().data
         return f"{data.batch_size} x {data.window}"
 
 
 def random_batch(session: Session, seed: int = 0) -> Batch:
-    """A batch as the pipeline gives it (float16), every frame real and annotated.
+    """Draws a batch in the form of the pipeline (float16), with all frames real and annotated.
 
-    It has a leading group axis where replicas train on more than one (fold, seed).
+    It has a leading group axis if replicas train on more than one (fold, seed).
     """
     rng = np.random.default_rng(seed)
     spec, size, groups = session.window_spec, session.batch_size, len(session.samplers.keys)
@@ -129,7 +129,7 @@ def _labels(rng: np.random.Generator, task: str, lead: tuple[int, ...]) -> np.nd
 
 
 def constant_hyper(session: Session) -> Hyper:
-    """Every replica active, at the configuration's rate and decay, on the devices."""
+    """Returns the configuration's rates of replicas that are all active, on the devices."""
     replicas = session.replicas
     hyper = Hyper(
         learning_rate=np.array([r.learning_rate for r in replicas], np.float32),
@@ -141,7 +141,7 @@ def constant_hyper(session: Session) -> Hyper:
 
 
 def unit_normalisation(session: Session) -> dict[str, Any]:
-    """Mean 0 and deviation 1 of every stream, as ``session.fold_normalisation`` shapes them."""
+    """Returns mean 0 and deviation 1 of every stream, shaped as ``session.fold_normalisation``."""
     folds = len(session.folds.keys)
     lead = () if folds == 1 else (folds,)
     shapes = {name: (*lead, spec.width) for name, spec in session.streams.items()}
@@ -156,14 +156,14 @@ def unit_normalisation(session: Session) -> dict[str, Any]:
 class EmojaxTraining:
     """Training steps of R replicas on one batch that stays on the device.
 
-    As in training with the resident feed, a dispatch makes one step on CPU and many on an
-    accelerator. Many steps take the batch's windows in an order of their own each, which copies
-    the batch as gathering it would.
+    As in training with the resident feed, a dispatch makes one step on a CPU and many on an
+    accelerator. Each of many steps takes the batch's windows in another order, which copies the
+    batch as gathering would.
 
     Args:
-        case: what to train; on the first device.
-        state: the weights to begin with, of which a copy is taken; drawn by default.
-        steps: of a dispatch; 0 for what training does.
+        case: the training, on the first device.
+        state: the initial weights, which are copied; drawn by default.
+        steps: the number of steps in a dispatch; 0 for that of training.
     """
 
     def __init__(self, case: Case, *, state: TrainState | None = None, steps: int = 0) -> None:
@@ -188,20 +188,20 @@ class EmojaxTraining:
         )
 
     def wait(self) -> None:
-        """Until every step is done."""
+        """Waits until every step has ended."""
         jax.block_until_ready((self.state, self.metrics))
 
     def contender(self, name: str) -> Contender:
-        """To time."""
+        """Returns the training as a program to time."""
         return Contender(name, self.step, self.wait, self.steps)
 
     @property
     def windows(self) -> int:
-        """Windows of a step, over all replicas."""
+        """Returns the number of windows in a step, over all replicas."""
         return len(self.session.replicas) * self.session.batch_size
 
     def flops(self) -> float:
-        """Of one step, see ``flops.count_flops``; without taps of zeros that fuse kernel sizes."""
+        """Returns the FLOPs of a step, see ``flops.count_flops``; without taps of zeros."""
         arguments = self.state, self.batch, self.normalisation, self.hyper
         apart = dict.fromkeys(multi_kernel.MULTI_KERNEL_TCN, "apart")
         with mock.patch.object(multi_kernel, "MULTI_KERNEL_TCN", apart):
@@ -222,15 +222,15 @@ class EmojaxTraining:
 
 
 def steps_per_dispatch() -> int:
-    """Returns the steps of a dispatch as training chooses them for the resident feed."""
+    """Returns the number of steps in a dispatch that training chooses for the resident feed."""
     return 1 if backend() == "cpu" else ON_ACCELERATORS
 
 
 def plain_step(session: Session) -> Step:
-    """The step that ``emojax.train`` compiles, alone or within a larger program."""
+    """Returns the step that training compiles, alone or within a larger program."""
     return replica_step(session.learner, session.shared(session.samplers))
 
 
 def train_step(session: Session) -> Callable[..., Any]:
-    """The step, compiled, with the state donated."""
+    """Returns the compiled step, with a donated state."""
     return jax.jit(plain_step(session), donate_argnums=0)

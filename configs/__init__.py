@@ -1,1 +1,1 @@
-"""Configurations: one file a system. ``--config=NAME:VARIANT``."""
+"""Configurations, one file for each system; select one by ``--config=NAME:VARIANT``."""

@@ -4,13 +4,13 @@
 
 trains eight expressions on the store's official fold. Published on Aff-Wild2, validation: macro F1
 .361, accuracy .492 (Table 2). The abstract claims "a performance score of 0.418" there: the paper
-disagrees with itself, so both are here. The paper's own fusion is ``attention`` (eq. 4-6).
+contradicts itself, so both are given. The paper's own fusion is ``attention`` (eq. 4-6).
 
 Variants, after a colon:
 ``bilinear`` (eq. 11), ``concat``, ``additive``, ``gating``, ``current_face``, ``video_only`` (Table
 2 and section 4.5; published .318 concat, .348 additive, .352 gating, .337 current face, .295 only
 video, which is "only video without face" in section 4.4 and, in our reading, the GRU over the face
-stream without f_c); ``causal`` (no look at the future, the window's last tick is scored); ``t6``,
+stream without f_c); ``causal`` (sees no future tick and scores the window's last tick); ``t6``,
 ``t9``, ``t15``, ``t18`` (context rows T; 12 is the paper's); ``table1`` (current face on six
 splits);
 ``egemaps``, ``compare_lld`` (the other audio features of section 3.1); ``va``, ``au``, ``all``
@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from emojax.configuration import base_config, choose, other_tasks, some_streams
 from emojax.small import Small, Windows
 
-# The try-out form.
+# The small form, for two cores and for tests.
 SMALL = Small(
     widths={"width": 2, "widths": 2, "attention_width": 2, "head_width": 2},
     windows=Windows(
@@ -43,7 +43,7 @@ SMALL = Small(
 
 
 def paper() -> ConfigDict:
-    """Hyper-parameters of the paper; "ours" marks what it does not state."""
+    """Hyper-parameters of the paper; "ours" marks those that it does not state."""
     config = base_config()
 
     config.data.streams = ("fan", "deepspectrum", "openpose")  # section 3.1
@@ -54,8 +54,8 @@ def paper() -> ConfigDict:
     config.data.window = 36  # ticks: "6-second window", T = 12 rows at 2 Hz, section 4.2
     config.data.stride = 18  # ours
     config.data.batch_size = 4  # section 4.2
-    # One window for each prediction, its centre. This evaluates every tick 36 times; a larger
-    # stride scores that many ticks around the centre and is cheaper by that factor. Both ours.
+    # Each prediction is the centre of a window of its own, so every tick is evaluated 36 times. A
+    # larger stride scores that many ticks around the centre and costs less by that factor. Ours.
     config.data.scored = "centre"
     config.data.evaluation_stride = 1
 
@@ -104,7 +104,7 @@ def fusion(name: str) -> ConfigDict:
 
 
 def causal() -> ConfigDict:
-    """Predicts the window's last tick from what came before; ours."""
+    """Predicts the window's last tick from the ticks before it; ours."""
     config = paper()
     config.model.causal = True
     config.data.scored = "last"
@@ -133,7 +133,7 @@ def table1() -> ConfigDict:
 
 
 def audio(stream: str) -> ConfigDict:
-    """Low-level descriptors (100 Hz) in the place of DeepSpectrum, their mean over 0.5 s."""
+    """Low-level descriptors (100 Hz), as means over 0.5 s, in place of DeepSpectrum."""
     config = paper()
     config.data.streams = ("fan", stream, "openpose")
     del config.data.rates.deepspectrum
@@ -145,13 +145,13 @@ def audio(stream: str) -> ConfigDict:
 def meld() -> ConfigDict:
     """Emotion of utterances from text (the anchor) and speech, dialogues as sequences; ours.
 
-    For the store of ``emojax meld``: one row an utterance, so no clock and no rates. Five
-    folds by dialogue and three seeds, as replicas. The epoch is chosen on dialogues that are not
-    scored: ``emojax evaluate --partition=test`` scores every utterance once. One choice
-    of numbers for all folds, by the cross-entropy of those other dialogues, and
-    the dialogues of one fold are scored in another, so a little optimistic. All
-    utterances: accuracy .633 and macro F1 .415 of the three seeds' mean prediction, .624 and .417
-    of one seed (.616 to .635), beside .632 and .395 of ridge regression with smoothing.
+    For the store of ``emojax meld``: it has one row per utterance, so there is no clock and no
+    rate. Five folds by dialogue and three seeds are trained as replicas. The epoch is chosen on
+    dialogues that are not scored: ``emojax evaluate --partition=test`` scores every utterance once.
+    The hyper-parameters are the same for all folds. They were chosen by the cross-entropy of those
+    other dialogues, which another fold scores, so the result is slightly optimistic. Over all
+    utterances, the mean prediction of three seeds has accuracy .633 and macro F1 .415, a single
+    seed .624 (.616 to .635) and .417, and ridge regression with smoothing .632 and .395.
     """
     config = paper()
     config.data.store = "stores/meld"
@@ -185,11 +185,11 @@ def meld() -> ConfigDict:
 def simulated() -> ConfigDict:
     """Small and fast, for simulated data on 2 cores; ours.
 
-    Two parts are not the paper's: context encoders in both directions and attention that may
-    prefer near rows. On a plain store of medium size, fan and deepspectrum 128 wide, macro F1 on
-    validation was .673 (82 % of the optimum), after about 90 seconds; .551 without the two parts
-    and with T = 12, a rate of 2e-3 and less dropout. The best of a dozen tries by that very
-    score, one seed each, so this is an optimistic figure.
+    Two parts are not the paper's: context encoders in both directions, and attention that can
+    prefer near rows. On a plain store of medium size, with fan and deepspectrum 128 wide, macro F1
+    on validation was .673 (82 % of the optimum) after about 90 seconds. It was .551 without the two
+    parts and with T = 12, a rate of 2e-3 and less dropout. The form is the best of a dozen by that
+    same score, with one seed each, so the figure is optimistic.
     """
     config = paper()
     config.data.window = 54  # T = 18
@@ -214,9 +214,9 @@ def simulated() -> ConfigDict:
 def simulated_many() -> ConfigDict:
     """Expressions and action units, one model each, from two thousand simulated videos; ours.
 
-    What ``simulated`` lacks is examples: the states of a class last for seconds, so 200 videos
-    of a minute hold few. Gating is the fusion that learns both tasks best. Macro F1 .760 and mean
-    F1 .762 on validation, 92 % and 91 % of the optimum, after 451 s.
+    ``simulated`` has too few examples: the states of a class last for seconds, so 200 videos of a
+    minute have few of them. Gating is the fusion that learns both tasks best. It reaches macro F1
+    .760 and mean F1 .762 on validation, 92 % and 91 % of the optimum, after 451 s.
     """
     config = other_tasks(simulated(), "expr", "au")
     config.replicas.targets = ("expr", "au")
@@ -260,5 +260,5 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The configuration of a variant, see the docstring of this file."""
+    """Returns the configuration of a variant; the docstring of this file lists the variants."""
     return choose(VARIANTS, variant, __file__)

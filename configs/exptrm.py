@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from emojax.configuration import base_config, choose, other_tasks, some_streams
 from emojax.small import FRAMES, Small, Windows
 
-# The try-out form.
+# The small form, for two cores and for tests.
 SMALL = Small(
     widths={"width": 8, "hidden": 16},
     fields={"stacked_width": 0, "attention_heads": 4},
@@ -52,8 +52,8 @@ def paper() -> ConfigDict:
 
     config.model.name = "exptrm"
     config.model.stacked_width = 4096  # section 4.4
-    # Open in the paper. Widths are those of the base model of Vaswani et al. 2017, and the number
-    # of layers is the one that keeps "discrepancies of less than 10%" in parameters, section 5.2.
+    # The paper does not state these. Widths are those of the base model of Vaswani et al. 2017.
+    # The number of layers keeps "discrepancies of less than 10%" in parameters, section 5.2.
     config.model.width = 512  # d_model; ours
     config.model.layers = 2  # "multiple self-attention layers" an encoder, section 3.3.1; ours
     config.model.attention_heads = 8  # ours
@@ -108,11 +108,11 @@ def simulated() -> ConfigDict:
     """Small and fast, for simulated data on 2 cores; ours.
 
     On a plain store of medium size: CCC .797 / .800 on validation after 178 s, 96 % of the
-    optimum. The paper's schedule needs epochs that a first look does not have, so it is overridden.
+    optimum. The paper's schedule needs more epochs than a quick trial has, so it is replaced.
     """
     config = paper()
     config.data.random_offset = True
-    config.data.evaluation_stride = 25  # frames near a window's ends know less
+    config.data.evaluation_stride = 25  # frames near a window's ends have less context
     config.data.batch_size = 16
     SMALL.narrow(config)
     config.train.epochs = 10
@@ -139,5 +139,5 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The configuration of a variant, see the docstring of this file."""
+    """Returns the configuration of a variant; the docstring of this file lists the variants."""
     return choose(VARIANTS, variant, __file__)

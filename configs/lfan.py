@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from emojax.configuration import base_config, choose, other_tasks, some_streams
 from emojax.small import SIXTHS, Small
 
-# The try-out form.
+# The small form, for two cores and for tests.
 SMALL = Small(
     widths={"channels": 16, "modal_width": 1},
     least={"kernel_size": 3},
@@ -85,7 +85,7 @@ def folds() -> ConfigDict:
 
 
 def window_loss() -> ConfigDict:
-    """One CCC per window, then their mean, as the public code has it."""
+    """One CCC per window, then their mean, as in the public code."""
     config = paper()
     config.loss.va = "ccc_window"
     return config
@@ -112,7 +112,7 @@ def audio_visual() -> ConfigDict:
 def simulated() -> ConfigDict:
     """A small model for simulated data, a few minutes on 2 cores; ours.
 
-    The code's schedule needs epochs that it does not have, so it is overridden.
+    The code's schedule needs more epochs than this training has, so it is replaced.
     """
     config = paper()
     config.data.random_offset = True
@@ -143,5 +143,5 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The configuration of a variant, see the docstring of this file."""
+    """Returns the configuration of a variant; the docstring of this file lists the variants."""
     return choose(VARIANTS, variant, __file__)

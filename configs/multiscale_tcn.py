@@ -6,10 +6,10 @@ r"""Multi-scale TCN with cross-modal attention over ir50, vggish and logmel (Yu 
 trains one model of valence and arousal on the store's official fold, each stream's TCNs first.
 Published on Aff-Wild2, validation of fold 0: CCC .367 valence, .663 arousal (Table 2).
 
-The paper (arXiv:2503.10523) states the architecture, the kernels and the stages of training, and
-no width, rate, optimiser or window; those are ours. Its "Transformer encoder" (section 3.7) is
-described nowhere and left out, and the authors' repository cannot run as published, so there is
-no ``upstream``. Its Table 1 lists the widths of the features, without scores.
+The paper (arXiv:2503.10523) states the architecture, the kernels and the stages of training, but
+no width, rate, optimiser or window; those are ours. Its "Transformer encoder" (section 3.7) is not
+described, so it is left out. The authors' repository does not run as published, so there is no
+``upstream``. Table 1 of the paper lists the widths of the features, without scores.
 
 Variants, after a colon: ``folds`` (the six folds of Table 2), ``end_to_end`` (without the first
 stage); streams fewer than the paper's, ours: ``visual``, ``audio`` (vggish queries logmel),
@@ -29,14 +29,14 @@ from emojax.small import SIXTHS, Small
 
 
 def _stages(epochs: int) -> tuple[dict[str, Any], ...]:
-    """Stages of section 3.7, the first of so many epochs."""
+    """Returns the stages of section 3.7, the first with this number of epochs."""
     return (
         {"objective": "branches", "epochs": epochs, "frozen": ("head_*",)},
         {"objective": "outputs", "epochs": 0, "frozen": ("branch_*",)},
     )
 
 
-# The try-out form.
+# The small form, for two cores and for tests.
 SMALL = Small(
     widths={"channels": 8, "hidden": 4},
     windows=SIXTHS,
@@ -47,7 +47,7 @@ SMALL = Small(
 
 
 def paper() -> ConfigDict:
-    """Hyper-parameters of the paper; "ours" marks what it does not state."""
+    """Hyper-parameters of the paper; "ours" marks those that it does not state."""
     config = base_config()
 
     config.data.streams = ("ir50", "vggish", "logmel")  # Table 1
@@ -84,8 +84,8 @@ def paper() -> ConfigDict:
     config.train.plateau_factor = 0.1  # ours
     config.train.minimum_rate = 1e-8  # ours
     config.train.stop_patience = 20  # ours
-    # Section 3.7: "the TCNs in each branch", then everything. Epochs and frozen parts are ours:
-    # what a stage does not train should not decay.
+    # Section 3.7: "the TCNs in each branch", then all parts. Epochs and frozen parts are ours:
+    # weight decay must not change the parts that a stage does not train.
     config.train.stages = _stages(10)
 
     config.evaluation.selection.va = "ccc"  # P, eq. 16
@@ -122,7 +122,7 @@ def simulated() -> ConfigDict:
     """
     config = paper()
     config.data.random_offset = True
-    config.data.evaluation_stride = 100  # frames near a window's ends know less
+    config.data.evaluation_stride = 100  # frames near a window's ends have less context
     SMALL.narrow(config)
     for stream in config.data.streams:
         config.model.channels[stream] = config.model.channels[stream][:3]
@@ -151,5 +151,5 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The configuration of a variant, see the docstring of this file."""
+    """Returns the configuration of a variant; the docstring of this file lists the variants."""
     return choose(VARIANTS, variant, __file__)

@@ -13,10 +13,10 @@ colon, and their CCC of valence / arousal in Table 1, which does not name its pa
     vggface_rnn_v            .379 / .481   as affwildnet_dynamic, trained on Aff-Wild2
     vggface_rnn_av           .344 / .506   both of these concatenated, two more GRUs; the default
 
-The published AffWildNet models were trained on Aff-Wild, the predecessor of Aff-Wild2; trained
-without it these variants are other models than the published ones. ``affwildnet_dynamic`` is to
-start from a run on Aff-Wild, ``--config.train.init_from=RUN``; without that it is the same network
-and the same training as ``vggface_rnn_v``. The published NISL and M3T are systems of other papers.
+The published AffWildNet models were trained on Aff-Wild, the predecessor of Aff-Wild2. Without that
+training these variants differ from the published models. ``affwildnet_dynamic`` should start from
+a run on Aff-Wild, ``--config.train.init_from=RUN``; without it, network and training are those of
+``vggface_rnn_v``. The published NISL and M3T are systems of other papers.
 
 Also ``expr``, ``au`` and ``all`` (the default's network on the other tasks, and on all three at
 once; ours) and ``simulated`` (small and fast, for the store of ``configs/exptrm.py:simulated``;
@@ -30,12 +30,12 @@ from ml_collections import ConfigDict
 from emojax.configuration import base_config, choose, other_tasks, some_streams
 from emojax.small import Small
 
-# The try-out form.
+# The small form, for two cores and for tests.
 SMALL = Small(widths={"hidden": 16, "recurrent": 2, "fused": 2}, epochs=6, steps=40)
 
 
 def vggface_rnn_av() -> ConfigDict:
-    """VGGFace-RNN (A+V). The paper gives no training of its own: that of ExpTrm, so ours."""
+    """VGGFace-RNN (A+V). The paper states no training for it; the training is that of ExpTrm."""
     config = base_config()
 
     config.data.streams = ("vggface", "compare_lld")  # section 4.5
@@ -94,7 +94,7 @@ def affwildnet_dynamic() -> ConfigDict:
     Without ``--config.train.init_from=RUN``, a run on Aff-Wild, it is VGGFace-RNN (V) itself.
     """
     config = unimodal("vggface")
-    config.train.init_from = ""  # give the workdir of a run on Aff-Wild; "" starts from nothing
+    config.train.init_from = ""  # the workdir of a run on Aff-Wild; "" draws initial weights
     return config
 
 
@@ -105,7 +105,7 @@ def simulated() -> ConfigDict:
     """
     config = vggface_rnn_av()
     config.data.random_offset = True
-    config.data.evaluation_stride = 25  # frames near a window's ends know less
+    config.data.evaluation_stride = 25  # frames near a window's ends have less context
     config.data.batch_size = 16
     SMALL.narrow(config)
     config.model.hidden.vggface = 128
@@ -135,5 +135,5 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The configuration of a variant, see the docstring of this file."""
+    """Returns the configuration of a variant; the docstring of this file lists the variants."""
     return choose(VARIANTS, variant, __file__)

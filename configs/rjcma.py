@@ -13,7 +13,7 @@ once), ``rjca_tcn`` (audio + visual, the starred row of Table 2), ``rjca_lstm`` 
 dimensions), ``expr``, ``au``, ``all`` (other tasks, ours; ``all`` is one model of all three),
 ``simulated`` (as ``demo``, on any store of the simulator), ``epic2023`` (physiology, real data).
 The published JCA and RJCA rows without a star used other backbones than these streams, so their
-numbers do not compare with ours. Other rows of Table 2 are systems of their own: [42] is
+numbers are not comparable with ours. Other rows of Table 2 have files of their own: [42] is
 ``configs/lfan.py``, [36] is ``configs/tcn_transformer.py``.
 """
 
@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from emojax.configuration import base_config, choose, other_tasks, some_streams
 from emojax.small import SIXTHS, Small
 
-# The try-out form.
+# The small form, for two cores and for tests.
 SMALL = Small(
     widths={"channels": 16, "head_width": 4},
     least={"kernel_size": 3, "recursions": 1},
@@ -34,7 +34,7 @@ SMALL = Small(
 
 
 def paper() -> ConfigDict:
-    """Hyper-parameters of the paper; "ours" marks what it does not state."""
+    """Hyper-parameters of the paper; "ours" marks those that it does not state."""
     config = base_config()
 
     config.data.streams = ("ir50", "vggish", "bert")  # sections 3.1-3.3
@@ -85,7 +85,7 @@ def demo() -> ConfigDict:
     Training takes two to three minutes on 2 cores and reaches CCC .807 / .854 on validation,
     96 % of the optimum (``make demo``).
 
-    The paper's schedule needs epochs that a demo does not have, so it is overridden.
+    The paper's schedule needs more epochs than a demo has, so it is replaced.
     """
     config = paper()
     config.data.store = "stores/demo"
@@ -168,10 +168,10 @@ def joint() -> ConfigDict:
 def epic2023() -> ConfigDict:
     """RJCMA on the physiology of EPiC-2023, scenario 2, for ``emojax.epic2023``; ours.
 
-    Small, and trained for the challenge's own error: 1.307 / 1.276 (valence / arousal) after about
-    5 minutes on 2 cores, beside 1.269 / 1.302 of the training mean and 1.045 / 0.998 of
-    ``configs/segment_mlp.py``. The learning rate is the better of two tries by the test score, so
-    this is an optimistic figure.
+    A small model, trained for the error of the challenge. It reaches 1.307 / 1.276 (valence /
+    arousal) after about 5 minutes on 2 cores, beside 1.269 / 1.302 of the training mean and 1.045 /
+    0.998 of ``configs/segment_mlp.py``. The learning rate is the better of two by the test score,
+    so the figure is optimistic.
     """
     config = joint()
     streams = ("cardiac", "eda", "resp", "temp", "emg")
@@ -220,5 +220,5 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The configuration of a variant, see the docstring of this file."""
+    """Returns the configuration of a variant; the docstring of this file lists the variants."""
     return choose(VARIANTS, variant, __file__)

@@ -21,12 +21,12 @@ from emojax.small import Small, Windows
 
 FOLDS = {"s2": 5, "s3": 4, "s4": 2}
 
-# The try-out form.
+# The small form, for two cores and for tests.
 SMALL = Small(widths={"hidden": 4}, least={"segments": 4}, windows=Windows())
 
 
 def epic2023() -> ConfigDict:
-    """Every number here is ours."""
+    """All hyper-parameters are ours."""
     config = base_config()
 
     config.data.store = "stores/epic2023"
@@ -34,9 +34,9 @@ def epic2023() -> ConfigDict:
     config.data.window = 1001  # the whole recording, 50 s at 20 Hz
     config.data.stride = 1001
     config.data.batch_size = 48
-    config.data.random_offset = False  # when something happens is what the model sees
+    config.data.random_offset = False  # the model depends on the time in the recording
 
-    config.model = ConfigDict()  # without dtype: nothing here is worth less than float32
+    config.model = ConfigDict()  # without dtype: the model is too small to gain from bfloat16
     config.model.name = "segment_mlp"
     config.model.segments = 10
     config.model.hidden = 128
@@ -78,5 +78,5 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The configuration of a variant, see the docstring of this file."""
+    """Returns the configuration of a variant; the docstring of this file lists the variants."""
     return choose(VARIANTS, variant, __file__)

@@ -8,7 +8,7 @@ name train the other two tasks of the paper (arXiv:2303.08356), ``:all`` one mod
 (ours). Published on Aff-Wild2, validation of fold 0 (Table 1): CCC .5505 valence, .6809 arousal;
 macro F1 .4138 of expressions; mean F1 .5248 of action units. Test, model of fold 2 (Table 5):
 .5008, .6325; .3532; .4887. Table 6 gives the same .5505 / .6809 to five streams, with arcface, and
-Table 1 to four, without: the paper disagrees with itself, so both are here.
+Table 1 to four, without: the paper contradicts itself, so both are given.
 
 The paper gives the parts, the streams and the training. Sizes and activations are those of the
 authors' public code, marked "code". Further variants:
@@ -16,7 +16,7 @@ authors' public code, marked "code". Further variants:
 ``upstream``, ``upstream_expr``, ``upstream_au``: the public code where it differs from the paper.
 Its configuration of valence and arousal read six streams (the four, arcface and wav2vec 2.0 base),
 expressions eff, affectnet8 and raf_db, action units eff and affectnet8; here the paper's are kept.
-The code drops the tail of every video and all videos shorter than a window; here none is lost.
+The code drops the tail of every video and all videos shorter than a window; emojax keeps them.
 
 ``folds``, ``folds_expr``, ``folds_au``: the five folds of Table 5 at once. Fold 0 is the official
 split; the code's folds 1 to 4 are KFold(4) over pooled training and validation videos, ours those
@@ -52,7 +52,7 @@ LOSSES = {"va": "ccc", "expr": "cross_entropy", "au": "binary_cross_entropy"}  #
 SELECTIONS = {"va": "ccc", "expr": "f1", "au": "f1"}  # code
 EPOCHS = {"va": 40, "expr": 30, "au": 30}  # code
 
-# The try-out form.
+# The small form, for two cores and for tests.
 SMALL = Small(
     widths={"channels": 16, "feed_forward": 4, "head_width": 4},
     fields={"layers": 2},
@@ -65,11 +65,11 @@ SMALL = Small(
 
 
 def paper(task: str = "va", streams: tuple[str, ...] = ()) -> ConfigDict:
-    """Hyper-parameters of the paper; "code" and "ours" mark what it does not state.
+    """Hyper-parameters of the paper; "code" and "ours" mark those that it does not state.
 
     Args:
         task: "va", "expr" or "au".
-        streams: those of a row of Tables 6 to 8; none for section 4.1's.
+        streams: the streams of a row of Tables 6 to 8; by default those of section 4.1.
     """
     config = base_config()
 
@@ -120,7 +120,7 @@ def paper(task: str = "va", streams: tuple[str, ...] = ()) -> ConfigDict:
 
 
 def all_tasks() -> ConfigDict:
-    """One model of all three tasks, which share everything but the heads; ours."""
+    """One model of all three tasks, which share all parts except the heads; ours."""
     config = paper("va")
     config.data.tasks = tuple(STREAMS)
     config.loss = ConfigDict(LOSSES)
@@ -150,7 +150,7 @@ def folds(task: str) -> ConfigDict:
 def simulated(config: ConfigDict) -> ConfigDict:
     """A small model for simulated data on 2 cores; every number is ours.
 
-    It reads the mean of every sixth of a second, which is five times cheaper than every frame.
+    It reads means over a sixth of a second, which is five times cheaper than every frame.
     """
     config.update_from_flattened_dict(SIXTHS.small)
     SMALL.narrow(config)
@@ -159,7 +159,7 @@ def simulated(config: ConfigDict) -> ConfigDict:
         config.model.channels[name] = (32, 32, 32)
     config.model.causal = False  # the optimum looks both ways
     config.model.width = 96
-    config.model.norm = "pre"  # bears a higher rate
+    config.model.norm = "pre"  # allows a higher learning rate
     config.model.dropout = 0.1
     config.train.epochs = 10
     config.train.epoch_steps = 200
@@ -184,13 +184,13 @@ def simulated_many() -> ConfigDict:
 def meld() -> ConfigDict:
     """Emotion of utterances from text and speech, dialogues as sequences; every number is ours.
 
-    For about 740 utterances of training: narrow, and more regularised than the paper's. Five
-    folds by dialogue and three seeds, as replicas. The epoch is chosen on dialogues that are not
-    scored: ``emojax evaluate --partition=test`` scores every utterance once. One choice
-    of numbers for all folds, by the cross-entropy of those other dialogues, and
-    the dialogues of one fold are scored in another, so a little optimistic. All
-    utterances: accuracy .638 and macro F1 .416 of the three seeds' mean prediction, .620 and .400
-    of one seed (.606 to .631), beside .632 and .395 of ridge regression with smoothing.
+    For about 740 training utterances, so it is narrower and more regularised than the paper's
+    model. Five folds by dialogue and three seeds are trained as replicas. The epoch is chosen on
+    dialogues that are not scored: ``emojax evaluate --partition=test`` scores every utterance once.
+    The hyper-parameters are the same for all folds. They were chosen by the cross-entropy of those
+    other dialogues, which another fold scores, so the result is slightly optimistic. Over all
+    utterances, the mean prediction of three seeds has accuracy .638 and macro F1 .416, a single
+    seed .620 (.606 to .631) and .400, and ridge regression with smoothing .632 and .395.
     """
     config = paper("va", ("roberta", "wav2vec2"))
     config.data.store = "stores/meld"
@@ -230,7 +230,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "folds_expr": functools.partial(folds, "expr"),
     "folds_au": functools.partial(folds, "au"),
     "simulated": lambda: simulated(paper("va")),
-    # All four streams: the optimum that they are compared with has seen them.
+    # All four streams, because the optimum for comparison uses all of them.
     "simulated_expr": lambda: simulated(paper("expr", STREAMS["va"])),
     "simulated_au": lambda: simulated(paper("au", STREAMS["va"])),
     "simulated_all": lambda: simulated(all_tasks()),
@@ -245,5 +245,5 @@ VARIANTS |= {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The configuration of a variant, see the docstring of this file."""
+    """Returns the configuration of a variant; the docstring of this file lists the variants."""
     return choose(VARIANTS, variant, __file__)

@@ -25,5 +25,5 @@ def test_times_and_memory_are_those_of_the_commands(
 
 @pytest.mark.parametrize("minutes", ["soon", "0", "-3", "nan", "inf"])
 def test_lengths_are_minutes(minutes: str) -> None:
-    with pytest.raises(InputError, match="cannot be that long"):
+    with pytest.raises(InputError, match="does not have this length"):
         long_videos.frames_of(minutes)
