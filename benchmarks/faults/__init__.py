@@ -1,1 +1,1 @@
-"""Faults made on purpose, and whether anything wrong comes of them."""
+"""Injects faults on purpose, and checks that they do no harm."""

@@ -1,19 +1,20 @@
-"""Random damage to stores and checkpoints, each of which must be told clearly or do nothing.
+"""Damages stores and checkpoints at random; each damage must be reported clearly or be harmless.
 
     python -m benchmarks.faults.corruptions --count=1000 --seed=0
     python -m benchmarks.faults.corruptions --seed=0 --only=17
 
-A small store is written and a run trained on it. Each corruption damages one file of a copy.
-Then everything is read that evaluation, prediction and a continued training read. Outcomes:
+A small store is written and a run is trained on it. Each corruption damages one file of a copy.
+Then all that evaluation, prediction and a continued training read is read. Outcomes:
 
     clear error   an InputError of one screen
-    harmless      whatever was read is the same to the last bit; predictions, too, are computed
-                  and compared, and for every tenth of these also an epoch of training
-    SILENT        something else was read, and nobody was told
+    harmless      all that was read is the same to the last bit; predictions are computed and
+                  compared, too, and for every tenth of these also an epoch of training
+    SILENT        something else was read, without an error
     TRACEBACK     any other exception
     CRASH, HANG, HUGE   the process ended, took over a minute, or 512 MiB more memory
 
-The last four are bugs, are listed with their numbers, and make the command end with status 1.
+The outcomes in capitals are bugs. They are listed with their numbers, and the command then ends
+with status 1.
 """
 
 from __future__ import annotations
@@ -47,23 +48,23 @@ GOOD = ("clear error", "harmless")
 BAD = ("SILENT", "TRACEBACK", "CRASH", "HANG", "HUGE")
 _SECONDS = 60.0
 _MEMORY = 512 * 2**20
-# One screen.
+# The lines and characters of one screen.
 _LINES, _CHARACTERS = 24, 2000
-_TRAINED = 10  # of so many harmless ones, one is also trained on
+_TRAINED = 10  # one of this many harmless cases is also trained on
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One corruption and what came of it.
+    """A corruption and its outcome.
 
     Attributes:
-        number: repeats it, with the seed.
-        kind: of the damaged file.
-        file: which one.
-        how: it was damaged.
+        number: the number, which together with the seed repeats the corruption.
+        kind: the kind of the damaged file.
+        file: the damaged file.
+        how: the way in which it was damaged.
         outcome: one of ``GOOD`` or ``BAD``.
-        message: of the error, or of what differs.
-        seconds: it took.
+        message: the error, or a description of the difference.
+        seconds: the time that the case took.
     """
 
     number: int
@@ -79,10 +80,10 @@ class Corruptions:
     """Tries corruptions of a prepared folder.
 
     Args:
-        folder: with ``store`` and ``run``, see ``small_run.make``.
-        scratch: where copies are made.
-        seed: of all corruptions.
-        compute: also predict from what was read, and train on with every tenth.
+        folder: the folder with ``store`` and ``run``, see ``small_run.make``.
+        scratch: the folder for copies.
+        seed: the seed of all corruptions.
+        compute: if True, also predicts from what was read, and trains on with every tenth.
     """
 
     def __init__(self, folder: Path, scratch: Path, seed: int, *, compute: bool = True) -> None:
@@ -109,7 +110,7 @@ class Corruptions:
         return steps | ({"prediction": reading.prediction} if self._compute else {})
 
     def attempt(self, number: int) -> Case:
-        """Damages a copy, reads it and says what came of it."""
+        """Damages a copy, reads it and returns the outcome."""
         rng = np.random.default_rng([self._seed, number])
         copy = self._scratch / f"case-{number}"
         started, before = time.monotonic(), _peak()
@@ -154,12 +155,12 @@ class Corruptions:
 
 
 def _peak() -> int:
-    """Bytes of memory that the process has needed at most."""
+    """Returns the peak of the process's memory in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def attempt_all(folder: Path, scratch: Path, seed: int, numbers: Iterable[int]) -> Iterator[Case]:
-    """Tries corruptions in another process, which is started again if it hangs or ends."""
+    """Tries corruptions in another process, and restarts it if it hangs or ends."""
     waiting = list(numbers)
     while waiting:
         ours, theirs = multiprocessing.Pipe()
@@ -191,7 +192,7 @@ def attempt_all(folder: Path, scratch: Path, seed: int, numbers: Iterable[int]) 
 
 def _work(folder: Path, scratch: Path, seed: int, numbers: list[int], answers: Connection) -> None:
     _quiet(folder.parent)
-    # Orbax and the trainings have much to say, and only what is returned counts.
+    # Hides the output of Orbax and of trainings; only the returned cases count.
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
@@ -208,7 +209,7 @@ def _quiet(cache: Path) -> None:
 
 
 def table(cases: Iterable[Case]) -> str:
-    """Kinds of files by outcomes, in Markdown."""
+    """Returns a table of kinds of files by outcomes, in Markdown."""
     counts: dict[str, collections.Counter[str]] = {}
     for case in cases:
         counts.setdefault(case.kind or "unknown", collections.Counter())[case.outcome] += 1
@@ -221,7 +222,7 @@ def table(cases: Iterable[Case]) -> str:
 
 
 def run(count: int, seed: int, only: int | None) -> list[Case]:
-    """Makes the store and the run, and prints and returns what came of each corruption."""
+    """Makes the store and the run; prints and returns the outcome of each corruption."""
     numbers = [only] if only is not None else list(range(count))
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
@@ -248,7 +249,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def main(argv: list[str]) -> int:
-    """Prints the table; see the module."""
+    """Prints the table of outcomes; see the module."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]}")
     cases = run(flags.FLAGS.count, flags.FLAGS.seed, flags.FLAGS.only)
@@ -256,13 +257,13 @@ def main(argv: list[str]) -> int:
     slowest = max(case.seconds for case in cases)
     good = sum(case.outcome in GOOD for case in cases)
     print(
-        f"\n{good} of {len(cases)} are told clearly or harmless; the slowest took {slowest:.1f} s"
+        f"\n{good} of {len(cases)} are clear errors or harmless; the slowest took {slowest:.1f} s"
     )
     return int(good < len(cases))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("count", 1000, "How many corruptions.", lower_bound=1)
+    flags.DEFINE_integer("count", 1000, "Number of corruptions.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of all corruptions.", lower_bound=0)
     flags.DEFINE_integer("only", None, "Repeats the corruption of this number.", lower_bound=0)
     app.run(main)

@@ -1,4 +1,4 @@
-"""Ways to damage one file, and the files there are to damage."""
+"""Damages one file of a copied folder in one of several ways."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Damage:
     """The damage that was done to a copy.
 
     Attributes:
-        kind: of the file, see ``kind_of``.
-        file: relative to the copied folder.
-        how: key of ``WAYS``.
+        kind: the kind of the file, see ``kind_of``.
+        file: the path of the file in the copied folder.
+        how: a key of ``WAYS``.
     """
 
     kind: str
@@ -27,7 +27,7 @@ class Damage:
 
 
 def kind_of(path: Path) -> str:
-    """A short name for what a file of a store or a run holds; "" for files no program reads."""
+    """Returns a short name for the content of a file; "" for files that no program reads."""
     parts = path.parts
     if parts[0] == "store":
         return "shard" if path.suffix == ".tfrecord" else path.name
@@ -43,9 +43,9 @@ def damage(source: Path, copy: Path, rng: np.random.Generator) -> Damage:
     """Copies a folder with one file damaged; most other files are links to the originals.
 
     Args:
-        source: folder with ``store`` and ``run``.
-        copy: folder to make.
-        rng: decides the file and the way; every kind of file is as likely as any other.
+        source: the folder with ``store`` and ``run``.
+        copy: the folder to make.
+        rng: draws the file and the way; all kinds of files are equally likely.
     """
     shutil.copytree(source, copy, copy_function=_link)
     by_kind: dict[str, list[Path]] = {}
@@ -56,7 +56,7 @@ def damage(source: Path, copy: Path, rng: np.random.Generator) -> Damage:
     kind = str(rng.choice(sorted(by_kind)))
     file = by_kind[kind][rng.integers(len(by_kind[kind]))]
     before = file.read_bytes()
-    # Its own copy, so that the original stays as it is.
+    # A real copy in place of the link, so that the original stays unchanged.
     file.unlink()
     file.write_bytes(before)
     part = file.relative_to(copy).parts[0]
@@ -74,7 +74,7 @@ def damage(source: Path, copy: Path, rng: np.random.Generator) -> Damage:
 
 
 def _link(source: str, target: str) -> None:
-    """Links what programs never change; the other files of a run are written in place."""
+    """Links files that programs never change; copies those of a run that are written in place."""
     place = Path(target)
     fixed = {"store", "checkpoints"} & {*place.parts}
     (os.link if fixed else shutil.copy2)(source, target)

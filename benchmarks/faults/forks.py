@@ -1,9 +1,9 @@
-"""Commands as processes of their own at the price of one start: a warm process forks for each.
+"""Runs commands as forks of one warm process, so that only the first has the cost of a start.
 
-``Warm`` starts ``python -m benchmarks.faults.forks`` as that process. It imports what the commands
-import, touches no device, and runs each command in a fork, as ``python -m`` would. Where a command
-is, it writes down itself: a line with the phase and the time whenever it enters another one. So
-what a killed process was at is known to the line, and a kill can wait for it.
+``Warm`` starts ``python -m benchmarks.faults.forks`` as that process. It imports the modules that
+commands import, uses no device, and runs each command in a fork, as ``python -m`` would. A command
+logs its phases: a line with the phase and the time whenever it enters another one. So the phase of
+a killed process is known, and a kill can wait for a phase.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _QUICK = {
     "OMP_NUM_THREADS": "1",
     "MPLBACKEND": "Agg",
 }
-PATIENCE = 300.0  # seconds, for anything a command does
+PATIENCE = 300.0  # seconds; the longest time of a step of a command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Moment:
     """The moment of a kill.
 
     Attributes:
-        phase: which has to be entered; "" for when the command begins.
-        times: how often it has to be entered.
-        delay: seconds after that.
+        phase: the phase to wait for; "" for the beginning of the command.
+        times: the number of times that the phase must be entered.
+        delay: the seconds to wait after that.
     """
 
     phase: str
@@ -56,13 +56,13 @@ class Moment:
 
 @dataclasses.dataclass
 class Command:
-    """A command under way, or ended.
+    """A command that runs or has ended.
 
     Attributes:
-        pid: of its process.
-        log: file of what it prints.
-        phases: file of (phase, seconds of the monotonic clock), a line each.
-        status: once it has ended; negative is the signal that ended it.
+        pid: the number of its process.
+        log: the file with its output.
+        phases: the file with lines of (phase, seconds of the monotonic clock).
+        status: the exit status after the end; a negative one is the signal that ended it.
     """
 
     pid: int
@@ -71,17 +71,17 @@ class Command:
     status: int | None = None
 
     def entered(self) -> list[tuple[str, float]]:
-        """The phases so far, in order, and when they were entered."""
+        """Returns the phases so far, in order, and the times at which they were entered."""
         lines = self.phases.read_text().splitlines(keepends=True)
         pairs = [line.rstrip("\n").rsplit(" ", 1) for line in lines if line.endswith("\n")]
         return [(name, float(at)) for name, at in pairs]
 
 
 class Warm:
-    """The warm process. Use in a ``with``; runs one command at a time.
+    """The warm process, a context manager. It runs one command at a time.
 
     Args:
-        folder: for compiled programs, logs and phases.
+        folder: the folder for compiled programs, logs and phases.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,11 +91,11 @@ class Warm:
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Warm:
-        """Starts it."""
+        """Starts the process."""
         environment = os.environ | _QUICK
         environment["JAX_COMPILATION_CACHE_DIR"] = str(self._folder / "compiled")
         environment["PYTHONPATH"] = str(ROOT)
-        # Newer versions have no other emitters, and end a process that asks for an unknown flag.
+        # Newer versions lack this flag, and end a process that has an unknown flag.
         if jax.__version_info__ < (0, 11):
             environment["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
         self._process = subprocess.Popen(
@@ -118,7 +118,7 @@ class Warm:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends it, and a command that is under way."""
+        """Ends the process, and a command that is still running."""
         if self._command is not None and self._command.status is None:
             os.kill(self._command.pid, signal.SIGKILL)
         assert self._process.stdin is not None
@@ -148,7 +148,7 @@ class Warm:
         return self._command
 
     def wait(self, command: Command, seconds: float = PATIENCE) -> bool:
-        """Waits for a command's end; whether it came. ``command.status`` then tells of it."""
+        """Waits for a command's end; returns True if it came and ``command.status`` is set."""
         if command.status is None:
             command.status = self._answer(seconds)
         return command.status is not None
@@ -157,7 +157,7 @@ class Warm:
         """Runs a command to its end.
 
         Raises:
-            RuntimeError: it took too long or ended with another status than 0.
+            RuntimeError: the command took too long or failed.
         """
         command = self.start(module, *arguments)
         if not self.wait(command):
@@ -174,29 +174,29 @@ class Warm:
         """Kills a command (SIGKILL) at a moment.
 
         Args:
-            command: under way.
-            moment: when.
-            before: is called just before.
+            command: a running command.
+            moment: the moment of the kill.
+            before: called just before the kill.
 
         Returns:
-            What ``before`` returned, in a tuple; None if the command ended by itself.
+            The result of ``before`` in a tuple; None if the command ended by itself.
 
         Raises:
-            RuntimeError: the moment did not come, and neither did the end.
+            RuntimeError: the command reached neither the moment nor its end in time.
         """
         started, seen = time.monotonic(), 0
         while moment.phase and seen < moment.times:
-            # Short, since some phases are; most of the time it is the command that runs.
+            # A short wait, because some phases are short.
             if self.wait(command, 0.001):
                 return None
             seen = sum(name == moment.phase for name, _ in command.entered())
             if time.monotonic() - started > PATIENCE:
                 os.kill(command.pid, signal.SIGKILL)
-                raise RuntimeError(f"nothing came of {moment}: {command.log.read_text()[-2000:]}")
+                raise RuntimeError(f"{moment} did not come: {command.log.read_text()[-2000:]}")
         if self.wait(command, moment.delay):
             return None
         found = before()
-        # The warm process keeps the number of a process that has ended, so it is no other's.
+        # The warm process has not waited for the fork yet, so its number is not reused.
         os.kill(command.pid, signal.SIGKILL)
         self.wait(command)
         return None if command.status == 0 else (found,)
@@ -215,7 +215,7 @@ class Warm:
 
 
 class _Phases:
-    """Writes down what the command enters."""
+    """The log of the phases that a command enters."""
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -227,7 +227,7 @@ class _Phases:
             os.write(self._descriptor, f"{phase} {time.monotonic():.6f}\n".encode())
 
     def on_call(self, owner: Any, name: str, phase: str, *, after: str = "") -> None:
-        """A function's calls are a phase, perhaps with another one after them."""
+        """Logs the calls of a function as a phase, and optionally another phase after them."""
         function = getattr(owner, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
@@ -241,7 +241,7 @@ class _Phases:
 
 
 def _watch(phases: _Phases) -> None:
-    """Makes training, evaluation and building say where they are; changes nothing else."""
+    """Makes training, evaluation and building log their phases, without other changes."""
     from emojax.datasets.store import StoreWriter
     from emojax.prediction.trained_run import TrainedRun
     from emojax.reporting import results_folder as results
@@ -255,7 +255,7 @@ def _watch(phases: _Phases) -> None:
     train_epoch, update = Trainer._train_epoch, TrainingProgress.update
 
     def trained(self: Any, *arguments: Any) -> Any:
-        # Compiling, which precedes the first step of a process, is start-up.
+        # Compiling before the first step of a process belongs to the start-up.
         if phases.now == "save":
             phases.enter("step")
         return train_epoch(self, *arguments)
@@ -275,7 +275,7 @@ def _watch(phases: _Phases) -> None:
 
 
 def _import() -> None:
-    """Imports what the commands import, but not their modules, which run as __main__."""
+    """Imports the modules that commands import; the commands' own modules run as __main__."""
     import emojax.commands.start
     import emojax.prediction.trained_run
     import emojax.reporting.fold_picture
@@ -283,7 +283,7 @@ def _import() -> None:
     import emojax.scoring.evaluation
     import emojax.training.loop
 
-    # Programs of less than half a second are cached here, too.
+    # So that programs that compile in less than half a second are cached, too.
     emojax.commands.start.use_compilation_cache = lambda: None
 
 
@@ -307,19 +307,19 @@ def _child(request: dict[str, Any]) -> None:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # Taking an interpreter apart costs more than some of these commands do.
+    # An orderly exit of the interpreter costs more than some of these commands.
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _serve(requests: Any) -> None:
-    """Runs the commands that are asked for, one after another."""
+    """Runs the requested commands, one after another."""
     answers = os.dup(1)
     _import()
     gc.freeze()
     ended = 0
     for line in iter(requests.readline, ""):
         if ended:
-            # Kept until now, so that its number was not given to another process.
+            # Waited for only now, so that its number was not given to another process.
             os.waitpid(ended, 0)
         ended = os.fork()
         if ended == 0:
@@ -333,7 +333,7 @@ def _serve(requests: Any) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The warm process: reads requests from its input."""
+    """Runs the warm process, which reads requests from its input."""
     assert not arguments, "for Warm alone"
     _serve(sys.stdin)
     return 0

@@ -1,4 +1,4 @@
-"""A configuration file for commands: ``--config=.../json_config.py:FILE`` reads it from JSON."""
+"""A configuration file that reads JSON: ``--config=.../json_config.py:FILE``."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from ml_collections import ConfigDict
 
 
 def get_config(file: str) -> ConfigDict:
-    """The configuration that a JSON file holds."""
+    """Returns the configuration in a JSON file."""
     return ConfigDict(json.loads(Path(file).read_text(encoding="utf-8")))

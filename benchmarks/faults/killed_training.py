@@ -1,4 +1,4 @@
-"""Trainings that are killed at random moments and started again, against one that nobody kills."""
+"""Kills trainings at random moments, continues them and compares them with an undisturbed one."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from emojax.rundir.workdir import SUMMARY_FILE
 EPOCHS, EPOCH_STEPS = 5, 40
 _SHORT = 3, 20
 MOST = 3  # kills of one run
-# Where a kill may fall. "save" is what the loop waits for, the rest is done beside the next steps.
+# The phases of kills. In "save" the loop waits; the rest of a save runs beside the next steps.
 BESIDE = "save, beside steps"
 PHASES = ("start-up", "step", "validation", "metrics", "save", BESIDE, "report")
-# What is aimed at in turn; "" is any moment, and what is short is aimed at more often.
+# The phases to kill in, in turn; "" is any moment. Short phases occur more often.
 _AIMS = (
     "",
     "step",
@@ -45,14 +45,14 @@ _AIMS = (
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """One kill and what came of it.
+    """A kill and its outcome.
 
     Attributes:
-        run: number of the training.
-        phase: where it fell.
-        step: of the newest checkpoint that was whole just before; 0 for none.
-        lost: what was wrong with the checkpoints after it; "" for nothing.
-        differs: where the finished training differs from the reference; "" for nowhere.
+        run: the number of the training.
+        phase: the phase in which the process was killed.
+        step: the step of the newest complete checkpoint just before the kill; 0 for none.
+        lost: the fault in the checkpoints after the kill; "" for none.
+        differs: the difference of the finished training from the reference; "" for none.
     """
 
     run: int
@@ -64,7 +64,7 @@ class Kill:
 
 @dataclasses.dataclass(frozen=True)
 class _Result:
-    """All that a training leaves: step -> (arrays, JSON) of the checkpoints, and the numbers."""
+    """The results of a training: step -> (arrays, JSON) of its checkpoints, and its numbers."""
 
     checkpoints: dict[int, tuple[Any, Any]]
     metrics: dict[int, dict[str, float]]
@@ -75,24 +75,24 @@ class KilledTrainings:
     """Kills trainings.
 
     Args:
-        warm: forks the commands.
-        folder: for the store and the runs.
-        seed: of all moments.
-        short: with fewer epochs and steps, and without a second training that must first equal the
-            reference, and that times the phases.
+        warm: the warm process, which forks the commands.
+        folder: the folder for the store and the runs.
+        seed: the seed of all moments.
+        short: if True, uses fewer epochs and steps, and omits the second undisturbed training,
+            which is compared with the reference and times the phases.
 
     Raises:
-        RuntimeError: two trainings that nobody killed differ, so that nothing can be compared.
+        RuntimeError: two undisturbed trainings differ, so kills cannot be judged.
     """
 
     def __init__(self, warm: Warm, folder: Path, seed: int, *, short: bool = False) -> None:
         self._warm, self._folder = warm, folder
         self._rng = np.random.default_rng(seed)
         self._epochs, self._epoch_steps = _SHORT if short else (EPOCHS, EPOCH_STEPS)
-        # Nobody knows then how long a command takes that finds its programs compiled.
+        # Without the second training the time of a command with compiled programs is unknown.
         self._aims = 1 if short else 0
         folder.mkdir(parents=True, exist_ok=True)
-        # Grain draws until a number is small enough, so it shuffles a few windows slowly.
+        # Grain shuffles a few windows slowly, because it draws until a number is small enough.
         store = folder / "store"
         frames = {"frames": 1600, "videos_per_fold": 1}
         random_store(store, STREAMS, ["va"], folds=2, **frames).close()
@@ -105,17 +105,17 @@ class KilledTrainings:
         timed = self._warm.run(*self._command(self.reference))
         self._expected = self._result(self.reference)
         if not short:
-            # It finds its programs compiled, as all others will.
+            # Its programs are compiled already, as those of all later trainings are.
             again = folder / "control"
             timed = self._warm.run(*self._command(again))
             differs = self._differs(again)
             if differs:
-                raise RuntimeError(f"two trainings that nobody killed differ in {differs}")
+                raise RuntimeError(f"two undisturbed trainings differ in {differs}")
             shutil.rmtree(again)
         self._durations = durations(timed)
 
     def kills(self, count: int) -> Iterator[Kill]:
-        """Kills so many times, in as many trainings as it takes."""
+        """Yields this many kills, in as many trainings as needed."""
         made = run = 0
         while made < count:
             for kill in self._one(run, min(int(self._rng.integers(1, MOST + 1)), count - made)):
@@ -124,7 +124,7 @@ class KilledTrainings:
             run += 1
 
     def _one(self, run: int, most: int) -> list[Kill]:
-        """One training; it may end before it was killed as often as was planned."""
+        """Kills one training up to ``most`` times; it may end before."""
         workdir = self._folder / f"run-{run:03d}"
         kills: list[Kill] = []
         while len(kills) < most:
@@ -164,7 +164,7 @@ class KilledTrainings:
     def _phase(self, command: Command, workdir: Path) -> str:
         entered = command.entered()
         phase = entered[-1][0] if entered else "start-up"
-        # Orbax saves beside the next steps, in a folder of another name.
+        # Orbax saves beside the next steps, in a folder with another name.
         unfinished = list((workdir / FOLDER).glob("*.orbax-checkpoint-tmp*"))
         if phase in ("step", "validation", "metrics") and unfinished:
             return BESIDE
@@ -173,7 +173,7 @@ class KilledTrainings:
     # -- what is there -------------------------------------------------------------------------
 
     def _lost(self, workdir: Path, newest: int) -> str:
-        """Finds faults in the checkpoints of a training that was killed."""
+        """Returns a fault in the checkpoints of a killed training, or ""."""
         if not newest and not saved_steps(workdir):
             return ""
         try:
@@ -205,7 +205,7 @@ class KilledTrainings:
         return _Result(saved, rows, {name: summary.get(name) for name in told})
 
     def _differs(self, workdir: Path) -> str:
-        """Names the first difference between a finished training and the reference, or ""."""
+        """Returns the differences between a finished training and the reference, or ""."""
         try:
             found, expected = self._result(workdir), self._expected
         except Exception as error:
@@ -226,7 +226,7 @@ def _unfinished(path: Path) -> bool:
 
 
 def differences(found: Any, expected: Any) -> list[str]:
-    """Paths in a tree of arrays and plain values that are not the same to the bit."""
+    """Returns the paths in a tree of arrays and plain values that differ in any bit."""
     pairs = [dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (found, expected)]
     return [
         jax.tree_util.keystr(path)
@@ -236,12 +236,12 @@ def differences(found: Any, expected: Any) -> list[str]:
 
 
 def durations(command: Command) -> dict[str, float]:
-    """Median seconds of each phase of a command that has ended, and of "" for all of it."""
+    """Returns the median seconds of each phase of an ended command; "" is the whole command."""
     entered = command.entered()
     spans: dict[str, list[float]] = {"": [entered[-1][1] - entered[0][1]]}
     for (name, begun), (_, ended) in itertools.pairwise(entered):
         spans.setdefault(name, []).append(ended - begun)
-    # How long the last one took is not known; it writes a report.
+    # The end of the last phase is not known; it writes a report.
     spans.setdefault(entered[-1][0], []).append(0.5)
     return {name: float(np.median(values)) for name, values in spans.items()}
 
@@ -249,13 +249,13 @@ def durations(command: Command) -> dict[str, float]:
 def draw_moment(
     rng: np.random.Generator, aim: str, lasting: dict[str, float], times: int
 ) -> Moment:
-    """A random moment within a phase.
+    """Draws a random moment within a phase.
 
     Args:
-        rng: draws it.
-        aim: the phase; "" for all of the command.
-        lasting: seconds of each phase, see ``durations``.
-        times: how often the phase is entered at most.
+        rng: the random generator.
+        aim: the phase; "" for the whole command.
+        lasting: the seconds of each phase, see ``durations``.
+        times: the greatest number of times that the phase is entered.
     """
     once = aim in ("", "start-up", "report")
     which = 1 if once else int(rng.integers(1, times + 1))

@@ -1,4 +1,4 @@
-"""Builds of stores and evaluations that are killed at random moments and started again."""
+"""Kills builds of stores and evaluations at random moments, and starts them again."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _OPTIONS = ("--size=tiny", "--tasks=va", "--streams=ir50", "--width=ir50=16", "-
 
 
 class KilledBuilds:
-    """Kills ``data.synthetic``; every other build replaces a store of another seed.
+    """Kills ``data.synthetic``; every second build replaces a store of another seed.
 
     Args:
-        warm: forks the commands.
-        folder: for the stores.
-        seed: of all moments.
+        warm: the warm process, which forks the commands.
+        folder: the folder for the stores.
+        seed: the seed of all moments.
     """
 
     def __init__(self, warm: Warm, folder: Path, seed: int) -> None:
@@ -38,12 +38,12 @@ class KilledBuilds:
         self._rng = np.random.default_rng([seed, 1])
         folder.mkdir(parents=True, exist_ok=True)
         warm.run(*_build(folder / "new", 0))
-        # The second one finds its programs compiled, as all others will.
+        # The programs of the second build are compiled already, as those of all later builds are.
         self._durations = durations(warm.run(*_build(folder / "old", 1)))
         self._new, self._old = (_checksum(folder / name) for name in ("new", "old"))
 
     def kills(self, count: int) -> Iterator[Kill]:
-        """Kills as many builds, each once."""
+        """Yields the kills of this many builds, each killed once."""
         made = number = 0
         while made < count:
             path = self._folder / f"store-{number:03d}" / "store"
@@ -62,24 +62,24 @@ class KilledBuilds:
             number += 1
 
     def _lost(self, path: Path, replaces: bool) -> str:
-        """Finds faults in the files that a killed build left at its target."""
+        """Returns a fault in the files that a killed build left at its target, or ""."""
         allowed = {self._new, self._old} if replaces else {self._new}
         if not path.exists():
-            # Between two renames the store that is replaced lies beside its place.
+            # Between the two renames the old store is beside its place.
             kept = list(path.parent.glob("store.old-*"))
             if not replaces:
                 return ""
             if not kept:
-                return "neither the old store nor the new one is there"
+                return "neither the old store nor the new one exists"
             path, allowed = kept[0], {self._old}
         try:
             found = _checksum(path)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
-        return "" if found in allowed else "another store is there"
+        return "" if found in allowed else "the store is neither the old nor the new one"
 
     def _again(self, path: Path) -> str:
-        """Names the differences after the same command has run to its end."""
+        """Runs the same command to its end and returns the difference, or ""."""
         try:
             self._warm.run(*_build(path, 0), "--overwrite")
             found = _checksum(path)
@@ -93,7 +93,7 @@ def _build(path: Path, seed: int) -> tuple[str, ...]:
 
 
 def _checksum(path: Path) -> str:
-    """Of a store, all of which is read and checked."""
+    """Returns the checksum of a store, after reading and checking all of it."""
     with Store(path, verify="all") as store:
         for video in range(len(store)):
             store.read(video)
@@ -104,9 +104,9 @@ class KilledEvaluations:
     """Kills ``emojax.evaluate`` on one run.
 
     Args:
-        warm: forks the commands.
-        run: folder of a trained run; reports are added to it.
-        seed: of all moments.
+        warm: the warm process, which forks the commands.
+        run: the folder of a trained run; reports are added to it.
+        seed: the seed of all moments.
     """
 
     def __init__(self, warm: Warm, run: Path, seed: int) -> None:
@@ -118,7 +118,7 @@ class KilledEvaluations:
         self._durations = durations(timed)
 
     def kills(self, count: int) -> Iterator[Kill]:
-        """Kills as many evaluations, each once."""
+        """Yields the kills of this many evaluations, each killed once."""
         made = number = 0
         while made < count:
             name = f"report-{number:03d}"
@@ -164,7 +164,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def _numbers(report: Path) -> dict[str, Any]:
-    """The numbers of a report: its scores, each video's, and every predicted frame."""
+    """Returns the numbers of a report: its scores, those of each video, every predicted frame."""
     with np.load(report / "timelines.npz") as timelines:
         arrays = {name: np.array(timelines[name]) for name in timelines.files}
     scores = json.loads((report / "scores.json").read_text())

@@ -1,21 +1,21 @@
-"""Commands killed at random moments (SIGKILL): nothing may be lost, and the end is as without.
+"""Kills commands at random moments (SIGKILL): no data may be lost, and the results stay the same.
 
     python -m benchmarks.faults.kills --count=50 --seed=0
     python -m benchmarks.faults.kills --what=store,evaluation --count=10
 
-training    ``emojax.train`` is killed up to three times and started again until it is done. After
-            each kill the newest checkpoint that was whole before has to open, with its checksums.
-            In the end all arrays of the checkpoints, what they say about the run, metrics.csv but
-            for the time it took, and the scores equal those of a training that nobody killed, to
-            the bit, and no unfinished file is left over.
-store       ``data.synthetic`` is killed. The target is not there or whole, or, where it replaces
-            a store, that one or the new one. Built again it has the same checksum.
-evaluation  ``emojax.evaluate`` is killed. The run still opens, no byte of its checkpoints has
-            changed, and evaluated again it gives the same scores and the same predictions.
+training    ``emojax.train`` is killed up to three times and started again until it ends. After
+                each kill the newest complete checkpoint must open, with its checksums. In the end
+                the arrays and descriptions in the checkpoints, metrics.csv except for times, and
+                the scores must equal those of an undisturbed training to the bit, and no
+                unfinished file may be left.
+    store       ``data.synthetic`` is killed. The target must be missing or complete; if the build
+                replaces a store, it must be the old or the new one. Built again, it must have the
+                same checksum.
+    evaluation  ``emojax.evaluate`` is killed. The run must still open, its checkpoints must be
+                unchanged, and a second evaluation must give the same scores and predictions.
 
-Moments are drawn, some over the whole command and some within a phase of it, so that short phases
-are met, too. A phase is what the process was in when it died. Whatever is lost or differs is
-listed and makes the command end with status 1.
+Some moments are drawn over the whole command, others within one of its phases, so that short phases
+are killed, too. Every loss and every difference is listed, and the command then ends with status 1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from benchmarks.faults.killed_writing import (
 from emojax.screen import console
 
 TRAINING, STORE, EVALUATION = KINDS = ("training", "store", "evaluation")
-# What is expected of a started command, by what was killed.
+# Kind of killed command -> the expected result of starting it again.
 _AGAIN = {
     TRAINING: "resumed bit for bit",
     STORE: "built again alike",
@@ -58,11 +58,11 @@ def kills_of(
     """Kills commands of a kind.
 
     Args:
-        kind: of ``KINDS``.
-        warm: forks the commands.
-        folder: of all kinds alike; gets a folder of each.
-        seed: of all moments.
-        count: of kills.
+        kind: one of ``KINDS``.
+        warm: the warm process, which forks the commands.
+        folder: the folder of all kinds; each kind gets a folder in it.
+        seed: the seed of all moments.
+        count: the number of kills.
         short: see ``KilledTrainings``.
     """
     if kind == TRAINING:
@@ -77,12 +77,12 @@ def kills_of(
 
 
 def good(kill: Kill) -> bool:
-    """True if nothing was lost and the end was the same."""
+    """Returns True if the kill caused no loss and no difference."""
     return not (kill.lost or kill.differs)
 
 
 def table(kind: str, kills: Sequence[Kill]) -> Table:
-    """Kills by phase."""
+    """Returns a table of kills by phase."""
     shown = Table(title=f"killed: {kind}", title_justify="left")
     shown.add_column("phase")
     for name in ("kills", _AGAIN[kind], "lost"):
@@ -95,7 +95,7 @@ def table(kind: str, kills: Sequence[Kill]) -> Table:
 
 
 def told(kind: str, kills: Iterator[Kill]) -> list[Kill]:
-    """All of the kills, or those before Ctrl-C; those that did harm are printed as they come."""
+    """Returns all kills, or those before Ctrl-C; prints the harmful ones as they come."""
     found: list[Kill] = []
     last = time.monotonic()
     with contextlib.suppress(KeyboardInterrupt):
@@ -111,7 +111,7 @@ def told(kind: str, kills: Iterator[Kill]) -> list[Kill]:
 
 @contextlib.contextmanager
 def prepared() -> Iterator[tuple[Warm, Path]]:
-    """The warm process, and a folder for all that is made."""
+    """Yields the warm process, and a folder for all files."""
     jax.config.update("jax_platforms", "cpu")
     logging.set_verbosity(logging.FATAL)
     with tempfile.TemporaryDirectory() as temporary:
@@ -121,7 +121,7 @@ def prepared() -> Iterator[tuple[Warm, Path]]:
 
 
 def main(argv: list[str]) -> int:
-    """Prints the tables; see the module."""
+    """Prints the tables of kills; see the module."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]}")
     given, bad, started = flags.FLAGS, 0, time.monotonic()
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> int:
             kills = told(kind, kills_of(kind, warm, folder, given.seed, given.count))
             console().print(table(kind, kills))
             fine = sum(map(good, kills))
-            # Those that an interruption left out count as well.
+            # Kills that an interruption left out count as bad.
             bad += given.count - fine
             commands = len(collections.Counter(kill.run for kill in kills))
             print(
@@ -146,7 +146,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("count", 50, "How many kills of each kind.", lower_bound=1)
+    flags.DEFINE_integer("count", 50, "Number of kills of each kind.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the moments.", lower_bound=0)
-    flags.DEFINE_list("what", [TRAINING], f"What to kill: {', '.join(KINDS)}.")
+    flags.DEFINE_list("what", [TRAINING], f"Kinds of commands to kill: {', '.join(KINDS)}.")
     app.run(main)

@@ -1,4 +1,4 @@
-"""A small store and a run trained on it, and everything that a program reads of the two."""
+"""Makes a small store and a run trained on it, and reads all that programs read of the two."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EPOCHS = 3
 
 
 def config(store: Path, epochs: int = EPOCHS) -> dict[str, Any]:
-    """The smallest model there is, with two replicas of two folds."""
+    """Returns the configuration of the smallest model, with two replicas of two folds."""
     return {
         "data": {
             "store": str(store),
@@ -79,30 +79,30 @@ def make(folder: Path) -> None:
 
 
 def train(store: Store, workdir: Path, epochs: int) -> Any:
-    """Trains, or goes on with a run found there; the final state and the scores so far."""
+    """Trains or continues a run; returns its final state and the scores so far."""
     run = Trainer(session_of(store, epochs), store, workdir).run()
     return jax.device_get(run.state), run.history
 
 
 def session_of(store: Store, epochs: int = EPOCHS) -> Session:
-    """The session that training makes of this store."""
+    """Returns the session that training makes for this store."""
     return build_session(config(store.path, epochs), store.streams, jax.devices()[:1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Reads a store and a run as programs do, with what can be shared among readings.
+    """Reads a store and a run as programs do.
 
     Attributes:
-        session: of the undamaged store.
-        resumed_epochs: what a run is trained to when it is continued.
+        session: the session of the undamaged store, which all readings share.
+        resumed_epochs: the number of epochs after a continued training.
     """
 
     session: Session
     resumed_epochs: int = EPOCHS + 1
 
     def store(self, folder: Path) -> Any:
-        """All of the store: what it says, every record, the statistics of every fold."""
+        """Reads the whole store: its metadata, every record, the statistics of every fold."""
         with Store(folder / "store", verify="all") as store:
             videos = [dataclasses.asdict(store.read(i)) for i in range(len(store))]
             statistics = {name: store.statistics(name) for name in store.folds}
@@ -117,7 +117,7 @@ class Reading:
         return weights, normalisation, run.session.config, run.session.names, flags
 
     def prediction(self, folder: Path) -> Any:
-        """Predictions of the validation videos."""
+        """Predicts the validation videos."""
         run = open_run(folder / "run")
         with run.open_store(str(folder / "store")) as store:
             return run.predict(store, [list(fold.validation) for fold in run.folds(store)])
@@ -137,13 +137,13 @@ class Reading:
             return step, meta, jax.device_get(restored.state), restored.meta
 
     def training(self, folder: Path) -> Any:
-        """The state after one more epoch of training."""
+        """Returns the state after one more epoch of training."""
         with Store(folder / "store") as store:
             return train(store, folder / "run", self.resumed_epochs)
 
 
 def same_bits(found: Any, expected: Any) -> bool:
-    """Compares two trees of arrays and plain values, NaNs and signed zeros included."""
+    """Returns True if two trees have the same bits, including those of NaNs and signed zeros."""
     if str(jax.tree.structure(found)) != str(jax.tree.structure(expected)):
         return False
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)

@@ -1,12 +1,12 @@
-"""A long training watched from outside: memory, file descriptors and threads must not grow.
+"""Watches a long training from outside: memory, descriptors and threads must not grow.
 
     python -m benchmarks.faults.soak --steps=20000 --out=runs/soak
 
 The smallest model trains in a process of its own and is validated and saved every 200 steps. Once
-a second /proc tells the process's resident memory, its open descriptors and its threads. They go
-into ``soak.csv`` and ``soak.png``. Start-up and the first quarter of the steps fill caches and
-heaps, so growth is that of the last three quarters: a line fitted to the memory, and the
-descriptors at the end less those at the quarter. Growth ends the command with status 1.
+a second the process's resident memory, open descriptors and threads are read from /proc and written
+to ``soak.csv`` and ``soak.png``. Start-up and the first quarter of the steps fill caches and heaps,
+so growth is measured over the last three quarters: by a line fitted to the memory, and by the
+descriptors at the end less those after the quarter. With growth the command ends with status 1.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from emojax.rundir.metric_log import METRICS_FILE, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCH_STEPS = 200
-# More than the noise of a heap that is full, less than any leak of an array in each epoch.
+# More than the noise of a full heap, less than any leak of an array in each epoch.
 MOST_MIB = 1.0  # in 1,000 steps
-# A save under way holds some, and is as likely at one end as at the other.
+# A pending save holds some descriptors; it is equally likely at both ends.
 MOST_DESCRIPTORS = 8
 _MIB = 2**20
 
@@ -45,11 +45,11 @@ class Sample:
     """The process at one moment.
 
     Attributes:
-        seconds: since it was started.
-        step: of its last validation.
-        rss: resident memory in MiB.
-        descriptors: open files, sockets and the like.
-        threads: how many.
+        seconds: the seconds since it was started.
+        step: the step of its last validation.
+        rss: the resident memory in MiB.
+        descriptors: the number of open files, sockets and the like.
+        threads: the number of threads.
     """
 
     seconds: float
@@ -64,10 +64,10 @@ class Growth:
     """The growth of a training's memory, files and threads over its last three quarters.
 
     Attributes:
-        mib: of resident memory in 1,000 steps, by a fitted line.
-        descriptors: the median of the last eighth of the samples less that of the first.
-        threads: likewise.
-        samples: how many this is from.
+        mib: the growth of resident memory in 1,000 steps in MiB, by a fitted line.
+        descriptors: the median of the last eighth of the samples less that of the first eighth.
+        threads: the same for threads.
+        samples: the number of samples.
     """
 
     mib: float
@@ -77,11 +77,11 @@ class Growth:
 
     @property
     def steady(self) -> bool:
-        """True if nothing grows."""
+        """Returns True if neither memory nor descriptors grow."""
         return self.mib <= MOST_MIB and self.descriptors <= MOST_DESCRIPTORS
 
     def line(self) -> str:
-        """A verdict for people."""
+        """Returns the verdict as one line of text."""
         verdict = "steady" if self.steady else "GROWS"
         return (
             f"{verdict}: {self.mib:+.3f} MiB of resident memory in 1,000 steps, "
@@ -91,7 +91,7 @@ class Growth:
 
 
 def sample(pid: int, started: float, metrics: Path) -> Sample | None:
-    """Looks at a process; None if it has ended."""
+    """Returns a sample of a process, or None if it has ended."""
     process = Path("/proc") / str(pid)
     try:
         pages = int((process / "statm").read_text().split()[1])
@@ -116,11 +116,11 @@ def growth(samples: Sequence[Sample], steps: int) -> Growth:
     """Measures the growth of each resource.
 
     Args:
-        samples: in the order of time.
-        steps: of the whole training; what comes after them is the report.
+        samples: the samples in the order of time.
+        steps: the number of steps of the whole training; later samples belong to the report.
 
     Raises:
-        ValueError: there are fewer than 8 samples to judge by.
+        ValueError: there are fewer than 8 samples.
     """
     late = [one for one in samples if steps / 4 <= one.step < steps]
     if len(late) < 8:
@@ -135,23 +135,23 @@ def growth(samples: Sequence[Sample], steps: int) -> Growth:
 
 
 def train(out: Path, steps: int, every: float) -> list[Sample]:
-    """Trains in a process and looks at it until it ends, or until Ctrl-C.
+    """Trains in a process and samples it until it ends, or until Ctrl-C.
 
     Args:
-        out: an empty folder; gets ``store``, ``run`` and ``train.log``.
-        steps: how long, a multiple of ``EPOCH_STEPS``.
-        every: seconds between two looks.
+        out: an empty folder, for ``store``, ``run`` and ``train.log``.
+        steps: the number of steps, a multiple of ``EPOCH_STEPS``.
+        every: the seconds between two samples.
 
     Raises:
-        RuntimeError: the training failed; says how.
+        RuntimeError: the training failed; the message has its output.
     """
-    # Grain draws until a number is small enough, so it shuffles a few windows slowly.
+    # Grain shuffles a few windows slowly, because it draws until a number is small enough.
     random_store(out / "store", STREAMS, ["va"], folds=2, frames=1600, videos_per_fold=4).close()
     settings = config(out / "store", epochs=steps // EPOCH_STEPS)
     settings["train"] |= {
         "epoch_steps": EPOCH_STEPS,
         "learning_rate": 1e-3,
-        # It is to train to the end, not to learn.
+        # The run must train to the end; its scores do not matter.
         "plateau_patience": steps,
         "stop_patience": steps,
     }
@@ -216,18 +216,18 @@ def plot(path: Path, samples: Sequence[Sample], steps: int) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Trains, writes what was seen and prints the verdict; see the module."""
+    """Trains, writes the samples and prints the verdict; see the module."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]}")
     given = flags.FLAGS
     steps = max(1, round(given.steps / EPOCH_STEPS)) * EPOCH_STEPS
     out = Path(given.out).resolve()
     if out.exists() and any(out.iterdir()) and not (out / "config.json").is_file():
-        raise app.UsageError(f"--out: {out} holds something else than a soak; name a new folder")
+        raise app.UsageError(f"--out: {out} is not the folder of a soak; name a new folder")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     samples = train(out, steps, given.every)
-    if samples[-1].step < steps:  # interrupted; what came so far is judged
+    if samples[-1].step < steps:  # interrupted; the samples so far are judged
         steps = samples[-1].step
     write_table(out / "soak.csv", samples)
     plot(out / "soak.png", samples, steps)
@@ -244,7 +244,9 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("steps", 20000, "Of training, in hundreds.", lower_bound=EPOCH_STEPS)
-    flags.DEFINE_float("every", 1.0, "Seconds between two looks.", lower_bound=0.01)
+    flags.DEFINE_integer(
+        "steps", 20000, "Training steps, rounded to 200s.", lower_bound=EPOCH_STEPS
+    )
+    flags.DEFINE_float("every", 1.0, "Seconds between two samples.", lower_bound=0.01)
     flags.DEFINE_string("out", "runs/soak", "Folder for store, run, table and plot.")
     app.run(main)

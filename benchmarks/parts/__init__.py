@@ -1,1 +1,1 @@
-"""The parts of the benchmark: each a function from a ``Context`` to a ``Part``."""
+"""The parts of the benchmark; each is a function from a ``Context`` to a ``Part``."""

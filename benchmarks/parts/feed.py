@@ -24,12 +24,12 @@ from emojax.datasets.resident import entry_feeds, gather, load_resident, obstacl
 from emojax.datasets.source import Store
 
 KEPT, STREAM, RESIDENT = "kept", "stream", "resident"
-# Many steps a dispatch, the same windows gathered again and again.
+# The name of a contender with many steps in a dispatch that gathers the same windows every time.
 KEPT_MANY = "kept, many steps a dispatch"
 
 
 def feed_part(context: Context) -> Part:
-    """Share of a step that each feed takes, for every system."""
+    """Measures the share of a step that each feed takes, for every system."""
     table = Table(
         f"Feeds, R = 1, {context.dtype}, {context.sizes}",
         (
@@ -100,7 +100,7 @@ def _share(kept: Timing, fed: Timing) -> str | Missing:
 
 
 def _store(path: Path, session: Session) -> Store:
-    """A few videos, several windows long each."""
+    """Writes a store of a few videos, each several windows long."""
     spec = session.window_spec
     seconds = 4 * spec.window / (spec.clock or 30.0)
     streams = {name: session.streams[name] for name in spec.streams}
@@ -109,7 +109,7 @@ def _store(path: Path, session: Session) -> Store:
 
 
 class _Fed:
-    """One state that steps with either feed, or with none, go on with."""
+    """A training state that steps with either feed, or without a feed, advance."""
 
     def __init__(self, session: Session, store: Store) -> None:
         self.session, self.store = session, store
@@ -121,7 +121,7 @@ class _Fed:
         self.metrics: Any = None
 
     def contenders(self) -> list[Contender]:
-        """Kept and stream; then kept and resident, many steps a dispatch where that is usual."""
+        """Returns kept and stream, then kept and resident, with the usual steps in a dispatch."""
         step, source = train_step(self.session), self._batches()
         kept = source()
         found = [
@@ -163,7 +163,7 @@ class _Fed:
         return source
 
     def _gathering(self, count: int) -> Callable[..., Any]:
-        """(state, (K, B, 2) windows, ...) -> K steps further."""
+        """Returns a program that gathers (K, B, 2) windows and advances the state by K steps."""
         spec, step = self.session.window_spec, plain_step(self.session)
         videos = self.store.fold(self.session.folds.keys[0]).train
         data = self.session.layout.everywhere(load_resident(self.store, videos, spec))

@@ -1,4 +1,4 @@
-"""Measures the layers against the machine's matmul rate, and its kernels against each other."""
+"""Measures layers beside the machine's matmul rate, and kernels beside each other."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from emojax.studies.flops import count_flops
 
 
 def kernels_part(context: Context) -> Part:
-    """Shares of the matmul rate, and kernels against each other."""
-    # Where there are matrix units, what they reach is asked in their precision.
+    """Measures the layers' shares of the matmul rate, and kernels beside each other."""
+    # Matrix units are measured in their own precision.
     dtype = "bfloat16" if on_gpu() else context.dtype
     shares = Table(
         f"Forward and backward of layers beside the matmul rate, {dtype}, {context.sizes}",
@@ -108,7 +108,7 @@ def _add_shares(
 
 
 def _layers(context: Context, dtype: str) -> dict[str, tuple[nn.Module, tuple[int, int, int]]]:
-    """Name -> layer and its input's (B, T, D)."""
+    """Returns name -> layer and the shape of its input, (B, T, D)."""
     options: dict[str, Any] = {"dtype": jnp.dtype(dtype)}
     if context.quick:
         return {
@@ -124,7 +124,7 @@ def _layers(context: Context, dtype: str) -> dict[str, tuple[nn.Module, tuple[in
 def _gradient_of(
     layer: nn.Module, shape: tuple[int, int, int, int], dtype: str
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """(parameters, inputs, keys) -> gradients of parameters and inputs, of each replica."""
+    """Returns the gradients of each replica, as a function of (parameters, inputs, keys)."""
     x_RBTD = jax.random.normal(jax.random.key(0), shape, jnp.dtype(dtype))
     mask_BT = jnp.ones(shape[1:3], bool)
     keys_R = jax.random.split(jax.random.key(1), shape[0])
@@ -190,7 +190,7 @@ def _mean_square(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]
 def _kernels(
     context: Context, dtype: str, count: int
 ) -> Mapping[str, tuple[Mapping[str, Callable[..., jax.Array]], tuple[Any, ...]]]:
-    """Kernel -> (way -> function of one replica's arrays), and the arrays of all replicas."""
+    """Returns kernel -> (way -> function of one replica's arrays), and all replicas' arrays."""
 
     def draw(*shape: int) -> jax.Array:
         return jax.random.normal(jax.random.key(sum(shape)), (count, *shape), jnp.dtype(dtype))
@@ -226,7 +226,7 @@ def _at_dilation(function: Convolution) -> Callable[..., jax.Array]:
 def _multi_kernel(
     context: Context, dtype: str, x_RBTD: jax.Array
 ) -> tuple[Mapping[str, Callable[..., jax.Array]], tuple[Any, ...]]:
-    """Multi-scale TCN's encoder of a stream, both ways, with the same parameters."""
+    """Returns both ways of Multi-scale TCN's encoder of a stream, with the same parameters."""
     channels = (32,) if context.quick else (256, 256, 128, 128)
     layers = {
         way: MultiKernelTCN(channels, dtype=jnp.dtype(dtype), dropout=0.0, way=way) for way in WAYS

@@ -27,7 +27,7 @@ from emojax.rundir.metric_log import METRICS_FILE
 from emojax.training.loop import Trainer
 
 FOLDS, TARGETS, EPOCHS = 6, ("valence", "arousal"), 100
-# What a fold trains on; it validates on one block of six, a fifth of the other five.
+# The training windows of a fold: five blocks of videos; it validates on the sixth block.
 WINDOWS = 9000
 VALIDATION_WINDOWS = WINDOWS // (FOLDS - 1)
 
@@ -37,11 +37,11 @@ class Measured:
     """Seconds of the pieces of an epoch, all replicas together.
 
     Attributes:
-        step: of a training step of the real loop, feed included.
-        window: of predicting one validation window (of every fold).
-        save: of a checkpoint.
-        steps: of the epoch whose steps were timed.
-        windows: that were predicted.
+        step: the seconds of a training step of the real loop, including the feed.
+        window: the seconds of predicting one validation window of every fold.
+        save: the seconds of a checkpoint.
+        steps: the number of timed steps.
+        windows: the number of predicted windows.
     """
 
     step: float
@@ -117,12 +117,12 @@ def protocol_part(context: Context) -> Part:
 
 
 def measure(config: Any, specs: Any, steps: int) -> Measured:
-    """Trains two short epochs, the second of which counts, and times what follows an epoch.
+    """Trains two short epochs, of which the second counts, and times validation and saving.
 
     Args:
-        config: of two epochs of ``steps`` steps.
+        config: a configuration of two epochs of ``steps`` steps.
         specs: stream -> specification.
-        steps: see there.
+        steps: the number of steps in an epoch.
     """
     with tempfile.TemporaryDirectory() as folder:
         session = build_session(config, specs, jax.devices()[:1])
@@ -149,7 +149,7 @@ def measure(config: Any, specs: Any, steps: int) -> Measured:
 
 
 def _saving(folder: Path, state: Any, normalisation: Any) -> float:
-    """Seconds of a checkpoint until it lies on disk; in training the next epoch overlaps it."""
+    """Returns the seconds until a checkpoint is on disk; in training the next epoch overlaps."""
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(1, {"train": state, "normalisation": normalisation}, {}, 0.0)
     began = time.perf_counter()
@@ -159,7 +159,7 @@ def _saving(folder: Path, state: Any, normalisation: Any) -> float:
 
 
 def _store(path: Path, session: Session) -> Store:
-    """Six videos (or as many as folds), each validated on once, a few batches of windows long."""
+    """Writes a store of one video for each fold, each a few batches of windows long."""
     spec = session.window_spec
     folds = len(session.folds.keys)
     windows = 2 * session.batch_size

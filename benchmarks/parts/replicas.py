@@ -1,4 +1,4 @@
-"""R replicas in one program against single trainings one after another."""
+"""Measures R replicas in one program beside single trainings one after another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from emojax.training.memory_plan import bytes_text, device_limit, footprint, nee
 
 COUNTS = (1, 2, 4, 12)
 QUICK_COUNTS = (1, 2, 4)
-# Of the memory; the rest is for PyTorch's models and for what a process has besides.
+# The share of the memory for trainings; the rest is for PyTorch's models and the process.
 _SHARE = 0.75
 
 
@@ -38,7 +38,7 @@ class _Round:
 
     Attributes:
         times: name -> timing.
-        windows: name -> windows of a step, over all replicas.
+        windows: name -> number of windows in a step, over all replicas.
     """
 
     times: dict[str, Timing]
@@ -46,7 +46,7 @@ class _Round:
 
 
 def replicas_part(context: Context) -> Part:
-    """Windows per second of R replicas, for the first system."""
+    """Measures the windows per second of R replicas of the first system."""
     system = context.systems[0]
     counts = QUICK_COUNTS if context.quick else COUNTS
     table = Table(
@@ -123,7 +123,7 @@ def _of_each(round_: _Round, field: str) -> dict[str, object]:
 
 
 def _each_once(rounds: Sequence[_Round], counts: Sequence[int]) -> Iterator[tuple[_Round, str]]:
-    """Everything that was timed, in the table's order, with the first round that it was in."""
+    """Yields each timed contender in the table's order, with its first round."""
     for name in (*map(_name, counts), EAGER, COMPILED):
         for round_ in rounds:
             if name in round_.times:
@@ -132,9 +132,9 @@ def _each_once(rounds: Sequence[_Round], counts: Sequence[int]) -> Iterator[tupl
 
 
 def _fitting(context: Context, system: str, counts: Sequence[int]) -> list[list[int]]:
-    """The numbers of replicas in groups whose trainings fit in memory together, beside one alone.
+    """Groups the numbers of replicas so that a group's trainings fit in memory beside R = 1.
 
-    One that fits in none is in a group too, where it says so.
+    A number that fits in no group is in one, too, so that the table shows the failure.
     """
     groups = [[counts[0]]]
     for count in counts[1:]:
@@ -147,12 +147,12 @@ def _fitting(context: Context, system: str, counts: Sequence[int]) -> list[list[
 
 
 def _bytes(context: Context, system: str, counts: Sequence[int]) -> tuple[int, int]:
-    """Returns the bytes that trainings of so many replicas need together, and those there are."""
+    """Returns the bytes that trainings of these numbers of replicas need, and the limit."""
     needed = limit = 0
     for count in counts:
         case = context.case(system, replicas=count)
         session = build_session(case.config(), case.specs(), jax.devices()[:1])
-        # Not a plan's, which may be a bound: it is not traced where even that fits.
+        # Not the bytes of a memory plan, which may be an upper bound.
         needed += needed_bytes(footprint(session), session, count)
         limit = device_limit(session.layout)
     return needed, limit
@@ -167,7 +167,7 @@ def _timed_together(context: Context, system: str, counts: Sequence[int]) -> _Ro
 def _contenders(
     context: Context, system: str, counts: Sequence[int]
 ) -> tuple[list[Contender], dict[str, int]]:
-    """Everything to time, and windows of its steps."""
+    """Returns the contenders, and the number of windows in their steps."""
     allow_tf32(context.torch_or_none, True)
     contenders: list[Contender] = []
     windows: dict[str, int] = {}
@@ -196,7 +196,7 @@ def _contenders(
 
 
 def _gain(a: Timing, windows_a: int, b: Timing, windows_b: int) -> Ratio | Missing:
-    """Windows per second of ``a`` over those of ``b``."""
+    """Returns the windows per second of ``a`` over those of ``b``."""
     times = ratio(b, a)
     if times is None:
         return Missing(a.failure or b.failure)

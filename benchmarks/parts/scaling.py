@@ -1,4 +1,4 @@
-"""Time and memory of a step against window length T, batch B, replicas R and number of streams."""
+"""Measures time and memory of a step over window T, batch B, replicas R and number of streams."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Series:
     """Cases that differ in one size.
 
     Attributes:
-        axis: what differs.
-        system: name.
-        sizes: ascending.
-        cases: one a size.
+        axis: the size that differs.
+        system: the name of the system.
+        sizes: the sizes, ascending.
+        cases: one case for each size.
     """
 
     axis: str
@@ -37,7 +37,7 @@ class Series:
 
 
 def series_of(context: Context) -> list[Series]:
-    """Lists the series to measure: T of a TCN and of RNNs, then B, R and streams of one system."""
+    """Returns the series to measure: T of a TCN and of RNNs; B, R and streams of one system."""
     return [series for series in _every_series(context) if series.axis in context.axes]
 
 
@@ -63,7 +63,7 @@ def _every_series(context: Context) -> list[Series]:
     counts: tuple[int, ...] = (1, 4, 16, 64) if on_gpu() else (1, 2, 4, 8)
     cases = tuple(context.case(first, batch=B) for B in counts)
     found.append(Series("B", first, counts, cases))
-    # Twelve are the two targets of six folds.
+    # Twelve replicas are two targets of six folds.
     counts = (1, 4, 12, 24) if on_gpu() else (1, 2, 4, 12)
     cases = tuple(context.case(first, batch=batch, replicas=R) for R in counts)
     found.append(Series("R", first, counts, cases))
@@ -75,7 +75,7 @@ def _every_series(context: Context) -> list[Series]:
 
 
 def scaling_part(context: Context) -> Part:
-    """A table of every point, one of the slopes, and a picture."""
+    """Measures all series; makes a table of the points, one of the slopes, and a picture."""
     points = Table(
         f"Cost of a step against its sizes, {context.dtype}, {context.sizes} otherwise",
         (
@@ -137,7 +137,7 @@ def scaling_part(context: Context) -> Part:
 
 
 def slope(sizes: Sequence[int], values: Sequence[float | Missing]) -> float | Missing:
-    """Exponent of the power law through the points, by least squares of logarithms."""
+    """Returns the exponent of the power law through the points, fitted to their logarithms."""
     known = [
         (size, value)
         for size, value in zip(sizes, values, strict=True)
@@ -150,7 +150,7 @@ def slope(sizes: Sequence[int], values: Sequence[float | Missing]) -> float | Mi
 
 
 def _times(context: Context, series: Series) -> list[Timing]:
-    """Of all sizes, interleaved."""
+    """Times all sizes of a series, interleaved."""
     contenders: dict[int, Contender] = {}
     failures: dict[int, str] = {}
     for size, case in zip(series.sizes, series.cases, strict=True):
@@ -173,7 +173,7 @@ def _draw(
     context: Context,
     drawn: Sequence[tuple[Series, Sequence[float | Missing], Sequence[float | Missing]]],
 ) -> str:
-    # An axis that nothing was measured along has no panel.
+    # An axis without measured points has no panel.
     drawn = [
         row for row in drawn if not all(isinstance(value, Missing) for value in (*row[1], *row[2]))
     ]
@@ -191,13 +191,13 @@ def _draw(
             ]
             if known:
                 (line,) = panel.plot(*zip(*known, strict=True), "o-", label=series.system)
-                # What linear growth through the last point would be.
+                # Linear growth through the last point.
                 (size, value) = known[-1]
                 begin = known[0][0]
                 panel.plot([begin, size], [value * begin / size, value], ":", c=line.get_color())
                 panel.legend(fontsize="small")
             panel.set(xlabel=series.axis, ylabel=label, xscale="log", yscale="log")
-            # Ticks at what was measured, in plain numbers.
+            # Ticks at the measured sizes, as plain numbers.
             sizes = sorted({size for s, _, _ in drawn if s.axis == series.axis for size in s.sizes})
             panel.xaxis.set_minor_locator(NullLocator())
             panel.set_xticks(sizes, [str(size) for size in sizes], fontsize="small", rotation=45)

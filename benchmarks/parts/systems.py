@@ -1,4 +1,4 @@
-"""A training step of each system: emojax, PyTorch eager, torch.compile; floors; peak memory."""
+"""Measures a training step of each system in emojax and PyTorch, its floor and its memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MILLI = 1e3
 
 
 def systems_part(context: Context) -> Part:
-    """Times, floors and memory of one replica of each system."""
+    """Measures times, floors and memory of one replica of each system."""
     times = Table(
         f"Training step, R = 1, {context.dtype}, {context.sizes}",
         (
@@ -65,7 +65,7 @@ def systems_part(context: Context) -> Part:
         ],
     )
     part = Part("systems", [times, floors])
-    # First, while this process is small: it keeps what it once needed, see training.host_memory.
+    # First, while this process is small, because it keeps its peak; see training.host_memory.
     peaks = _peaks(context)
     allow_tf32(context.torch_or_none, True)
     cells = {}
@@ -118,7 +118,7 @@ def _measure(context: Context, system: str, table: Table, part: Part) -> dict[st
         "seconds": {name: timing.seconds for name, timing in times.items()},
     }
     mine = times["emojax"]
-    # On CPU that is what training does, and the first column.
+    # On a CPU, training has one step in a dispatch, so it is the first column.
     single = times.get(_SINGLE, mine)
     eager = times.get(EAGER, Timing(failure=_reason(obstacle)))
     compiled = times.get(COMPILED, Timing(failure=_reason(obstacle) or "not asked for"))
@@ -145,7 +145,7 @@ def _measure(context: Context, system: str, table: Table, part: Part) -> dict[st
 
 
 def agreement(context: Context, ours: EmojaxTraining) -> tuple[float | Missing, Missing | None]:
-    """Greatest difference of the outputs; and why PyTorch must not be timed, if so."""
+    """Returns the greatest difference of the outputs, and a reason not to time PyTorch, if any."""
     torch = context.torch
     if isinstance(torch, Missing):
         return torch, torch
@@ -159,9 +159,9 @@ def agreement(context: Context, ours: EmojaxTraining) -> tuple[float | Missing, 
 def torch_contenders(
     context: Context, ours: EmojaxTraining, obstacle: Missing | None
 ) -> list[Contender]:
-    """PyTorch eager and, where asked for, compiled; none where there is an obstacle.
+    """Returns PyTorch eager and, if configured, compiled; none if there is an obstacle.
 
-    One that cannot be built raises when it is called, so that its timing has the reason.
+    A contender whose building fails raises when it is called, so that its timing has the reason.
     """
     if obstacle is not None or isinstance(context.torch, Missing):
         return []
@@ -181,7 +181,7 @@ def torch_contenders(
 
 
 def failing(error: Exception) -> Callable[[], None]:
-    """A step that raises this."""
+    """Returns a step that raises this error."""
 
     def step() -> None:
         raise error
@@ -194,12 +194,12 @@ def _reason(obstacle: Missing | None) -> str:
 
 
 def on_gpu() -> bool:
-    """Tells whether JAX computes on an accelerator."""
+    """Returns True if JAX computes on an accelerator."""
     return backend() != "cpu"
 
 
 def milliseconds(timing: Timing) -> float | Missing:
-    """Median of a step."""
+    """Returns the median milliseconds of a step."""
     median = timing.median
     return Missing(timing.failure) if median is None else median * _MILLI
 
@@ -217,10 +217,10 @@ def _share(floor: float | Missing, timing: Timing) -> float | Missing:
 
 
 def _peaks(context: Context) -> dict[str, dict[str, float | Missing]]:
-    """System -> peak memory of emojax and PyTorch."""
+    """Measures system -> peak memory of emojax and PyTorch."""
     found: dict[str, dict[str, Any]] = {system: {} for system in context.systems}
     keys = {EMOJAX: "memory", TORCH: "torch_memory"}
-    # JAX's peak on a GPU is that of its whole process.
+    # JAX's peak on a GPU is that of the whole process.
     alone = on_gpu()
     for framework, key in keys.items():
         if framework == TORCH and isinstance(context.torch, Missing):

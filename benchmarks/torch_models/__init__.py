@@ -1,8 +1,8 @@
-"""The five systems in PyTorch, to compare speed with: idiomatic, float32, no masks.
+"""The five systems in PyTorch, for comparisons of speed: idiomatic, float32, without masks.
 
-Each is one file of the system's name that defines ``SYSTEM``, a ``TorchSystem``. ``SYSTEMS`` looks
-like a dictionary of them, and imports a file when its system is asked for, so that neither PyTorch
-nor a file that fails to import stands in the way of the others.
+Each file has the name of a system and defines ``SYSTEM``, a ``TorchSystem``. ``SYSTEMS`` is a
+mapping of them that imports a file on first use. So a missing PyTorch, or a file that fails to
+import, does not affect the others.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class TorchSystem:
     the same weights, and the sum of its ``aux["losses"]`` (zero where it has none).
 
     Attributes:
-        name: as ``configs/<name>.py``.
-        config: the file of the paper's configuration, which gives batch size, window, widths
+        name: the name of the file in ``configs/``.
+        config: the module of the paper's configuration, which gives batch size, window, widths
             and optimiser.
-        build: (configuration, stream -> width) -> module.
+        build: makes the module from (configuration, stream -> width).
         load: copies the Linen variables of one replica, {"params": ..., "batch_stats": ...},
             into a module.
     """
@@ -43,14 +43,14 @@ class TorchSystem:
 
 
 class _Lazy(Mapping[str, TorchSystem]):
-    """name -> system, imported on first use."""
+    """A mapping of names to systems that imports a file on first use."""
 
     def __getitem__(self, name: str) -> TorchSystem:
-        """The system.
+        """Returns the system.
 
         Raises:
-            KeyError: there is none of this name.
-            ImportError: its file is missing, or PyTorch is.
+            KeyError: no system has this name.
+            ImportError: the file or PyTorch is missing.
         """
         if name not in NAMES:
             raise KeyError(name)

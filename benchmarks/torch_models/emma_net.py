@@ -1,7 +1,7 @@
-"""EMMA-Net as a PyTorch user writes it, to be timed beside ``emojax.models.emma_net``.
+"""EMMA-Net in idiomatic PyTorch, to be timed beside ``emojax.models.emma_net``.
 
-``torch.nn`` modules in float32 and no masks: every tick and row of a window is real. The paper's
-model alone: attention fusion and expressions.
+``torch.nn`` modules in float32 and without masks: all ticks and rows of a window are real. Only the
+paper's model is here: attention fusion and expressions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class EMMANet(nn.Module):
     """A GRU for each stream, attention from the current face, a head, decoders.
 
     Args:
-        config: as ``configs/emma_net.py`` makes it; not causal, with "attention" fusion,
+        config: a configuration of ``configs/emma_net.py``: not causal, with "attention" fusion,
             "joint" heads and categorical tasks.
         widths: stream -> D.
     """
@@ -62,7 +62,7 @@ class EMMANet(nn.Module):
         self.reconstruction, self.smoothness = own.reconstruction_weight, own.smoothness_weight
 
     def forward(self, streams: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Predict: stream -> (B, T_s, D) gives task -> (B, T, C) and the losses of eq. 8 and 9."""
+        """Maps stream -> (B, T_s, D) to task -> (B, T, C) and the losses of eq. 8 and 9."""
         f_BTD = streams[self.anchor]
         rows = {name: self.encoder[name](streams[name])[0] for name in self.names}
         parts = [f_BTD]
@@ -87,12 +87,12 @@ class EMMANet(nn.Module):
 
 
 def build(config: ConfigDict, widths: Mapping[str, int]) -> nn.Module:
-    """The model of a configuration, with PyTorch's own initial weights."""
+    """Builds the model of a configuration, with PyTorch's initial weights."""
     return EMMANet(config, widths)
 
 
 def load(module: nn.Module, variables: Mapping[str, Any]) -> None:
-    """Gives the module the parameters of one replica of ``emojax.models.emma_net.EMMANet``.
+    """Copies the parameters of one replica of ``emojax.models.emma_net.EMMANet`` into the module.
 
     Raises:
         RuntimeError: names or shapes are not those of the module.
@@ -127,7 +127,7 @@ def _encoder(own: Mapping[str, Any], path: str) -> dict[str, Any]:
                 f"{path}.weight_ih_{place}": np.asarray(dense["kernel"]).T,
                 f"{path}.weight_hh_{place}": np.asarray(layer[f"{direction}_recurrent"]).T,
                 f"{path}.bias_ih_{place}": dense["bias"],
-                # Of gates r and z the second bias would only add to the first.
+                # In gates r and z the second bias would only add to the first.
                 f"{path}.bias_hh_{place}": np.concatenate([np.zeros(2 * len(bias_H)), bias_H]),
             }
     return state

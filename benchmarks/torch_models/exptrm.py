@@ -1,6 +1,6 @@
-"""ExpTrm as a PyTorch user writes it, to be timed beside ``emojax.models.exptrm``.
+"""ExpTrm in idiomatic PyTorch, to be timed beside ``emojax.models.exptrm``.
 
-``torch.nn`` modules in float32 and no masks: every frame of a window is real.
+``torch.nn`` modules in float32 and without masks: all frames of a window are real.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from emojax.specs import TASKS
 
 
 def positions(length: int, width: int) -> Tensor:
-    """Sines and cosines of equations 5 and 6, (length, width); an even width."""
+    """Returns the sines and cosines of equations 5 and 6, (length, width), for an even width."""
     frequency_I = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     angle_TI = torch.arange(length)[:, None] * frequency_I
     return torch.stack((angle_TI.sin(), angle_TI.cos()), dim=-1).flatten(1)
@@ -31,7 +31,7 @@ class ExpTrm(nn.Module):
     """Projection, encoder and cross-modal attention of each stream, and dense heads.
 
     Args:
-        config: as ``configs/exptrm.py`` makes it; "joint" heads without an activation.
+        config: a configuration of ``configs/exptrm.py``, with "joint" heads without an activation.
         widths: stream -> D.
     """
 
@@ -85,7 +85,7 @@ class ExpTrm(nn.Module):
         )
 
     def forward(self, streams: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Predict: stream -> (B, T + 2n, D) gives task -> (B, T, C), and no further loss."""
+        """Maps stream -> (B, T + 2n, D) to task -> (B, T, C) and a zero loss."""
         encoded = {name: self._encode(name, streams[name]) for name in self.names}
         fused_BTD = encoded[self.names[0]]
         if self.pairs:
@@ -102,7 +102,7 @@ class ExpTrm(nn.Module):
 
     def _encode(self, name: str, x_BSD: Tensor) -> Tensor:
         if self.context[name]:
-            # (B, T, D, rows) -> the rows one after another.
+            # (B, T, D, rows) -> the rows concatenated.
             x_BSD = x_BSD.unfold(1, 2 * self.context[name] + 1, 1).transpose(2, 3).flatten(2)
             x_BSD = functional.pad(x_BSD, (0, max(0, self.stacked - x_BSD.shape[-1])))
         x_BTD = self.projection[name](x_BSD)
@@ -112,12 +112,12 @@ class ExpTrm(nn.Module):
 
 
 def build(config: ConfigDict, widths: Mapping[str, int]) -> nn.Module:
-    """The model of a configuration, with PyTorch's own initial weights."""
+    """Builds the model of a configuration, with PyTorch's initial weights."""
     return ExpTrm(config, widths)
 
 
 def load(module: nn.Module, variables: Mapping[str, Any]) -> None:
-    """Gives the module the parameters of one replica of ``emojax.models.exptrm.ExpTrm``.
+    """Copies the parameters of one replica of ``emojax.models.exptrm.ExpTrm`` into the module.
 
     Raises:
         RuntimeError: names or shapes are not those of the module.

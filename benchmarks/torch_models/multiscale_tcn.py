@@ -1,7 +1,7 @@
 """Multi-scale TCNs with cross-modal attention (arXiv:2503.10523, eq. 5-15) in PyTorch.
 
-The second stage of training, which the paper's numbers come from: the temporary heads of the
-first, which it freezes and does not ask, are left out.
+This is the model of the second stage of training, which the paper's numbers are from. The
+temporary heads of the first stage are left out, because the second stage freezes and ignores them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from emojax.specs import TASKS
 
 
 def attend(query_BTD: Tensor, source_BTD: Tensor) -> Tensor:
-    """Attention without projections; the fast kernels want an axis of heads."""
+    """Attends without projections; the axis of heads is there for the fast kernels."""
     source_B1TD = source_BTD.unsqueeze(1)
     found_B1TD = functional.scaled_dot_product_attention(
         query_BTD.unsqueeze(1), source_B1TD, source_B1TD
@@ -47,10 +47,10 @@ class RegressionLayer(nn.Sequential):
 
 
 class MultiscaleTCN(nn.Module):
-    """``emojax.models.multiscale_tcn.MultiscaleTCN`` with one head a task.
+    """``emojax.models.multiscale_tcn.MultiscaleTCN`` with one head for each task.
 
     Args:
-        config: of ``configs/multiscale_tcn.py``.
+        config: a configuration of ``configs/multiscale_tcn.py``.
         widths: stream -> D.
     """
 

@@ -32,7 +32,7 @@ class TemporalBlock(nn.Module):
         self.residual = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x_BDT: Tensor) -> Tensor:
-        """Encode every frame from itself and the past."""
+        """Encodes every frame from itself and the past."""
         y_BDT = x_BDT
         for conv in self.convs:
             y_BDT = conv(functional.pad(y_BDT, (self.reach, 0)))
@@ -56,7 +56,7 @@ class JointCrossAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Attend every stream to the joint representation of all."""
+        """Attends every stream to the joint representation of all streams."""
         joint_BTD = self.joint(torch.cat(list(features.values()), dim=1).transpose(1, 2))
         attended = {}
         for name, x_BMT in features.items():
@@ -102,7 +102,7 @@ class RJCMA(nn.Module):
         )
 
     def forward(self, streams: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """As ``TorchSystem``: stream -> (B, T, D) gives {"va": (B, T, 2)} and a zero."""
+        """Maps stream -> (B, T, D) to {"va": (B, T, 2)} and a zero loss; see ``TorchSystem``."""
         features = {
             name: self.norms[name](self.encoders[name](streams[name].transpose(1, 2)))
             for name in self.streams
@@ -115,7 +115,7 @@ class RJCMA(nn.Module):
 
 
 def build(config: ConfigDict, widths: Mapping[str, int]) -> nn.Module:
-    """The module of ``configs/rjcma.py``.
+    """Builds the model of ``configs/rjcma.py``.
 
     Raises:
         ValueError: the configuration is not that of the paper's system.
@@ -124,13 +124,13 @@ def build(config: ConfigDict, widths: Mapping[str, int]) -> nn.Module:
     paper = ("paper", "tcn", "none", "per_target", True)
     found = (model.variant, model.temporal, model.fused_temporal, model.heads, model.causal)
     if found != paper:
-        raise ValueError(f"only {paper} is written in PyTorch, not {found}")
+        raise ValueError(f"only {paper} is available in PyTorch, not {found}")
     streams = {name: widths[name] for name in config.data.streams}
     return RJCMA(model, streams, config.data.window)
 
 
 def load(module: nn.Module, variables: Mapping[str, Any]) -> None:
-    """Copies the Linen variables of one replica; every weight must find its place."""
+    """Copies the Linen variables of one replica; every weight must have a counterpart."""
     assert isinstance(module, RJCMA)
     params, state = variables["params"], {}
 

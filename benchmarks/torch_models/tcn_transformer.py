@@ -33,7 +33,7 @@ class Head(nn.Module):
         self.output = nn.Linear(hidden, outputs)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, inputs) to (B, T, outputs)."""
+        """Maps (B, T, inputs) to (B, T, outputs)."""
         h_ND = self.norm(self.hidden(x_BTD.flatten(0, 1)))
         y_BTC: Tensor = self.output(self.activation(h_ND)).unflatten(0, x_BTD.shape[:2])
         return y_BTC
@@ -43,7 +43,7 @@ class TCNTransformer(nn.Module):
     """``emojax.models.tcn_transformer.TCNTransformer``, variant "paper" without position codes.
 
     Args:
-        config: of ``configs/tcn_transformer.py``.
+        config: a configuration of ``configs/tcn_transformer.py``.
         widths: stream -> D.
     """
 

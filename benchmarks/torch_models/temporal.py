@@ -1,4 +1,4 @@
-"""Temporal convolutional networks in PyTorch, and how Linen parameters are copied into them."""
+"""Temporal convolutional networks in PyTorch, and copies of Linen parameters into them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Convolution(nn.Module):
     """Weight-normalised, dilated ``nn.Conv1d``, zeros before (and, if centred, after) the window.
 
     Args:
-        inputs: channels.
-        outputs: channels.
-        kernel_size: taps.
-        dilation: frames between taps.
-        causal: whether all zeros come before.
+        inputs: the number of input channels.
+        outputs: the number of output channels.
+        kernel_size: the number of taps.
+        dilation: the number of frames between taps.
+        causal: if True, all zeros come before the window.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class Convolution(nn.Module):
         self.zeros = (reach, 0) if causal else (reach // 2, reach - reach // 2)
 
     def forward(self, x_BDT: Tensor) -> Tensor:
-        """(B, inputs, T) to (B, outputs, T)."""
+        """Maps (B, inputs, T) to (B, outputs, T)."""
         y_BDT: Tensor = self.conv(functional.pad(x_BDT, self.zeros))
         return y_BDT
 
 
 class TemporalBlock(nn.Module):
-    """Two convolutions and a residual, as ``emojax.layers.tcn.TemporalBlock``."""
+    """Two convolutions and a residual, like ``emojax.layers.tcn.TemporalBlock``."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class TemporalBlock(nn.Module):
         self.activation = make()
 
     def forward(self, x_BDT: Tensor) -> Tensor:
-        """(B, inputs, T) to (B, outputs, T)."""
+        """Maps (B, inputs, T) to (B, outputs, T)."""
         y_BDT: Tensor = self.activation(self.residual(x_BDT) + self.inside(x_BDT))
         return y_BDT
 
@@ -83,9 +83,9 @@ class TemporalConvNet(nn.Sequential):
     """Blocks of dilation 1, 2, 4, ... over (B, D, T).
 
     Args:
-        inputs: channels.
-        channels: output width of each block.
-        kernel_size: taps.
+        inputs: the number of input channels.
+        channels: the output width of each block.
+        kernel_size: the number of taps.
         causal, dropout, activation: as in ``emojax.layers.tcn.TemporalConvNet``.
     """
 

@@ -85,7 +85,7 @@ def schedule_config(
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleState:
-    """Where each replica stands; every field is an (R,) array.
+    """The state of each replica's schedule; every field is an (R,) array.
 
     Attributes:
         scale: product of the plateau's drops since the last release.

@@ -62,11 +62,11 @@ class MLPHead(nn.Module):
 
 
 def head_columns(outputs: Mapping[str, int], heads: str) -> dict[str, dict[str, int]]:
-    """Which heads a model has: task -> head name -> output columns of that head.
+    """Returns the heads of a model: task -> head name -> number of the head's output columns.
 
     Args:
         outputs: task -> C.
-        heads: "joint" has one head a task; "per_target" one for each label, so that training
+        heads: "joint" has one head for each task; "per_target" one for each label, so that training
             one column alone is a model of its own. A categorical task is one target.
     """
     targets: dict[str, dict[str, int]] = {}

@@ -1,4 +1,4 @@
-"""Which tensor of a public PyTorch model is which parameter here: the name maps, as data.
+"""The name maps from tensors of public PyTorch models to parameters of emojax, as data.
 
 Layouts are those of the state dicts of two public repositories, known by their attribute names
 and shapes: "rjcma" (praveena2j/RJCMA, class RCMA) and "lfan" (sucv/ABAW3, class LFAN; its older

@@ -1,9 +1,9 @@
-"""Where to cut: thresholds of units and offsets of classes, tuned for F1.
+"""Tunes decisions for F1: thresholds of units and offsets of classes.
 
-The papers decide by argmax, and at one half. F1 of rare classes and units is often better
-elsewhere. What is tuned here moves the predicted *probabilities*, so that the same argmax and
-the same one half then decide as was tuned, and whatever takes decoded predictions takes the
-moved ones. NumPy alone, in float64: tuning happens on the host, after training.
+The papers decide by argmax, and at one half. For rare classes and units other decisions often have
+a better F1. The tuned parameters move the predicted *probabilities*, so that argmax and one half of
+the moved ones make the tuned decision. So all code that takes decoded predictions can take the
+moved ones. The module uses NumPy in float64, because tuning happens on the host after training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from emojax.ops.metrics import binary_counts, confusion_counts, f1_score
 
 # Keeps logarithms finite; far below the smallest probability that float32 tells from 0.
 _FLOOR = 1e-12
-# A score that rounds differently in another order of sums is not a better one.
+# A score must be better by more than the rounding of sums in another order.
 _GAIN = 1e-12
 _ROUNDS = 20
 

@@ -42,17 +42,17 @@ def window_starts(
 def scored_bounds(
     starts: np.ndarray, num_frames: int, window: int, stride: int, scored: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which frames each window of a video answers for.
+    """Returns the frames that each window of a video is scored on.
 
     Args:
-        starts: (windows,) what ``window_starts`` gave for the same sizes, aligned or not.
-        num_frames: n, frames of the video.
-        window: w, frames of a window.
-        stride: s, frames between starts.
+        starts: (windows,) the result of ``window_starts`` for the same sizes, aligned or not.
+        num_frames: n, the frames of the video.
+        window: w, the frames of a window.
+        stride: s, the frames between starts.
         scored: "all": every frame of the window, so that windows overlap. "centre": its
-            middle s frames, those from (w - s) // 2 on. "last": its last s frames. With the
-            latter two the first window also answers for all frames before, and the last
-            window for all frames after, so that every frame has exactly one window.
+            middle s frames, beginning with (w - s) // 2. "last": its last s frames. With
+            "centre" and "last" the first window also has all frames before, and the last
+            window all frames after, so that every frame has exactly one window.
 
     Returns:
         (windows,) first frames, and (windows,) frames after the last.
@@ -60,7 +60,7 @@ def scored_bounds(
     if scored == "all":
         return starts, np.minimum(starts + window, num_frames)
     offset = (window - stride) // 2 if scored == "centre" else window - stride
-    # Not from the starts: the last one may have been shifted back.
+    # Not computed from the starts, because the last one may have been shifted back.
     inner = np.arange(1, len(starts), dtype=np.int64) * stride + offset
     return np.concatenate([[0], inner]), np.concatenate([inner, [num_frames]])
 

@@ -93,7 +93,7 @@ class RidgeBaseline:
         return self.mean_C + self.gain_C * (smooth_NC - self.centre_C)
 
     def describe(self) -> dict[str, Any]:
-        """What was fitted and chosen, for a report; JSON values alone."""
+        """Describes the fit and its choices for a report, in JSON values."""
         columns = {
             label: {
                 "penalty": float(self.penalty_C[c]),
@@ -254,7 +254,7 @@ def _groups(store: Store, frames_of: Mapping[str, int]) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class _Choice:
-    """What cross-validation decides for each column; fields as in ``RidgeBaseline``."""
+    """The choices of cross-validation for each column; fields as in ``RidgeBaseline``."""
 
     penalty_C: np.ndarray
     width_C: np.ndarray
