@@ -49,12 +49,12 @@ class TaskSpec:
 
     @property
     def columns(self) -> int:
-        """Numbers stored per frame: one class index, or one value per label."""
+        """Returns the number of values per frame: one class index, or one value per label."""
         return 1 if self.kind == "categorical" else len(self.labels)
 
     @property
     def outputs(self) -> int:
-        """C, the width of a model's output for this task."""
+        """Returns C, the width of a model's output for this task."""
         return len(self.labels)
 
     def annotated(self, labels_NK: np.ndarray) -> np.ndarray:

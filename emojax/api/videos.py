@@ -112,7 +112,7 @@ class Video:
         labels: Mapping[str, np.ndarray],
         specs: Mapping[str, StreamSpec],
     ) -> np.ndarray:
-        """Seconds of each frame, (N,) float64."""
+        """Returns the seconds of each frame, (N,) float64."""
         if (self.fps is None) == (self.times is None):
             raise InputError(
                 "A video needs the time of its frames.",
@@ -137,7 +137,7 @@ class Video:
         labels: Mapping[str, np.ndarray],
         specs: Mapping[str, StreamSpec],
     ) -> int:
-        """The number of frames that labels, or else streams without a rate, agree on."""
+        """Returns the number of frames of the labels, or else of the streams without a rate."""
         free = [name for name in rows if name not in {*self.rates, *self.row_times}]
         by_frame = [name for name in free if name not in specs or specs[name].rate is None]
         counts = {f"labels {task}": len(x) for task, x in labels.items()}
@@ -160,7 +160,7 @@ class Video:
     def _row_times(
         self, name: str, rows_ND: np.ndarray, times_N: np.ndarray, spec: StreamSpec | None
     ) -> np.ndarray:
-        """Seconds of each row of a stream, (rows,)."""
+        """Returns the seconds of each row of a stream, (rows,)."""
         count = len(rows_ND)
         if name in self.row_times:
             return np.asarray(self.row_times[name])

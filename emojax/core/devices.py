@@ -42,7 +42,7 @@ class Layout:
 
     @property
     def shared(self) -> bool:
-        """True if some of the devices belong to other processes."""
+        """Returns True if some of the devices belong to other processes."""
         return any(self.elsewhere(device) for device in self.mesh.devices.flat)
 
     @property

@@ -49,7 +49,7 @@ class ModalityDropout:
     streams: float = 0.0
 
     def __bool__(self) -> bool:
-        """True if a probability is above 0."""
+        """Returns True if a probability is above 0."""
         return self.frames > 0 or self.streams > 0
 
     def __call__(self, streams: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:

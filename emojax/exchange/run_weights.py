@@ -352,7 +352,7 @@ def _tensor(replica: ReplicaFile, name: str, shape: tuple[int, ...]) -> np.ndarr
 
 
 def _per_fold(session: Session, files: Sequence[ReplicaFile], stream: str, name: str) -> np.ndarray:
-    """One statistic of one stream in the form of ``session.fold_normalisation``."""
+    """Returns one statistic of one stream in the form of ``session.fold_normalisation``."""
     shape = (session.streams[stream].width,)
     key = f"normalisation/{stream}/{name}"
     folds = []

@@ -21,7 +21,7 @@ class PReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Apply to an array of any shape; the slope is float32, the output of x's dtype."""
+        """Applies the activation to any shape; the slope is float32, the output has x's dtype."""
         slope = self.param("slope", nn.initializers.constant(0.25), ())
         # Spread before it is rounded, so that its gradient is summed in float32.
         slopes = jnp.broadcast_to(slope, x.shape).astype(x.dtype)

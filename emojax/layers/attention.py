@@ -17,7 +17,7 @@ from emojax.types import Array
 
 
 def sinusoidal_positions(length: int, width: int) -> np.ndarray:
-    """Position codes (length, width), float32, to be added to features.
+    """Returns position codes (length, width), float32, to be added to features.
 
     PE(pos, 2i) = sin(pos / 10000^(2i / width)), PE(pos, 2i + 1) = cos of the same (Vaswani et
     al. 2017, section 3.5). An odd width ends in a sine.
@@ -29,7 +29,7 @@ def sinusoidal_positions(length: int, width: int) -> np.ndarray:
 
 
 def attention_weights(scores_BHTS: Array, allowed_BHTS: Array) -> Array:
-    """Softmax over the last axis of the allowed scores, float32.
+    """Computes the softmax over the last axis of the allowed scores, float32.
 
     Args:
         scores_BHTS: any finite numbers, also where not allowed.
@@ -77,7 +77,7 @@ class MultiHeadAttention(nn.Module):
         *,
         train: bool,
     ) -> Array:
-        """Attend from every query to the real rows of the source.
+        """Attends from every query to the real rows of the source.
 
         Args:
             query_BTD: finite features; padded queries may hold any finite number.
@@ -124,7 +124,7 @@ class MultiHeadAttention(nn.Module):
         )(context_BTD)
 
     def _project(self, name: str, x_BTD: Array, features: int) -> Array:
-        """Dense, then one axis for heads: (B, h, T, features / h)."""
+        """Applies a dense layer, then splits off an axis for heads: (B, h, T, features / h)."""
         dense = nn.Dense(
             features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name
         )

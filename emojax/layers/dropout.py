@@ -34,7 +34,7 @@ _WORD = 2**32
 
 
 def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """One uint32 for each element of an array of this shape, uniform; see the module.
+    """Draws a uniform uint32 for each element of an array of this shape; see the module.
 
     Args:
         key: a JAX random key.
@@ -70,7 +70,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        """Return ``x`` with dropout if ``train`` (needs a "dropout" key), else unchanged."""
+        """Returns ``x`` with dropout if ``train`` (needs a "dropout" key), else unchanged."""
         threshold = min(round(self.rate * _WORD), _WORD - 1)
         if not train or threshold == 0:
             return x

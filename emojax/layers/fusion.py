@@ -28,7 +28,7 @@ class _Affine(nn.Module):
 
     @nn.compact
     def __call__(self, width: int) -> tuple[Array, Array]:
-        """Return "kernel" (D, D) and "bias" (D,), float32."""
+        """Returns "kernel" (D, D) and "bias" (D,), float32."""
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (width, width))
         return kernel, self.param("bias", nn.initializers.zeros_init(), (width,))
 
@@ -60,7 +60,7 @@ class JointCrossAttention(nn.Module):
     def __call__(
         self, features: Mapping[str, Array], mask_BT: Array, *, train: bool
     ) -> dict[str, Array]:
-        """Attend every stream to the joint representation of all of them.
+        """Attends every stream to the joint representation of all of them.
 
         Args:
             features: stream -> X_m, (B, T, d_m), T <= K, zero on padding. The order of the
@@ -106,7 +106,7 @@ class JointCrossAttention(nn.Module):
         return attended
 
     def _time_weight(self, name: str, init: Any, scale: float) -> Array:
-        """A K x K weight, stored ``scale`` times as large as it acts."""
+        """Makes a K x K weight, stored ``scale`` times as large as it acts."""
         raw = self.param(name, init, (self.window, self.window))
         return (raw / scale).astype(self.dtype)
 
@@ -136,7 +136,7 @@ class UpstreamCrossAttention(nn.Module):
     def __call__(
         self, features: Mapping[str, Array], mask_BT: Array, *, train: bool
     ) -> dict[str, Array]:
-        """As ``JointCrossAttention.__call__``: same arguments, shapes and mask."""
+        """Attends like ``JointCrossAttention.__call__``, with its arguments, shapes and mask."""
         steps = mask_BT.shape[1]
         joint_BTD = jnp.concatenate(list(features.values()), axis=-1)
         width = joint_BTD.shape[-1]

@@ -45,7 +45,7 @@ class MLPHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """Predict (B, T, outputs) from (B, T, D); ``mask_BT`` is False on padding."""
+        """Predicts (B, T, outputs) from (B, T, D); ``mask_BT`` is False on padding."""
         h_BTD = x_BTD
         if self.hidden:
             # Batch normalisation takes any bias before it away again.

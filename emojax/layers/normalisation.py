@@ -32,7 +32,7 @@ class MaskedBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """Normalise (B, T, D).
+        """Normalises (B, T, D).
 
         Args:
             x_BTD: features.

@@ -19,7 +19,7 @@ _EPSILON = 1e-12
 
 
 def normalised_kernel(direction_KIO: Array, scale_O: Array) -> Array:
-    """The kernel scale * direction / ||direction||, one norm for each output channel."""
+    """Returns the kernel scale * direction / ||direction||, one norm for each output channel."""
     square_O = jnp.sum(jnp.square(direction_KIO), axis=(0, 1))
     gain_O = scale_O * lax.rsqrt(jnp.maximum(square_O, _EPSILON))
     return direction_KIO * gain_O[None, None, :]
@@ -49,7 +49,7 @@ class WeightNormConv(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
-        """Convolve (B, T, D) to (B, T, features); zeros are assumed outside the window."""
+        """Convolves (B, T, D) to (B, T, features); zeros are assumed outside the window."""
         shape = (self.kernel_size, x_BTD.shape[-1], self.features)
         direction = self.param("direction", nn.initializers.lecun_normal(), shape)
         scale = self.param("scale", lambda _: jnp.sqrt(jnp.sum(jnp.square(direction), (0, 1))))
@@ -84,7 +84,7 @@ class TemporalBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """Map (B, T, D) to (B, T, features); ``mask_BT`` is False on padding, output 0 there."""
+        """Maps (B, T, D) to (B, T, features); ``mask_BT`` is False on padding, output 0 there."""
         activation = ACTIVATIONS[self.activation]
         y_BTD = x_BTD
         for i in range(2):
@@ -126,7 +126,7 @@ class TemporalConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """Encode (B, T, D) as (B, T, channels[-1]).
+        """Encodes (B, T, D) as (B, T, channels[-1]).
 
         Args:
             x_BTD: features; padded frames may hold anything.

@@ -37,7 +37,7 @@ class Sequence:
     causal: bool
 
     def visible(self) -> np.ndarray:
-        """(T, S) bool, whether the anchor at tick t may see row s."""
+        """Returns (T, S) bool, True if the anchor at tick t may see row s."""
         rows = self.mask_BS.shape[1]
         last_S = (np.arange(rows) + 1) * self.ticks - 1
         if not self.causal:
@@ -45,13 +45,13 @@ class Sequence:
         return last_S[None] <= np.arange(rows * self.ticks)[:, None]
 
     def distance(self) -> np.ndarray:
-        """(T, S) float32, ticks from the anchor at tick t to the middle of row s."""
+        """Returns (T, S) float32, the ticks from the anchor at tick t to the middle of row s."""
         rows = self.mask_BS.shape[1]
         middle_S = (np.arange(rows) + 0.5) * self.ticks - 0.5
         return np.abs(np.arange(rows * self.ticks)[:, None] - middle_S[None]).astype(np.float32)
 
     def at_anchors(self) -> Array:
-        """(B, T, H), each anchor's row: the one whose span holds its tick.
+        """Returns (B, T, H), each anchor's row: the row whose span holds its tick.
 
         If causal, the last row that has ended by then, and zeros where none has: the row that
         holds the tick is made from the ticks after it too.
@@ -59,7 +59,7 @@ class Sequence:
         return self._hold(self.rows_BSH)
 
     def real_at_anchors(self) -> Array:
-        """(B, T) bool, whether ``at_anchors`` is a real row."""
+        """Returns (B, T) bool, True if ``at_anchors`` is a real row."""
         return self._hold(self.mask_BS)
 
     def _hold(self, x_BS: Array) -> Array:
@@ -72,7 +72,7 @@ class Sequence:
 
 
 def attend(scores_BTS: Array, sequence: Sequence) -> tuple[Array, Array]:
-    """Softmax over the rows an anchor sees and the weighted sum of those rows (eq. 4-5).
+    """Returns the softmax over an anchor's rows and their weighted sum (eq. 4-5).
 
     Args:
         scores_BTS: finite numbers.
@@ -112,7 +112,7 @@ class AttentionFusion(nn.Module):
 
     @nn.compact
     def __call__(self, anchor_BTD: Array, sequences: Mapping[str, Sequence]) -> Array:
-        """Fuse f_c (B, T, D), zero on padding, with the sequences; (B, T, D + sum of H)."""
+        """Fuses f_c (B, T, D), zero on padding, with the sequences; (B, T, D + sum of H)."""
         parts = [anchor_BTD]
         for name, sequence in sequences.items():
             rows_BSK = nn.Dense(
@@ -147,7 +147,7 @@ class BilinearFusion(nn.Module):
 
     @nn.compact
     def __call__(self, anchor_BTD: Array, sequences: Mapping[str, Sequence]) -> Array:
-        """Fuse f_c (B, T, D), zero on padding, with the sequences; (B, T, D + H)."""
+        """Fuses f_c (B, T, D), zero on padding, with the sequences; (B, T, D + H)."""
         contexts = []
         for name, sequence in sequences.items():
             rows_BSH = sequence.rows_BSH
@@ -170,7 +170,7 @@ class ConcatFusion(nn.Module):
 
     @nn.compact
     def __call__(self, anchor_BTD: Array, sequences: Mapping[str, Sequence]) -> Array:
-        """Fuse f_c (B, T, D), zero on padding, with the sequences; (B, T, D + sum of H)."""
+        """Fuses f_c (B, T, D), zero on padding, with the sequences; (B, T, D + sum of H)."""
         rows = [sequence.at_anchors() for sequence in sequences.values()]
         return jnp.concatenate([anchor_BTD, *rows], axis=-1)
 
@@ -189,7 +189,7 @@ class AdditiveFusion(nn.Module):
 
     @nn.compact
     def __call__(self, anchor_BTD: Array, sequences: Mapping[str, Sequence]) -> Array:
-        """Fuse f_c (B, T, D), zero on padding, with the sequences; (B, T, D + H)."""
+        """Fuses f_c (B, T, D), zero on padding, with the sequences; (B, T, D + H)."""
         logit_M = self.param("logits", nn.initializers.zeros, (len(sequences),))
         weight_M = nn.softmax(logit_M)
         self.sow("intermediates", "weights", weight_M)
@@ -213,7 +213,7 @@ class GatedFusion(nn.Module):
 
     @nn.compact
     def __call__(self, anchor_BTD: Array, sequences: Mapping[str, Sequence]) -> Array:
-        """Fuse f_c (B, T, D), zero on padding, with the sequences; (B, T, D + sum of H)."""
+        """Fuses f_c (B, T, D), zero on padding, with the sequences; (B, T, D + sum of H)."""
         rows = {name: sequence.at_anchors() for name, sequence in sequences.items()}
         all_BTZ = jnp.concatenate([anchor_BTD, *rows.values()], axis=-1)
         parts = [anchor_BTD]
@@ -232,7 +232,7 @@ class AnchorOnly(nn.Module):
 
     @nn.compact
     def __call__(self, anchor_BTD: Array, sequences: Mapping[str, Sequence]) -> Array:
-        """Return f_c (B, T, D); the sequences are not looked at."""
+        """Returns f_c (B, T, D) and ignores the sequences."""
         del sequences
         return anchor_BTD
 
@@ -248,7 +248,7 @@ class SequenceOnly(nn.Module):
 
     @nn.compact
     def __call__(self, anchor_BTD: Array, sequences: Mapping[str, Sequence]) -> Array:
-        """Return the sequences' rows at the anchors, (B, T, sum of H)."""
+        """Returns the sequences' rows at the anchors, (B, T, sum of H)."""
         del anchor_BTD
         rows = [sequence.at_anchors() for sequence in sequences.values()]
         return jnp.concatenate(rows, axis=-1)

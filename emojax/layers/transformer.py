@@ -19,7 +19,7 @@ NORMS = ("post", "pre")
 
 
 def layer_norm(name: str, dtype: Any = jnp.float32) -> nn.LayerNorm:
-    """Layer normalisation (Ba et al. 2016) with PyTorch's epsilon; statistics in float32.
+    """Applies layer normalisation (Ba et al. 2016) with PyTorch's epsilon; statistics in float32.
 
     The variance is the mean of squared deviations: E[x^2] - E[x]^2 cancels in float32.
     """
@@ -53,7 +53,7 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """Encode (B, T, D) as (B, T, D).
+        """Encodes (B, T, D) as (B, T, D).
 
         Args:
             x_BTD: features; padded frames may hold anything.
@@ -90,7 +90,7 @@ class EncoderLayer(nn.Module):
         mask_BT: Array,
         train: bool,
     ) -> Array:
-        """X + branch(x), normalised before the branch or after the sum."""
+        """Adds a branch to its input, with normalisation before the branch or after the sum."""
         norm = layer_norm(name, self.dtype)
         inside_BTD = norm(x_BTD) if self.norm == "pre" else x_BTD
         branch_BTD = Dropout(self.dropout)(branch(inside_BTD, mask_BT, train), train=train)
@@ -132,7 +132,7 @@ class TransformerEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """As ``EncoderLayer.__call__``: same arguments, shapes, mask and errors."""
+        """Encodes like ``EncoderLayer.__call__``, with its arguments, shapes, mask and errors."""
         x_BTD = zero_where_padded(x_BTD.astype(self.dtype), mask_BT.astype(bool))
         for i in range(self.layers):
             x_BTD = EncoderLayer(

@@ -165,13 +165,13 @@ def declared_fields(name: str) -> set[str]:
 
 @functools.cache
 def _files() -> frozenset[str]:
-    """The modules of this folder. A name is looked up here before anything is imported."""
+    """Returns the modules of this folder, by which names are checked before any import."""
     return frozenset(module.name for module in pkgutil.iter_modules(__path__))
 
 
 @functools.cache
 def _model_in(file: str) -> type[nn.Module] | None:
-    """The model that a module of this folder defines; None if it defines none."""
+    """Returns the model that a module of this folder defines; None if it defines none."""
     module = importlib.import_module(f"{__name__}.{file}")
     own = [
         member

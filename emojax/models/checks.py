@@ -129,7 +129,7 @@ def frame_mask(
     masks: Mapping[str, Array],
     window: int | None = None,
 ) -> Array:
-    """The frames that are real in every stream, after ``check_streams``.
+    """Returns the frames that are real in every stream, after ``check_streams``.
 
     Args:
         model: name of the model, for the message.

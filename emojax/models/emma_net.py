@@ -144,7 +144,7 @@ class EMMANet(nn.Module):
         valid: Mapping[str, Array] | None = None,
         train: bool,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Predict every tick of every window.
+        """Predicts every tick of every window.
 
         Args:
             streams: stream -> (B, T_s, D_s), normalised features, T_s * ticks = T; exactly the
@@ -196,7 +196,7 @@ class EMMANet(nn.Module):
         return outputs, {"losses": losses, "target_losses": target_losses}
 
     def _encode(self, name: str, x_BSD: Array, mask_BS: Array, *, train: bool) -> Sequence:
-        """H of one stream (eq. 1-3)."""
+        """Encodes one stream as H (eq. 1-3)."""
         encoder = StackedGRU(
             (self.widths.get(name, self.width),) * self.layers,
             dropout=self.temporal_dropout,
@@ -213,7 +213,7 @@ class EMMANet(nn.Module):
         return not self.causal and (name == self.anchor or self.context_bidirectional)
 
     def _module(self) -> nn.Module:
-        """The fusion."""
+        """Returns the fusion module."""
         module = FUSIONS[self.fusion].module
         if module is AttentionFusion:
             module = functools.partial(
@@ -224,7 +224,7 @@ class EMMANet(nn.Module):
     def _reconstruction(
         self, z_BTZ: Array, mask_BT: Array, sequences: Mapping[str, Sequence]
     ) -> Array:
-        """Eq. 8: what a linear layer misses of each H_m at the anchor when it decodes z.
+        """Computes eq. 8: the error of linear layers that decode each H_m at the anchor from z.
 
         The square is averaged over the real anchors (whose row is real too) and the width, not
         summed, so that the weight does not depend on window, batch or h. H_m is a constant
@@ -243,7 +243,7 @@ class EMMANet(nn.Module):
         return total
 
     def _smoothness(self, outputs: Mapping[str, Array], mask_BT: Array) -> dict[str, Array]:
-        """Eq. 9, weighted: task -> (targets,), so that no target smooths another one's head."""
+        """Computes eq. 9, weighted: task -> (targets,), so that a target smooths its own head."""
         losses: dict[str, Array] = {}
         for task, output_BTC in outputs.items():
             decoded = TASK_OPS[task].decode(output_BTC) if task in TASK_OPS else output_BTC
@@ -254,7 +254,7 @@ class EMMANet(nn.Module):
         return losses
 
     def _read(self) -> tuple[str, ...]:
-        """The streams that are encoded."""
+        """Returns the streams that are encoded."""
         reads = FUSIONS[self.fusion].reads
         return {"all": self.streams, "anchor": (self.anchor,), "none": ()}[reads]
 

@@ -39,7 +39,7 @@ NAME = "ExpTrm"
 
 
 def stack_context(x_BSD: Array, mask_BS: Array, rows: int, width: int = 0) -> Array:
-    """Each row with the rows around it, one after another (section 4.4).
+    """Concatenates each row with the rows around it (section 4.4).
 
     Args:
         x_BSD: (B, T + 2 rows, D), features; padded rows may hold anything.
@@ -131,7 +131,7 @@ class ExpTrm(nn.Module):
         valid: Mapping[str, Array] | None = None,
         train: bool,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Predict every frame of every window.
+        """Predicts every frame of every window.
 
         Args:
             streams: stream -> (B, T + 2n, D_s), normalised features, one row per video frame
@@ -170,7 +170,7 @@ class ExpTrm(nn.Module):
     def _frames(
         self, streams: Mapping[str, Array], masks: Mapping[str, Array]
     ) -> tuple[dict[str, Array], Array]:
-        """Streams as one row per frame of the window, (B, T, D), and its real frames, (B, T)."""
+        """Returns streams with one row per frame, (B, T, D), and the real frames, (B, T)."""
         check_streams(NAME, self.streams, streams, masks)
         framed: dict[str, Array] = {}
         centre: dict[str, Array] = {}
@@ -191,7 +191,7 @@ class ExpTrm(nn.Module):
         masks: Mapping[str, Array],
         valid: Mapping[str, Array],
     ) -> tuple[ExpTrm, dict[str, Array], dict[str, Array], dict[str, Array]]:
-        """The same model with its input already stacked, so that every stream has T rows.
+        """Returns the model for stacked inputs, whose streams all have T rows.
 
         The missing-modality study of section 5.3 zeroes rows of this input: a frame that goes
         takes all of its context with it.
@@ -212,7 +212,7 @@ class ExpTrm(nn.Module):
         return self.clone(context=flax.core.freeze({})), framed, masked, valid_T
 
     def _encode(self, name: str, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """Projection, positions and self-attention layers of one stream."""
+        """Applies the projection, positions and self-attention layers of one stream."""
         dtype = jnp.dtype(self.dtype)
         x_BTD = nn.Dense(self.width, dtype=dtype, name=f"projection_{name}")(x_BTD)
         position_TD = jnp.asarray(sinusoidal_positions(x_BTD.shape[1], self.width), dtype)

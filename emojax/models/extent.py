@@ -29,6 +29,6 @@ class Extent:
 
 
 def tcn_extent(blocks: int, kernel_size: int, *, causal: bool) -> Extent:
-    """Of ``layers.tcn.TemporalConvNet``: 2 (k - 1) (2^n - 1) ticks for n blocks of kernel k."""
+    """Returns the extent of a TCN: 2 (k - 1) (2^n - 1) ticks for n blocks of kernel k."""
     ticks = 2 * (kernel_size - 1) * (2**blocks - 1)
     return Extent(before=ticks) if causal else Extent(ticks // 2, ticks // 2)

@@ -72,7 +72,7 @@ class ModalityAttention(nn.Module):
 
     @nn.compact
     def __call__(self, features: Mapping[str, Array], *, train: bool) -> Array:
-        """Attend in every frame on its own, so no frame sees another and no mask is needed.
+        """Attends within each frame, so no frame sees another and no mask is needed.
 
         Args:
             features: stream -> (B, T, D_s), finite. The order of the mapping is S's.
@@ -150,7 +150,7 @@ class LFAN(nn.Module):
         valid: Mapping[str, Array] | None = None,
         train: bool,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Predict every frame of every window.
+        """Predicts every frame of every window.
 
         Args:
             streams: stream -> (B, T, D_s), normalised features, one row per video frame;

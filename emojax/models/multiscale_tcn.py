@@ -53,7 +53,7 @@ DEFAULT_CHANNELS: Mapping[str, tuple[int, ...]] = flax.core.freeze(
 
 
 def cross_modal_attention(query_BTD: Array, source_BSD: Array, source_mask_BS: Array) -> Array:
-    """Softmax(Q K^T / sqrt(d)) V without projections, K = V = the source (eq. 8).
+    """Computes softmax(Q K^T / sqrt(d)) V without projections, K = V = the source (eq. 8).
 
     Args:
         query_BTD: finite features.
@@ -88,7 +88,7 @@ class RegressionLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, *, train: bool) -> Array:
-        """Predict (B, T, outputs) from (B, T, D)."""
+        """Predicts (B, T, outputs) from (B, T, D)."""
         h_BTD = layer_norm("norm", self.dtype)(x_BTD)
         h_BTD = nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(h_BTD)
         h_BTD = nn.gelu(h_BTD, approximate=False)
@@ -146,7 +146,7 @@ class MultiscaleTCN(nn.Module):
         valid: Mapping[str, Array] | None = None,
         train: bool,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Predict every frame of every window.
+        """Predicts every frame of every window.
 
         Args:
             streams: stream -> (B, T, D_s), normalised features, one row per video frame;

@@ -86,7 +86,7 @@ class RecurrentBaseline(nn.Module):
         valid: Mapping[str, Array] | None = None,
         train: bool,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Predict every frame of every window.
+        """Predicts every frame of every window.
 
         Args:
             streams: stream -> (B, T, D_s), normalised features, one row per video frame;

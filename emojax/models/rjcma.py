@@ -126,7 +126,7 @@ class RJCMA(nn.Module):
         valid: Mapping[str, Array] | None = None,
         train: bool,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Predict every frame of every window.
+        """Predicts every frame of every window.
 
         Args:
             streams: stream -> (B, T, D_s), normalised features, one row per video frame,
@@ -177,7 +177,7 @@ class RJCMA(nn.Module):
         return predictions, {"losses": {}}
 
     def _encode(self, kind: str, name: str, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """One temporal encoder with its batch normalisation."""
+        """Applies a temporal encoder and its batch normalisation."""
         encoder = TEMPORAL[kind]
         if encoder is None:
             return x_BTD
@@ -195,7 +195,7 @@ class RJCMA(nn.Module):
         return MaskedBatchNorm(dtype=dtype, name=f"norm_{name}")(x_BTD, mask_BT, train=train)
 
     def _check_fields(self) -> Variant:
-        """The variant's row, after every field has been checked."""
+        """Checks every field and returns the row of the variant."""
         check_choice(NAME, "variant", self.variant, VARIANTS)
         check_choice(NAME, "temporal", self.temporal, TEMPORAL)
         check_choice(NAME, "fused_temporal", self.fused_temporal, TEMPORAL)

@@ -55,7 +55,7 @@ class SegmentMLP(nn.Module):
         valid: Mapping[str, Array] | None = None,
         train: bool,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Predict every frame of every window.
+        """Predicts every frame of every window.
 
         Args:
             streams: stream -> (B, T, D_s), normalised features, one row per frame, T <= K.

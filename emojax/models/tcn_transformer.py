@@ -66,7 +66,7 @@ class LinearHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
-        """Predict (B, T, outputs) from (B, T, D); ``mask_BT`` is False on padding."""
+        """Predicts (B, T, outputs) from (B, T, D); ``mask_BT`` is False on padding."""
         # Batch normalisation takes any bias before it away again.
         h_BTD = nn.Dense(self.hidden, use_bias=False, dtype=self.dtype, name="hidden")(x_BTD)
         h_BTD = MaskedBatchNorm(dtype=self.dtype, name="norm")(h_BTD, mask_BT, train=train)
@@ -174,7 +174,7 @@ class TCNTransformer(nn.Module):
         valid: Mapping[str, Array] | None = None,
         train: bool,
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Predict every frame of every window.
+        """Predicts every frame of every window.
 
         Args:
             streams: stream -> (B, T, D_s), normalised features, one row per frame; exactly
@@ -218,7 +218,7 @@ class TCNTransformer(nn.Module):
             return self._predict(hidden_BTD, mask_BT, variant, train=train), {"losses": {}}
 
     def _relate(self, x_BTD: Array, mask_BT: Array, width: int, *, train: bool) -> Array:
-        """Projection, position codes and Transformer: h = TransformerEncoder(g), 3.5.2."""
+        """Applies projection, position codes and Transformer: h = TransformerEncoder(g), 3.5.2."""
         dtype = jnp.dtype(self.dtype)
         if width:
             x_BTD = nn.Dense(width, dtype=dtype, name="projection")(x_BTD)
@@ -261,7 +261,7 @@ class TCNTransformer(nn.Module):
         return predictions
 
     def _check_fields(self) -> Variant:
-        """The variant's row, after every field has been checked."""
+        """Checks every field and returns the row of the variant."""
         check_outputs(NAME, self.streams, self.outputs)
         choices: dict[str, Iterable[str]] = {
             "variant": VARIANTS,

@@ -85,7 +85,7 @@ def _norm(name: str, path: str) -> list[Rule]:
 
 
 def _encoder() -> list[Rule]:
-    """A TCN with its batch normalisation, the same in both layouts."""
+    """Returns the rules of a TCN with batch normalisation, the same in both layouts."""
     block, ours = "temporal.<modal>.network.<i>", "params/encoder_{stream}/block_{i}"
     rules = []
     # The blocks list their convolutions twice: by name, and by place in a Sequential.
@@ -283,7 +283,7 @@ def load_torch_names(
 def _place(
     layout: TorchLayout, name: str, modalities: Mapping[str, str], head: str
 ) -> tuple[Rule, str] | None:
-    """The rule that a name belongs to, and the path it leads to."""
+    """Returns the rule that a name belongs to, and the path it leads to."""
     streams = list(modalities.values())
     for rule in layout.rules:
         for pattern in rule.names:
@@ -300,7 +300,7 @@ def _place(
 
 
 def _regex(pattern: str) -> str:
-    """A name with holes as a regular expression."""
+    """Turns a name with holes into a regular expression."""
     parts = re.split(r"<(\w+)>", pattern)
     return "".join(_HOLES[part] if i % 2 else re.escape(part) for i, part in enumerate(parts))
 
@@ -315,7 +315,7 @@ def _why_unused(layout: TorchLayout, name: str) -> str:
 def _fit(
     name: str, tensor: np.ndarray, rule: Rule, shape: tuple[int, ...], path: str, column: int
 ) -> np.ndarray:
-    """The tensor in the form of its place."""
+    """Converts the tensor to the form of its place."""
     try:
         array: np.ndarray = np.asarray(TRANSFORMS[rule.transform](tensor), np.float32)
     except (ValueError, IndexError):

@@ -50,7 +50,7 @@ def drawn_videos(num_videos: int, draws: int, seed: int) -> np.ndarray:
 
 
 def stack_states(states: Sequence[Any]) -> Any:
-    """One state whose arrays have a leading axis of videos, of one NumPy state per video.
+    """Stacks one NumPy state per video into a state with a leading axis of videos.
 
     Raises:
         ValueError: there is no state.
@@ -61,7 +61,7 @@ def stack_states(states: Sequence[Any]) -> Any:
 
 
 def weighted_state(stacked: Any, weights_V: np.ndarray) -> Any:
-    """The state of a data set that holds video v ``weights_V[v]`` times.
+    """Returns the state of a data set that holds video v ``weights_V[v]`` times.
 
     Equals merging each state that often.
 
@@ -78,7 +78,7 @@ def weighted_state(stacked: Any, weights_V: np.ndarray) -> Any:
 
 
 def _weighted(part: Any, weights_V: np.ndarray) -> Any:
-    """All states are sums, and weigh as such, except for ``Moments``."""
+    """Weighs a state; all states are sums, except for ``Moments``."""
     if not isinstance(part, Moments):
         return np.tensordot(weights_V, part, axes=(-1, 0))
     weights = weights_V.astype(np.float64)
@@ -104,14 +104,14 @@ def _weighted(part: Any, weights_V: np.ndarray) -> Any:
 
 
 def pooled_state(states: Sequence[Any]) -> Any:
-    """The state of all videos together, each once."""
+    """Returns the state of all videos together, each once."""
     return weighted_state(stack_states(states), np.ones(len(states), np.int64))
 
 
 def resampled_scores(
     task: str, states: Sequence[Any], *, draws: int = 1000, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Scores of ``draws`` data sets made of videos drawn with replacement.
+    """Scores ``draws`` data sets made of videos drawn with replacement.
 
     Args:
         task: a key of ``TASK_OPS``.
@@ -141,7 +141,7 @@ def resampled_scores(
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval: the middle ``level`` of the values; (NaN, NaN) if any is NaN.
+    """Returns the percentile interval: the middle ``level`` of values; (NaN, NaN) if any is NaN.
 
     Args:
         values: (draws,) scores, or differences of paired scores.
@@ -157,7 +157,7 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
 
 def two_sided_p(differences: np.ndarray) -> float:
-    """Share of draws on the other side of 0, doubled; at most 1, and NaN if any draw is.
+    """Returns twice the share of draws on the other side of 0: at most 1, NaN if any draw is.
 
     One draw is added to either side, so that no finite number of draws gives 0 (Davison and
     Hinkley 1997, section 4.2). Differences of exactly 0 count for both sides.

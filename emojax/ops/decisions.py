@@ -61,7 +61,7 @@ def move_to_half(probabilities_NC: np.ndarray, thresholds_C: np.ndarray) -> np.n
 def tune_thresholds(
     probabilities_NC: np.ndarray, labels_NC: np.ndarray, mask_NC: np.ndarray
 ) -> np.ndarray:
-    """(C,) threshold of each unit at which its F1 on these frames is greatest.
+    """Returns (C,) thresholds at which the F1 of each unit on these frames is greatest.
 
     Every cut between two different probabilities is tried. A unit that 0.5 serves best, that is
     never annotated as present, or that was not predicted, keeps 0.5.
@@ -95,7 +95,7 @@ def tune_thresholds(
 
 
 def _unit_f1(p_M: np.ndarray, true_M: np.ndarray, threshold: float) -> float:
-    """F1 as evaluation will find it: of moved probabilities, decided at one half."""
+    """Computes F1 as evaluation does: of moved probabilities, decided at one half."""
     decided_M1 = move_to_half(p_M[:, None], np.array([threshold])) >= 0.5
     counts = binary_counts(decided_M1, true_M[:, None], np.ones_like(decided_M1))
     return float(counts.f1()[0])
@@ -123,7 +123,7 @@ def _log_scores(probabilities_NC: np.ndarray, offsets_C: np.ndarray) -> np.ndarr
 def tune_offsets(
     probabilities_NC: np.ndarray, labels_N1: np.ndarray, mask_N1: np.ndarray
 ) -> np.ndarray:
-    """(C,) offsets at which macro F1 on these frames is greatest, by coordinate ascent.
+    """Returns (C,) offsets at which macro F1 on these frames is greatest, by coordinate ascent.
 
     One offset is moved at a time, to the best of all places where a decision changes, until no
     single move helps. The ascent starts from the plain argmax and from equal class shares; the
@@ -155,7 +155,7 @@ def tune_offsets(
 def _ascend(
     p_MC: np.ndarray, true_M: np.ndarray, offsets_C: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Coordinate ascent from given offsets: where it ends, and macro F1 there."""
+    """Ascends by coordinates from given offsets; returns the final ones and their macro F1."""
     score = _macro_f1(p_MC, true_M, offsets_C)
     for _ in range(_ROUNDS):
         before = score
@@ -172,7 +172,7 @@ def _ascend(
 
 
 def _best_offset(p_MC: np.ndarray, true_M: np.ndarray, offsets_C: np.ndarray, c: int) -> float:
-    """The offset of class ``c`` with the greatest macro F1, the others' staying as they are."""
+    """Returns the offset of class ``c`` with the greatest macro F1, with the others fixed."""
     scores_MC = _log_scores(p_MC, offsets_C)
     own_M = scores_MC[:, c] - offsets_C[c]
     scores_MC[:, c] = -np.inf
@@ -206,7 +206,7 @@ def _best_offset(p_MC: np.ndarray, true_M: np.ndarray, offsets_C: np.ndarray, c:
 
 
 def _macro_f1(p_MC: np.ndarray, true_M: np.ndarray, offsets_C: np.ndarray) -> float:
-    """Macro F1 as evaluation will find it: of moved probabilities, decided by argmax."""
+    """Computes macro F1 as evaluation does: of moved probabilities, decided by argmax."""
     decided_M = add_offsets(p_MC, offsets_C).argmax(axis=-1)
     everything_M = np.ones(decided_M.shape, bool)
     counts = confusion_counts(decided_M, true_M, everything_M, p_MC.shape[1])

@@ -31,7 +31,7 @@ Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def mean_of_members(values_MNC: np.ndarray, used_MC: np.ndarray) -> np.ndarray:
-    """Average of the members.
+    """Averages the members.
 
     Args:
         values_MNC: finite predictions of M members for the N frames of one video.
@@ -46,7 +46,7 @@ def mean_of_members(values_MNC: np.ndarray, used_MC: np.ndarray) -> np.ndarray:
 
 
 def ccc_centred_mean(values_MNC: np.ndarray, used_MC: np.ndarray) -> np.ndarray:
-    """Average of the members after CCC centring, see the top of this file.
+    """Averages the members after CCC centring, see the top of this file.
 
     Args:
         values_MNC: finite predictions of M members for the N frames of one video.
@@ -68,7 +68,7 @@ def ccc_centred_mean(values_MNC: np.ndarray, used_MC: np.ndarray) -> np.ndarray:
 
 
 def agreements(traces_MN: np.ndarray) -> np.ndarray:
-    """(M,) mean CCC of each trace with every other one.
+    """Returns (M,) the mean CCC of each trace with every other one.
 
     Args:
         traces_MN: float64, at least two traces of at least one frame.

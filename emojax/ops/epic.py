@@ -48,7 +48,7 @@ TEAMS: dict[str, dict[str, tuple[float, float]]] = {
 def recording_rmse(
     prediction_NC: np.ndarray, labels_NC: np.ndarray, scored: tuple[int, int]
 ) -> np.ndarray:
-    """(C,) float64 root mean squared error of one recording over its scored frames.
+    """Computes (C,) float64 root mean squared errors of a recording over its scored frames.
 
     Args:
         prediction_NC: one row for every frame of the recording.
@@ -82,7 +82,7 @@ def official_rmse(
     labels: Mapping[str, Sequence[np.ndarray]],
     scored: tuple[int, int],
 ) -> np.ndarray:
-    """(C,) float64 score of a scenario: mean over recordings, then mean over folds.
+    """Computes (C,) float64 scores of a scenario: the mean over recordings, then mean over folds.
 
     Args:
         predictions: fold -> the (N, C) predictions of its test recordings.
@@ -110,7 +110,7 @@ def official_rmse(
 
 
 def window_rmse_loss(outputs_BTC: Array, labels_BTC: Array, mask_BTC: Array) -> Array:
-    """RMSE of each window and column, averaged over the windows that have valid frames.
+    """Computes the RMSE of each window and column, averaged over windows with valid frames.
 
     With one window a recording this is the official error of a fold. The root is taken of the
     squared error + 1e-4, which leaves value and gradient finite where the error is zero.

@@ -26,7 +26,7 @@ def ccc_loss(
     *,
     form: Literal["batch", "window"] = "batch",
 ) -> Array:
-    """1 - CCC of each column (Praveen and Alam 2024, eq. 15 and 16; Lin 1989).
+    """Computes 1 - CCC of each column (Praveen and Alam 2024, eq. 15 and 16; Lin 1989).
 
     Args:
         outputs_BTC: predictions.
@@ -54,12 +54,12 @@ def ccc_loss(
 
 
 def ccc_window_loss(outputs_BTC: Array, labels_BTC: Array, mask_BTC: Array) -> Array:
-    """``ccc_loss`` with ``form="window"``."""
+    """Computes ``ccc_loss`` with ``form="window"``."""
     return ccc_loss(outputs_BTC, labels_BTC, mask_BTC, form="window")
 
 
 def mse_loss(outputs_BTC: Array, labels_BTC: Array, mask_BTC: Array) -> Array:
-    """Mean squared error of each column over its valid frames.
+    """Computes the mean squared error of each column over its valid frames.
 
     Args:
         outputs_BTC: predictions.
@@ -82,7 +82,7 @@ def cross_entropy_loss(
     *,
     class_weights_C: Array | None = None,
 ) -> Array:
-    """Softmax cross-entropy, the mean over valid frames.
+    """Computes the softmax cross-entropy, averaged over valid frames.
 
     Args:
         outputs_BTC: logits of C classes.
@@ -112,7 +112,7 @@ def binary_cross_entropy_loss(
     *,
     class_weights_C: Array | None = None,
 ) -> Array:
-    """Sigmoid cross-entropy of each column over its own valid frames.
+    """Computes the sigmoid cross-entropy of each column over its own valid frames.
 
     For a logit z and a label y it is ``log(1 + exp(z)) - y z``; with a weight w of positive
     frames it is ``(1 - y) z + (1 + (w - 1) y) log(1 + exp(-z))``.

@@ -18,7 +18,7 @@ Axes = int | tuple[int, ...] | None
 
 
 def namespace(*arrays: Array) -> ModuleType:
-    """``numpy`` if every array is NumPy's, otherwise ``jax.numpy``."""
+    """Returns ``numpy`` if every array is NumPy's, otherwise ``jax.numpy``."""
     return np if all(isinstance(x, (np.ndarray, np.generic)) for x in arrays) else jnp
 
 
@@ -34,7 +34,7 @@ def accumulable(x: Array) -> Array:
 
 
 def masked_sum(x: Array, mask: Array, axis: Axes = None, *, keepdims: bool = False) -> Array:
-    """Sum of the entries of ``x`` where ``mask`` is True; 0 where none is.
+    """Sums the entries of ``x`` where ``mask`` is True; 0 if there are none.
 
     Args:
         x: any shape.
@@ -55,7 +55,7 @@ def masked_count(x: Array, mask: Array, axis: Axes = None, *, keepdims: bool = F
 
 
 def safe_divide(numerator: Array, denominator: Array, floor: Array | float = 0.0) -> Array:
-    """``numerator / denominator``, and 0 with gradient 0 where ``denominator <= floor``.
+    """Returns ``numerator / denominator``, and 0 with gradient 0 where ``denominator <= floor``.
 
     The denominator is replaced before the division, not the quotient after it: otherwise the
     gradient of the branch that was not taken would be NaN. A NaN that comes in goes out, so
@@ -68,7 +68,7 @@ def safe_divide(numerator: Array, denominator: Array, floor: Array | float = 0.0
 
 
 def masked_mean(x: Array, mask: Array, axis: Axes = None, *, keepdims: bool = False) -> Array:
-    """Mean of the entries of ``x`` where ``mask`` is True; 0 where none is.
+    """Averages the entries of ``x`` where ``mask`` is True; 0 if there are none.
 
     Args:
         x: any shape.
@@ -81,7 +81,7 @@ def masked_mean(x: Array, mask: Array, axis: Axes = None, *, keepdims: bool = Fa
 
 
 def zero_where_padded(x_BTD: Array, mask_BT: Array) -> Array:
-    """``x_BTD`` with zeros at frames where ``mask_BT`` is False (padding).
+    """Returns ``x_BTD`` with zeros at frames where ``mask_BT`` is False (padding).
 
     Any number of leading axes is accepted; ``x_BTD`` has one trailing axis more.
     """

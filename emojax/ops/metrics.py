@@ -16,7 +16,7 @@ from emojax.types import Array
 
 
 def _rounding_floor(mean_x: Array, mean_y: Array) -> Array:
-    """Variance below which data of these means is constant up to rounding.
+    """Returns the variance below which data of these means are constant up to rounding.
 
     The first term is relative: a constant that is not exactly representable leaves deviations
     of a few units in the last place. The second keeps ``1 / variance**2``, which the gradient
@@ -51,12 +51,12 @@ class Moments:
 
     @classmethod
     def empty(cls, shape: int | tuple[int, ...], dtype: type = np.float64) -> Moments:
-        """The state of no data, the neutral element of ``merge``."""
+        """Returns the state of no data, the neutral element of ``merge``."""
         zeros: Array = np.zeros(shape, dtype)
         return cls(zeros, zeros, zeros, zeros, zeros, zeros, zeros)
 
     def merge(self, other: Moments) -> Moments:
-        """The state of both data sets together (pairwise update of Chan et al. 1983)."""
+        """Returns the state of both data sets together (pairwise update of Chan et al. 1983)."""
         count = self.count + other.count
         share = safe_divide(other.count, count)
         shift_x = other.mean_x - self.mean_x
@@ -73,7 +73,7 @@ class Moments:
         )
 
     def concordance(self) -> Array:
-        """Concordance correlation coefficient of each column (Lin 1989).
+        """Returns the concordance correlation coefficient of each column (Lin 1989).
 
         CCC = 2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))^2), every moment divided by
         n (the biased estimator). It is 0 where the denominator is 0 up to rounding, that is
@@ -101,17 +101,17 @@ class Moments:
         return xp.clip(xp.where(constant, zero, ratio), -1.0, 1.0)
 
     def mse(self) -> Array:
-        """Mean squared error of each column; 0 on no data."""
+        """Returns the mean squared error of each column; 0 on no data."""
         return safe_divide(self.squared_error, self.count)
 
     def rmse(self) -> Array:
-        """Root of the mean squared error of each column; 0 on no data."""
+        """Returns the root of the mean squared error of each column; 0 on no data."""
         xp = namespace(self.squared_error)
         return xp.sqrt(self.mse())
 
 
 def _moments_over(x: Array, y: Array, mask: Array, axes: tuple[int, ...]) -> Moments:
-    """``Moments`` of (x, y) where ``mask``, over ``axes``; the other axes stay."""
+    """Computes ``Moments`` of (x, y) where ``mask``, over ``axes``; the other axes stay."""
     if not x.shape == y.shape == mask.shape:
         raise ValueError(
             f"prediction {x.shape}, target {y.shape} and mask {mask.shape} differ in shape"
@@ -142,7 +142,7 @@ def _moments_over(x: Array, y: Array, mask: Array, axes: tuple[int, ...]) -> Mom
 
 
 def moments(prediction_BTC: Array, target_BTC: Array, mask_BTC: Array) -> Moments:
-    """``Moments`` of every column over all other axes.
+    """Computes ``Moments`` of every column over all other axes.
 
     Args:
         prediction_BTC: x, any number of leading axes.
@@ -160,12 +160,12 @@ def moments(prediction_BTC: Array, target_BTC: Array, mask_BTC: Array) -> Moment
 
 
 def window_moments(prediction_BTC: Array, target_BTC: Array, mask_BTC: Array) -> Moments:
-    """As ``moments``, but over time alone: a state of shape (B, C), one per window."""
+    """Computes ``Moments`` over time alone: a state of shape (B, C), one per window."""
     return _moments_over(prediction_BTC, target_BTC, mask_BTC, axes=(prediction_BTC.ndim - 2,))
 
 
 def concordance_correlation_coefficient(x: Array, y: Array, mask: Array | None = None) -> Array:
-    """CCC along the **last** axis: (..., N) and (..., N) give (...); (N,) gives a scalar.
+    """Computes the CCC along the **last** axis: (..., N) and (..., N) give (...).
 
     Args:
         x: predictions.
@@ -187,7 +187,7 @@ ccc = concordance_correlation_coefficient
 
 
 def f1_score(true_positive: Array, false_positive: Array, false_negative: Array) -> Array:
-    """F1 = 2 TP / (2 TP + FP + FN), elementwise; 0 where all three are 0."""
+    """Computes F1 = 2 TP / (2 TP + FP + FN), elementwise; 0 where all three are 0."""
     xp = namespace(true_positive)
     dtype = np.float64 if xp is np else xp.float32
     twice = (2 * true_positive).astype(dtype)
@@ -206,24 +206,24 @@ class ConfusionCounts:
 
     @classmethod
     def empty(cls, num_classes: int, dtype: type = np.int64) -> ConfusionCounts:
-        """The state of no data, the neutral element of ``merge``."""
+        """Returns the state of no data, the neutral element of ``merge``."""
         return cls(np.zeros((num_classes, num_classes), dtype))
 
     def merge(self, other: ConfusionCounts) -> ConfusionCounts:
-        """The state of both data sets together."""
+        """Returns the state of both data sets together."""
         return ConfusionCounts(self.matrix + other.matrix)
 
     def f1(self) -> Array:
-        """(C,) F1 of each class against the rest; 0 for a class neither true nor predicted."""
+        """Returns (C,) the F1 of each class; 0 for a class that is neither true nor predicted."""
         hits = self.matrix.diagonal(axis1=-2, axis2=-1)
         return f1_score(hits, self.matrix.sum(axis=-2) - hits, self.matrix.sum(axis=-1) - hits)
 
     def macro_f1(self) -> Array:
-        """Mean F1 over **all** C classes, absent ones included with 0 (the ABAW rule)."""
+        """Returns the mean F1 over **all** C classes; absent ones count as 0 (the ABAW rule)."""
         return self.f1().mean(axis=-1)
 
     def accuracy(self) -> Array:
-        """Share of frames whose class is predicted; 0 on no data."""
+        """Returns the share of frames whose class is predicted; 0 on no data."""
         xp = namespace(self.matrix)
         dtype = np.float64 if xp is np else xp.float32
         hits = self.matrix.diagonal(axis1=-2, axis2=-1).sum(axis=-1).astype(dtype)
@@ -233,7 +233,7 @@ class ConfusionCounts:
 def confusion_counts(
     predicted_BT: Array, target_BT: Array, mask_BT: Array, num_classes: int
 ) -> ConfusionCounts:
-    """``ConfusionCounts`` of class indices.
+    """Computes ``ConfusionCounts`` of class indices.
 
     Args:
         predicted_BT: predicted class, 0 <= index < num_classes, integer or integral float.
@@ -273,12 +273,12 @@ class BinaryCounts:
 
     @classmethod
     def empty(cls, columns: int, dtype: type = np.int64) -> BinaryCounts:
-        """The state of no data, the neutral element of ``merge``."""
+        """Returns the state of no data, the neutral element of ``merge``."""
         zeros: Array = np.zeros(columns, dtype)
         return cls(zeros, zeros, zeros, zeros)
 
     def merge(self, other: BinaryCounts) -> BinaryCounts:
-        """The state of both data sets together."""
+        """Returns the state of both data sets together."""
         return BinaryCounts(
             self.true_positive + other.true_positive,
             self.false_positive + other.false_positive,
@@ -287,15 +287,15 @@ class BinaryCounts:
         )
 
     def f1(self) -> Array:
-        """(C,) F1 of the positive class; 0 where nothing is positive or predicted so."""
+        """Returns (C,) the F1 of the positive class; 0 if no frame is positive or predicted so."""
         return f1_score(self.true_positive, self.false_positive, self.false_negative)
 
     def mean_f1(self) -> Array:
-        """Mean F1 over **all** C columns."""
+        """Returns the mean F1 over **all** C columns."""
         return self.f1().mean(axis=-1)
 
     def accuracy(self) -> Array:
-        """(C,) share of right decisions; 0 on no data."""
+        """Returns (C,) the share of right decisions; 0 on no data."""
         xp = namespace(self.true_positive)
         dtype = np.float64 if xp is np else xp.float32
         right = self.true_positive + self.true_negative
@@ -304,7 +304,7 @@ class BinaryCounts:
 
 
 def binary_counts(predicted_BTC: Array, target_BTC: Array, mask_BTC: Array) -> BinaryCounts:
-    """``BinaryCounts`` of every column over all other axes.
+    """Computes ``BinaryCounts`` of every column over all other axes.
 
     Args:
         predicted_BTC: decisions, bool or 0/1, any number of leading axes.

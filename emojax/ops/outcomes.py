@@ -33,21 +33,21 @@ class LogLoss:
 
     @classmethod
     def empty(cls, columns: int, dtype: type = np.float64) -> LogLoss:
-        """The state of no data, the neutral element of ``merge``."""
+        """Returns the state of no data, the neutral element of ``merge``."""
         zeros: Array = np.zeros(columns, dtype)
         return cls(zeros, zeros)
 
     def merge(self, other: LogLoss) -> LogLoss:
-        """The state of both data sets together."""
+        """Returns the state of both data sets together."""
         return LogLoss(self.total + other.total, self.count + other.count)
 
     def mean(self) -> Array:
-        """Mean over frames; 0 on no data."""
+        """Returns the mean over frames; 0 on no data."""
         return safe_divide(self.total, self.count)
 
 
 def log_loss(probability_BTC: Array, mask_BTC: Array) -> LogLoss:
-    """``LogLoss`` of every column over all other axes.
+    """Computes ``LogLoss`` of every column over all other axes.
 
     Args:
         probability_BTC: predicted probability of what is annotated, any number of leading axes;
@@ -71,7 +71,7 @@ def log_loss(probability_BTC: Array, mask_BTC: Array) -> LogLoss:
 
 
 def class_log_loss(probability_BTC: Array, target_BT1: Array, mask_BT1: Array) -> LogLoss:
-    """Cross-entropy of class probabilities: a ``LogLoss`` of one column.
+    """Computes the cross-entropy of class probabilities: a ``LogLoss`` of one column.
 
     Args:
         probability_BTC: probabilities of C classes, any number of leading axes.
@@ -87,7 +87,7 @@ def class_log_loss(probability_BTC: Array, target_BT1: Array, mask_BT1: Array) -
 
 
 def unit_log_loss(probability_BTC: Array, target_BTC: Array, mask_BTC: Array) -> LogLoss:
-    """Binary cross-entropy of C independent probabilities.
+    """Computes the binary cross-entropy of C independent probabilities.
 
     Args:
         probability_BTC: of a yes, any number of leading axes.
@@ -117,6 +117,6 @@ class Outcomes:
     log_loss: LogLoss
 
     def merge(self, other: Outcomes) -> Outcomes:
-        """The state of both data sets together."""
+        """Returns the state of both data sets together."""
         decisions: Any = self.decisions
         return Outcomes(decisions.merge(other.decisions), self.log_loss.merge(other.log_loss))

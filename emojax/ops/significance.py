@@ -52,7 +52,7 @@ def fisher_test(first: float, second: float, num_frames: int) -> FisherTest:
 
 
 def dagger(p: float, level: float = LEVEL) -> str:
-    """A dagger where p is below the level, else nothing; nothing for NaN."""
+    """Returns a dagger if p is below the level, else ""; "" for NaN."""
     return DAGGER if p < level else ""
 
 

@@ -10,7 +10,7 @@ from emojax.types import Array
 
 
 def consecutive_change(values_BTC: Array, mask_BT: Array) -> tuple[Array, Array]:
-    """L1 distance between the values of steps t and t - 1.
+    """Computes the L1 distance between the values of steps t and t - 1.
 
     Args:
         values_BTC: any number of leading axes; consecutive steps along the last axis but one.
@@ -28,7 +28,7 @@ def consecutive_change(values_BTC: Array, mask_BT: Array) -> tuple[Array, Array]
 
 
 def smoothness(values_BTC: Array, mask_BT: Array) -> Array:
-    """Mean L1 change between consecutive real steps, a scalar; 0 where there are none.
+    """Computes the mean L1 change between consecutive real steps, a scalar; 0 where there are none.
 
     EMMA-Net, eq. 9, as a mean over the pairs instead of a sum, so that its weight does not
     depend on the window or the batch. The gradient is 0 where nothing changes.
@@ -55,21 +55,21 @@ class StabilityCounts:
 
     @classmethod
     def empty(cls) -> StabilityCounts:
-        """The state of no data, the neutral element of ``merge``."""
+        """Returns the state of no data, the neutral element of ``merge``."""
         return cls(np.zeros((), np.int64), np.zeros((), np.int64))
 
     def merge(self, other: StabilityCounts) -> StabilityCounts:
-        """The state of both data sets together; no pair joins two videos."""
+        """Returns the state of both data sets together; no pair joins two videos."""
         return StabilityCounts(self.stable + other.stable, self.pairs + other.pairs)
 
     def utility(self) -> Array:
-        """ECU, the share of stable pairs; 0 where there is no pair."""
+        """Returns ECU, the share of stable pairs; 0 where there is no pair."""
         dtype = np.float64 if namespace(self.stable) is np else np.float32
         return safe_divide(self.stable.astype(dtype), self.pairs.astype(dtype))
 
 
 def stability_counts(values_BTC: Array, mask_BT: Array, epsilon: float) -> StabilityCounts:
-    """``StabilityCounts`` of decoded outputs (EMMA-Net, eq. 12).
+    """Computes ``StabilityCounts`` of decoded outputs (EMMA-Net, eq. 12).
 
     ECU = mean over t = 2..T of 1[|y_t - y_(t-1)|_1 < epsilon]. The paper calls epsilon a
     threshold "on F1 score delta", which a single step does not have; the difference of

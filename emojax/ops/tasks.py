@@ -84,7 +84,7 @@ class TaskOps:
         return {name: float(score) for name, score in self.read_scores(state).items()}
 
     def scores(self, prediction_NC: Array, labels_NK: Array, mask_NK: Array) -> dict[str, float]:
-        """Scores of decoded predictions over all frames given, as one data set.
+        """Scores decoded predictions over all given frames as one data set.
 
         Args:
             prediction_NC: decoded (and averaged) predictions, any number of leading axes.
@@ -100,7 +100,7 @@ class TaskOps:
         mask_NK: Array,
         selection: str | None = None,
     ) -> Array:
-        """(targets,) what each target is selected by; greater is better.
+        """Returns (targets,) selection scores; greater is better.
 
         Args:
             prediction_NC: decoded (and averaged) predictions, any number of leading axes.
@@ -113,7 +113,7 @@ class TaskOps:
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """Names of the scores, in printing order."""
+        """Returns the names of the scores, in printing order."""
         spec = TASKS[self.name]
         nothing = np.zeros((0, spec.columns))
         return tuple(self.scores(np.zeros((0, spec.outputs)), nothing, nothing.astype(bool)))
@@ -127,7 +127,7 @@ def softmax(logits: Array) -> Array:
 
 
 def sigmoid(logits: Array) -> Array:
-    """1 / (1 + exp(-z)), by tanh, which cannot overflow."""
+    """Computes 1 / (1 + exp(-z)) by tanh, which cannot overflow."""
     return 0.5 * (1.0 + namespace(logits).tanh(0.5 * logits))
 
 
@@ -163,7 +163,7 @@ def _negative_log_loss(state: Outcomes) -> Array:
 
 
 def _continuous(spec: TaskSpec) -> TaskOps:
-    """Dimensions: regressed, scored by CCC."""
+    """Returns the row of dimensions, which are regressed and scored by CCC."""
 
     def read_scores(state: Moments) -> dict[str, Array]:
         concordance = state.concordance()
@@ -268,7 +268,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {"expr": {"targets": ("expression",)}}
 
 
 def task_ops(spec: TaskSpec, **fields: Any) -> TaskOps:
-    """The row of a task: what its kind does, and ``fields`` of ``TaskOps`` that differ.
+    """Returns the row of a task: that of its kind, with ``fields`` of ``TaskOps`` replaced.
 
     Raises:
         KeyError: there is no such kind.

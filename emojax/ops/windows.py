@@ -8,7 +8,7 @@ import numpy as np
 def window_starts(
     num_frames: int, window: int, stride: int, *, align_end: bool = False
 ) -> np.ndarray:
-    """First frames of the windows that cover a video.
+    """Returns the first frames of the windows that cover a video.
 
     There are max(1, ceil((n - w) / s) + 1) windows at multiples of s. The last one may reach
     beyond the video and is then padded. Every frame lies in at least one window.
@@ -118,6 +118,6 @@ class OverlapAverage:
             np.add.at(self._count_N, frames, 1)
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """``(mean_NC, covered_N)``: float64 means, 0 where ``covered_N`` is False."""
+        """Returns ``(mean_NC, covered_N)``: float64 means, 0 where ``covered_N`` is False."""
         covered_N = self._count_N > 0
         return self._sum_NC / np.maximum(self._count_N, 1)[:, None], covered_N

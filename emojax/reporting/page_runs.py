@@ -43,12 +43,12 @@ class ReportedRun:
 
     @property
     def data(self) -> dict[str, Any]:
-        """The entry of ``scores.json`` about the data."""
+        """Returns the entry of ``scores.json`` about the data."""
         return self.document["data"]
 
     @property
     def groups(self) -> dict[str, list[VideoTimeline]]:
-        """The sets of videos that are scored as one: all folds together, or else each fold.
+        """Returns the sets of videos that are scored as one: all folds together, or else each fold.
 
         Folds are put together if no video is in two of them, because then each video was
         predicted by replicas that did not train on it.

@@ -141,7 +141,7 @@ def _data(session: Session, store: Store, results: Sequence[FoldResult]) -> dict
 
 
 def _fold_folder(folder: Path, results: Sequence[FoldResult], fold: str) -> Path:
-    """Folds are told apart by folder only where there are several."""
+    """Returns the folder of a fold; several folds have folders of their own."""
     return folder / f"fold_{fold}" if len(results) > 1 else folder
 
 

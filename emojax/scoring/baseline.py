@@ -208,7 +208,7 @@ def fit_ridge(
 
 
 def moving_average(values_NC: np.ndarray, pts_N: np.ndarray, width: float) -> np.ndarray:
-    """Centred moving average over an odd number of frames, cut off at the video's ends.
+    """Computes a centred moving average over an odd number of frames, cut at the video's ends.
 
     Args:
         values_NC: (N, C) float64.
@@ -229,7 +229,7 @@ def moving_average(values_NC: np.ndarray, pts_N: np.ndarray, width: float) -> np
 
 
 def _groups(store: Store, frames_of: Mapping[str, int]) -> dict[str, int]:
-    """Video -> group, whole source videos dealt out so that the groups hold similar frames.
+    """Deals whole source videos to groups with similar numbers of frames: video -> group.
 
     Args:
         store: where the videos are.
@@ -318,7 +318,7 @@ def _cross_validate(
 
 
 def _scale(best: Moments, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Gain of the last step, and the score it leads to on the cross-validated predictions."""
+    """Returns the gain of the last step, and its score on the cross-validated predictions."""
     # Without positive correlation no scale helps, and the mean is what is left.
     correlation_C = np.maximum(best.pearson(), 0.0)
     gain_C = np.sqrt(best.m2_y / np.where(correlation_C > 0, best.m2_x, 1.0))

@@ -90,7 +90,7 @@ class Spread:
 
 
 def choose_folds(store: Store, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Names of the folds to train: those wanted, or the store's for "all".
+    """Returns the names of the folds to train: those wanted, or the store's for "all".
 
     Raises:
         InputError: there is no such fold.
@@ -210,7 +210,7 @@ def seed_groups(replicas: Sequence[Replica], folds: Groups, number: int) -> dict
 
 
 def spreads(found: CrossValidation, task: str, system: str = OURS) -> dict[str, Spread]:
-    """Score name -> how it varies over folds and seeds; scores that every fold has.
+    """Returns score name -> spread over folds and seeds, for scores that every fold has.
 
     Args:
         found: the cross-validation.
@@ -284,7 +284,7 @@ def _deviation(values_N: np.ndarray) -> float:
 
 
 def _first_fold(folds: Sequence[Fold]) -> dict[str, str]:
-    """Validation video -> the first fold that validates on it."""
+    """Returns validation video -> the first fold that validates on it."""
     first: dict[str, str] = {}
     for fold in folds:
         for name in fold.validation:
@@ -324,7 +324,7 @@ def _seed_scores(
 def _truths(
     store: Store, fold: Fold, names: Sequence[str], tasks: Sequence[str]
 ) -> dict[str, Annotations]:
-    """Task -> annotations, of the tasks that any of the videos is annotated for."""
+    """Returns task -> annotations, for tasks that any of the videos is annotated for."""
     truths = {task: read_annotations(store, fold, names, task) for task in tasks}
     return {task: truth for task, truth in truths.items() if truth.mask_NK.any()}
 
@@ -339,7 +339,7 @@ def _scores(truths: Mapping[str, Annotations], predictions: Predictions) -> Task
 
 
 def _shared_test(store: Store, folds: Sequence[Fold], tasks: Sequence[str]) -> list[str]:
-    """Test videos that all folds have in common, if they are annotated and no fold saw them."""
+    """Returns the test videos that all folds share, if annotated and unseen by every fold."""
     lists = {fold.test or tuple(store.partitions.get("test", ())) for fold in folds}
     frames = {fold.scored_frames for fold in folds}
     if len(lists) != 1 or len(frames) != 1:
@@ -358,7 +358,7 @@ def _test_scores(
     names: Sequence[str],
     postprocessing: Postprocessing | None,
 ) -> dict[str, Scores]:
-    """Task -> ensemble -> scores on the test videos, beside the mean of single folds' scores."""
+    """Scores ensembles on the test videos, beside the mean of single folds' scores."""
     if not names:
         return {}
     truths = _truths(store, folds[0], names, session.tasks)

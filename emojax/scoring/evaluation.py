@@ -93,7 +93,7 @@ def fold_members(folds: Groups, number: int) -> list[int]:
 
 
 def partition_videos(store: Store, fold: Fold, partition: str) -> list[str]:
-    """Videos of one partition of a fold; a fold without a test list of its own shares the store's.
+    """Returns the videos of a fold's partition; a fold without a test list has the store's.
 
     Raises:
         InputError: there are none.
@@ -217,7 +217,7 @@ def evaluate_folds(
 def _tuned(
     store: Store, fold: Fold, predictions: Predictions, tasks: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Task -> what is tuned on the predictions of a fold's training videos."""
+    """Tunes decisions on the predictions of a fold's training videos: task -> parameters."""
     decisions = {}
     for task in tasks:
         rule = DECISION_RULES.get(TASKS[task].kind)
@@ -230,7 +230,7 @@ def _tuned(
 
 
 def _moved(predictions: Predictions, decisions: Mapping[str, np.ndarray]) -> Predictions:
-    """Predictions of the tuned tasks, moved so that the papers' rule decides as was tuned."""
+    """Moves predictions of tuned tasks so that the papers' rule makes the tuned decisions."""
     return {
         name: {
             task: DECISION_RULES[TASKS[task].kind].move(by_task[task], parameters_C)

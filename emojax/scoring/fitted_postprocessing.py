@@ -58,7 +58,7 @@ class Postprocessing:
     tuned_on: str
 
     def smooth(self, store: Store, predictions: Predictions, fold: int) -> Predictions:
-        """Predictions smoothed with the widths of a fold, float64.
+        """Smooths predictions with the widths of a fold, in float64.
 
         Args:
             store: where the videos are.
@@ -75,7 +75,7 @@ class Postprocessing:
         }
 
     def clip(self, predictions: Predictions) -> Predictions:
-        """Predictions with the values of continuous tasks moved into the range of the labels."""
+        """Clips the predictions of continuous tasks to the range of the labels."""
         if "clip" not in self.steps:
             return predictions
         return {
@@ -135,7 +135,7 @@ class Postprocessing:
 def smoothed(
     by_task: Mapping[str, np.ndarray], pts_N: np.ndarray, widths: Widths, smoother: str
 ) -> dict[str, np.ndarray]:
-    """One video's predictions, task -> (N, C), each column smoothed with its own width."""
+    """Smooths one video's predictions, task -> (N, C), each column with its own width."""
     result = {}
     for task, values_NC in by_task.items():
         result[task] = np.array(values_NC, np.float64)
@@ -275,7 +275,7 @@ def _tune(
     smoother: str,
     ranges: Mapping[str, tuple[float, float]],
 ) -> np.ndarray:
-    """(C,) seconds with the best selection score; 0 where nothing is annotated or predicted."""
+    """Returns (C,) widths in seconds with the best score; 0 without annotations or predictions."""
     ops, seconds = TASK_OPS[task], SMOOTHERS[smoother].seconds
     outputs = TASKS[task].outputs
     states: list[Any] = [None] * len(seconds)

@@ -29,7 +29,7 @@ class TrainingVideos:
         self._store, self._names, self.task = store, names, task
 
     def __iter__(self) -> Iterator[tuple[VideoRecord, np.ndarray, np.ndarray]]:
-        """Each video with an annotated frame, with labels and mask (N, columns)."""
+        """Yields each video with an annotated frame, with labels and mask (N, columns)."""
         for name in self._names:
             record = self._store.read(self._store.index_of(name))
             labels_NK = record.labels.get(self.task)
@@ -39,7 +39,7 @@ class TrainingVideos:
                     yield record, labels_NK, mask_NK
 
     def targets(self, labels_NK: np.ndarray, mask_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, C) float64 numbers to regress on, and mask: one-hot for classes."""
+        """Returns (N, C) float64 numbers to regress on, one-hot for classes, and their mask."""
         if TASKS[self.task].kind != "categorical":
             return labels_NK.astype(np.float64), mask_NK
         classes_C = np.arange(TASKS[self.task].outputs)
@@ -47,7 +47,7 @@ class TrainingVideos:
         return hot_NC, np.broadcast_to(mask_NK, hot_NC.shape)
 
     def survey(self) -> tuple[dict[str, int], np.ndarray]:
-        """Annotated frames of each video, and the mean of each target (C,)."""
+        """Counts the annotated frames of each video, and averages each target, (C,)."""
         frames: dict[str, int] = {}
         count_C = np.zeros(TASKS[self.task].outputs)
         sum_C = np.zeros(TASKS[self.task].outputs)
@@ -60,7 +60,7 @@ class TrainingVideos:
 
 
 def columns_of(statistics: Statistics) -> list[tuple[str, slice]]:
-    """The part of the concatenated columns that each stream holds."""
+    """Returns the part of the concatenated columns that each stream holds."""
     ends = np.cumsum([len(mean_D) for mean_D, _ in statistics.values()]).tolist()
     return [
         (name, slice(start, end))
@@ -71,7 +71,7 @@ def columns_of(statistics: Statistics) -> list[tuple[str, slice]]:
 def _standardise(
     rows_ND: np.ndarray, statistics: tuple[np.ndarray, np.ndarray], valid_N: np.ndarray
 ) -> np.ndarray:
-    """(N, D) float64 z-scores, zero where not valid."""
+    """Returns (N, D) float64 z-scores, zero where not valid."""
     mean_D, std_D = statistics
     scores_ND = np.subtract(rows_ND, mean_D, dtype=np.float64)
     scores_ND /= std_D
@@ -84,7 +84,7 @@ def _design(
     statistics: Statistics,
     frames_M: np.ndarray,
 ) -> np.ndarray:
-    """(M, D) z-scored columns of all streams at some frames of a video."""
+    """Returns (M, D) z-scored columns of all streams at some frames of a video."""
     parts = []
     for name, moments_D in statistics.items():
         data = record.streams[name]
@@ -98,7 +98,7 @@ def linear_map(
     statistics: Statistics,
     weights: Mapping[str, np.ndarray],
 ) -> np.ndarray:
-    """(N, C) linear map of a video's streams, without intercept.
+    """Applies a linear map without intercept to a video's streams: (N, C).
 
     Applied to the rows at their own rate and then brought to the frames, which costs less than
     bringing all columns there and is the same.
@@ -139,12 +139,12 @@ class NormalEquations:
 
     @property
     def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean of the columns (D,) and of the targets (C,)."""
+        """Returns the means of the columns (D,) and of the targets (C,)."""
         frames = max(self.count, 1)
         return self.sum_x_D / frames, self.sum_y_C / frames
 
     def solve(self, penalty: float) -> np.ndarray:
-        """Weights (D, C) of least mean squared error + penalty |w|^2, on centred data."""
+        """Returns the (D, C) weights of least mean squared error + penalty |w|^2, on centred data."""
         frames = max(self.count, 1)
         mean_x_D, mean_y_C = self.means
         covariance_DD = self.gram_DD / frames
@@ -161,7 +161,7 @@ def accumulate(
     mean_C: np.ndarray,
     keep_every: int,
 ) -> list[NormalEquations]:
-    """Normal equations of each group, over every ``keep_every``-th annotated frame.
+    """Sums the normal equations of each group, over every ``keep_every``-th annotated frame.
 
     Targets are measured from ``mean_C``; one that is unknown on a frame where another is known
     counts as its mean.

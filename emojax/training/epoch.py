@@ -146,7 +146,7 @@ class GroupMetrics:
 
     @property
     def hopeless(self) -> bool:
-        """True when no replica can learn any more, so that the epoch may as well end."""
+        """Returns True when no replica can learn any more, so that the epoch may as well end."""
         lost = {found.replica for found in self.found if not found.skipped}
         if self._epoch.non_finite == "stop":
             return bool(lost)

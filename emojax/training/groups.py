@@ -40,7 +40,7 @@ class Group:
 
     @property
     def whole(self) -> bool:
-        """True if the members are all replicas of the run, in order."""
+        """Returns True if the members are all replicas of the run, in order."""
         return self.session is self.run
 
     def active(self, active_R: np.ndarray) -> np.ndarray:
