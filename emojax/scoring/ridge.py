@@ -144,7 +144,7 @@ class NormalEquations:
         return self.sum_x_D / frames, self.sum_y_C / frames
 
     def solve(self, penalty: float) -> np.ndarray:
-        """Returns the (D, C) weights of least mean squared error + penalty |w|^2, on centred data."""
+        """Returns (D, C) weights of least mean squared error + penalty |w|^2, on centred data."""
         frames = max(self.count, 1)
         mean_x_D, mean_y_C = self.means
         covariance_DD = self.gram_DD / frames
