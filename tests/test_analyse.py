@@ -26,7 +26,7 @@ register("partial")(Partial)
 WRONG = {
     "no study": (["--checkpoint=RUN"], "nothing"),
     "misspelt": (["mising", "--checkpoint=RUN"], "did you mean missing?"),
-    "useless flag": (["compare", "--checkpoint=RUN", "--trials=3"], "it belongs to missing"),
+    "useless flag": (["compare", "--checkpoint=RUN", "--trials=3"], "--trials"),
     "two runs": (["streams", "--checkpoint=RUN", "--checkpoint=OTHER"], "takes one run"),
     "twice": (["compare", "--checkpoint=RUN", "--checkpoint=RUN/checkpoints"], "named twice"),
     "alone": (["compare", "--checkpoint=RUN"], "two or more"),

@@ -29,7 +29,7 @@ from tests.emma_nets import (
     losses_of,
     randomised,
 )
-from tests.refusals import refused
+from tests.refusals import refused_by_model
 
 # ---- streams and rates --------------------------------------------------------------------
 
@@ -246,21 +246,21 @@ def test_dropout_acts_in_the_encoders_and_the_head_in_training_only() -> None:
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, Any], field: str) -> None:
-    assert refused(build(**fields), *data(build())) == field
+    assert refused_by_model(build(**fields), *data(build())) == field
 
 
 def test_streams_that_do_not_span_the_window_are_refused() -> None:
     model = build()
     streams, masks = data(model)
-    found = refused(
+    found = refused_by_model(
         model,
         streams | {"deepspectrum": streams["deepspectrum"][:, :3]},
         masks | {"deepspectrum": masks["deepspectrum"][:, :3]},
     )
     assert found == "deepspectrum"
-    assert refused(build(streams=NAMES), streams, masks) == "openpose"
+    assert refused_by_model(build(streams=NAMES), streams, masks) == "openpose"
     slow = build(ticks={"fan": 2})
-    assert refused(slow, streams, masks) == "data.rates.fan"
+    assert refused_by_model(slow, streams, masks) == "data.rates.fan"
 
     variables = randomised(model, streams, masks)
     for name in streams:

@@ -18,7 +18,7 @@ from emojax.models import build_model
 from emojax.models.exptrm import stack_context
 from emojax.specs import STREAMS
 from tests.applying import run as jitted
-from tests.refusals import refused
+from tests.refusals import refused_by_model
 
 KEY = jax.random.key(0)
 WIDTHS = {"vggface": 6, "compare_lld": 3, "eda": 2}
@@ -247,14 +247,17 @@ def test_an_unknown_variant_is_refused() -> None:
 
 def test_streams_that_do_not_fit_are_refused() -> None:
     streams, masks = data()
-    assert refused(build(), *data(steps=WINDOW + 3)) == "model.window"
+    assert refused_by_model(build(), *data(steps=WINDOW + 3)) == "model.window"
     assert (
-        refused(build(), {"vggface": streams["vggface"]}, {"vggface": masks["vggface"]})
+        refused_by_model(build(), {"vggface": streams["vggface"]}, {"vggface": masks["vggface"]})
         == "compare_lld"
     )
     # A stream whose context was not asked of the data.
-    assert refused(build(context={}), streams, masks) == "compare_lld"
-    assert refused(build(context={"compare_lld": 7}), streams, masks) == "model.context.compare_lld"
+    assert refused_by_model(build(context={}), streams, masks) == "compare_lld"
+    assert (
+        refused_by_model(build(context={"compare_lld": 7}), streams, masks)
+        == "model.context.compare_lld"
+    )
     variables = randomised(build(), streams, masks)
     narrow = streams | {"vggface": streams["vggface"][..., :-1]}
     with pytest.raises(InputError) as caught:
@@ -279,4 +282,4 @@ def test_streams_that_do_not_fit_are_refused() -> None:
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, Any], field: str) -> None:
-    assert refused(build(**fields), *data()) == field
+    assert refused_by_model(build(**fields), *data()) == field

@@ -20,7 +20,7 @@ from emojax.models import build_model
 from emojax.models.multiscale_tcn import cross_modal_attention
 from emojax.specs import STREAMS
 from tests.applying import run as jitted
-from tests.refusals import refused
+from tests.refusals import refused_by_model
 from tests.training_runs import quick_compiling  # noqa: F401 - a fixture
 
 KEY = jax.random.key(0)
@@ -224,16 +224,16 @@ def test_heads_are_joint_or_per_target_and_branches_may_be_left_out() -> None:
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, Any], field: str) -> None:
-    assert refused(build(**fields), *data()) == field
+    assert refused_by_model(build(**fields), *data()) == field
 
 
 def test_streams_that_do_not_fit_are_refused() -> None:
     model = build()
     streams, masks = data()
-    assert refused(model, {"ir50": streams["ir50"]}, masks) == "vggish"
+    assert refused_by_model(model, {"ir50": streams["ir50"]}, masks) == "vggish"
     ragged = streams | {"vggish": streams["vggish"][:, :-1]}
     cut = masks | {"vggish": masks["vggish"][:, :-1]}
-    assert refused(model, ragged, cut) == "vggish"
+    assert refused_by_model(model, ragged, cut) == "vggish"
     variables = randomised(model, streams, masks)
     streams["vggish"] = streams["vggish"][..., :-1]
     with pytest.raises(InputError) as caught:

@@ -18,7 +18,7 @@ from emojax.core.session import build_session
 from emojax.models import build_model
 from emojax.specs import STREAMS
 from tests.applying import run as jitted
-from tests.refusals import refused
+from tests.refusals import refused_by_model
 from tests.torch_encoder import dense_names, load, relative_error
 
 KEY = jax.random.key(0)
@@ -302,4 +302,4 @@ def test_shipped_baselines_are_those_of_section_4_5() -> None:
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, Any], field: str) -> None:
-    assert refused(build(**fields), *data()) == field
+    assert refused_by_model(build(**fields), *data()) == field

@@ -15,7 +15,7 @@ from emojax.errors import InputError
 from emojax.models import build_model
 from emojax.models.rjcma import VARIANTS
 from tests.applying import run as jitted
-from tests.refusals import refused
+from tests.refusals import refused_by_model
 from tests.registering import registered
 
 KEY = jax.random.key(0)
@@ -176,17 +176,17 @@ def test_tanh_bounds_continuous_tasks_only() -> None:
 
 
 def test_a_window_longer_than_k_is_refused() -> None:
-    assert refused(build(), *data(steps=WINDOW + 3)) == "model.window"
+    assert refused_by_model(build(), *data(steps=WINDOW + 3)) == "model.window"
 
 
 def test_missing_unknown_and_ragged_streams_are_refused() -> None:
     model = build()
     streams, masks = data()
-    assert refused(model, {n: streams[n] for n in ("ir50", "bert")}, masks) == "vggish"
+    assert refused_by_model(model, {n: streams[n] for n in ("ir50", "bert")}, masks) == "vggish"
     extra_streams, extra_masks = data((*streams, "eda"))
-    assert refused(model, extra_streams, extra_masks) == "eda"
-    assert refused(model, streams, {n: masks[n] for n in ("ir50", "bert")}) == "vggish"
-    assert refused(model, streams | {"bert": streams["bert"][:, :-1]}, masks) == "bert"
+    assert refused_by_model(model, extra_streams, extra_masks) == "eda"
+    assert refused_by_model(model, streams, {n: masks[n] for n in ("ir50", "bert")}) == "vggish"
+    assert refused_by_model(model, streams | {"bert": streams["bert"][:, :-1]}, masks) == "bert"
 
 
 @pytest.mark.parametrize("temporal", ["tcn", "lstm", "none"])
@@ -226,7 +226,7 @@ def test_streams_of_another_width_are_refused(temporal: str) -> None:
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, Any], field: str) -> None:
-    assert refused(build(**fields), *data()) == field
+    assert refused_by_model(build(**fields), *data()) == field
 
 
 def test_build_model_knows_names_and_fields() -> None:

@@ -15,7 +15,7 @@ from emojax.errors import InputError
 from emojax.models import build_model
 from emojax.models.tcn_transformer import VARIANTS
 from tests.applying import run as jitted
-from tests.refusals import refused
+from tests.refusals import refused_by_model
 
 KEY = jax.random.key(0)
 WIDTHS = {"eff": 6, "wav2vec2_emotion": 3, "raf_db": 5, "bert": 4, "eda": 2}
@@ -209,10 +209,10 @@ def test_the_papers_heads_are_one_for_each_task_and_upstreams_part_valence_and_a
 def test_missing_unknown_and_ragged_streams_are_refused() -> None:
     model = build()
     streams, masks = data()
-    assert refused(model, {"wav2vec2_emotion": streams["eff"]}, masks) == "eff"
-    assert refused(model, *data((*streams, "eda"))) == "eda"
-    assert refused(model, streams, {"wav2vec2_emotion": masks["eff"]}) == "eff"
-    found = refused(
+    assert refused_by_model(model, {"wav2vec2_emotion": streams["eff"]}, masks) == "eff"
+    assert refused_by_model(model, *data((*streams, "eda"))) == "eda"
+    assert refused_by_model(model, streams, {"wav2vec2_emotion": masks["eff"]}) == "eff"
+    found = refused_by_model(
         model,
         streams | {"wav2vec2_emotion": streams["wav2vec2_emotion"][:, :-1]},
         masks | {"wav2vec2_emotion": masks["wav2vec2_emotion"][:, :-1]},
@@ -256,4 +256,4 @@ def test_streams_of_another_width_are_refused(channels: tuple[int, ...]) -> None
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, Any], field: str) -> None:
-    assert refused(build(**fields), *data()) == field
+    assert refused_by_model(build(**fields), *data()) == field
