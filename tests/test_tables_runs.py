@@ -240,7 +240,7 @@ def test_a_test_partition_without_annotations_gets_submissions(tmp_path: Path) -
     lines = (Path(row["run"]) / "submissions/test/fold_2_au.txt").read_text().splitlines()
     assert lines[0].startswith("image_location,AU1,")
     assert len(lines) == 1 + sum(LENGTHS["test"])
-    assert any("emojax.submit" in note for note in found["notes"])
+    assert any("emojax submit" in note for note in found["notes"])
     command("tcn_transformer.5", "--only=AU, validation, ours", "--dry_run", store=store,
             workdir=tmp_path)  # fmt: skip
 
