@@ -1,8 +1,8 @@
-# Everything runs in .venv, which the first target that needs it makes.
-# Options: PYTHON=python3.12 picks the interpreter; TESTS="tests/test_store.py -k crc" the tests,
-# which run in one process then, else in WORKERS=2 processes, a file of tests in one of them.
-# Tests are of three tiers, by their marks: those without one (make test), slow ones, which train
-# several times or start commands (make test-all, CI), and nightly ones (make nightly).
+# All targets run in .venv, which the first target that needs it makes.
+# Options: PYTHON=python3.12 selects the interpreter. TESTS="tests/test_store.py -k crc" selects tests
+# and runs them in one process. Otherwise WORKERS=2 processes run all tests, file by file.
+# Tests have three tiers, by their marks: those without a mark (make test); slow ones, which train
+# several times or start commands (make test-all, CI); and nightly ones (make nightly).
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -21,27 +21,27 @@ space := $(empty) $(empty)
 help:
 	@echo "make demo        set up, simulate data, train RJCMA, evaluate, predict (minutes)"
 	@echo "make demo-again  the same, but train anew"
-	@echo "make test        set up and run the quick tests (3 minutes); TESTS=... chooses"
-	@echo "make test-all    the slow ones too; COVERAGE=yes tells which lines they run"
+	@echo "make test        set up and run the quick tests (3 minutes); TESTS=... selects"
+	@echo "make test-all    also the slow tests; COVERAGE=yes reports the covered lines"
 	@echo "make lint        ruff and mypy"
 	@echo "make check       lint and test-all"
 	@echo "make workflow    annotations and feature files -> stores -> cross-validation -> submission,"
 	@echo "                 on simulated data in Aff-Wild2's own form (40 minutes)"
 	@echo "make nightly     kills, long videos and other long tests, then every table of the papers on"
 	@echo "                 tiny data, to see that each one runs (an hour)"
-	@echo "make bench       emojax against PyTorch on this machine; OPTIONS=--quick for a first look"
-	@echo "make spread      is a run the same on 1 or 8 devices, in 1 or 2 processes? (simulated devices)"
-	@echo "make faults      damage files, kill commands, train for long: nothing may be lost;"
-	@echo "                 OPTIONS=--count=10 SOAK=--steps=1600 for a first look"
-	@echo "make lock        resolve requirements.lock anew from pyproject.toml"
-	@echo "make licences    docs/licences.md anew, from the lock and what is installed"
-	@echo "make clean       delete what make built, but neither stores nor runs"
+	@echo "make bench       emojax beside PyTorch on this machine; OPTIONS=--quick for a quick trial"
+	@echo "make spread      compare runs on 1 and 8 simulated devices, in 1 and 2 processes"
+	@echo "make faults      damage files, kill commands, train for long: no data may be lost;"
+	@echo "                 OPTIONS=--count=10 SOAK=--steps=1600 for a quick trial"
+	@echo "make lock        resolve requirements.lock again from pyproject.toml"
+	@echo "make licences    write docs/licences.md from the lock and the installed packages"
+	@echo "make clean       delete the files that make built, but neither stores nor runs"
 
 # ---- Environment -------------------------------------------------------------------------------
 
 setup: $(INSTALLED)
 
-# The first of these that is a Python >= 3.11 able to make virtual environments.
+# The first of these that is a Python >= 3.11 with venv.
 PYTHON_CANDIDATES := $(or $(PYTHON),python3 python3.12 python3.11 python3.13 python)
 PYTHON_TEST := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
@@ -64,7 +64,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# uv resolves for all platforms and Pythons at once; it is needed for nothing else.
+# uv resolves for all platforms and Pythons at once. No other target needs it.
 lock:
 	@test -x $(PY) || $(MAKE) setup
 	@test -x $(LOCK_VENV)/bin/uv || { $(PY) -m venv $(LOCK_VENV) && \
@@ -83,8 +83,8 @@ licences: setup
 
 IN_PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# The least covered files first. Commands that tests start in processes of their own do not count.
-# Before Python 3.12 watching every line makes the tests a third slower; CI leaves it out there.
+# Lists the least covered files first. Commands that tests start as processes are not measured.
+# Before Python 3.12 measuring lines makes the tests a third slower, so CI leaves it out there.
 test-all: export COVERAGE_CORE ?= $(shell $(PY) -c "import sys; print((\"ctrace\", \"sysmon\")[sys.version_info >= (3, 12)])" 2>/dev/null)
 COVERED := $(VENV)/bin/coverage report --sort=cover --skip-covered | sed -n 1,27p; \
   echo "of all lines: $$($(VENV)/bin/coverage report --format=total) %"
@@ -103,15 +103,15 @@ lint: setup
 
 check: lint test-all
 
-# ---- The way of docs/aff_wild2.md, from end to end ----------------------------------------------
+# ---- The workflow of docs/aff_wild2.md, from end to end -----------------------------------------
 # The two cross-validations of the papers: RJCMA on six folds, and TCN-Transformer on five folds of
-# each of its three tasks. With Aff-Wild2 itself the first two commands fall away, ROOT and the
-# features are yours, and the variants are `folds`, `folds_expr` and `folds_au`.
+# each of its three tasks. With Aff-Wild2 itself the first two commands are not needed, ROOT and the
+# features are your own, and the variants are `folds`, `folds_expr` and `folds_au`.
 
 WALK := runs/workflow
 WALK_DATA := $(WALK)/aff_wild2
 WALK_STREAMS := ir50 vggish bert eff affectnet8 raf_db wav2vec2_emotion
-# Real features have the widths of emojax/specs.py, and need no width=.
+# Real features have the widths of emojax/specs.py and need no width=.
 WALK_FRAMES := clock=frame,missing=zeros,width=64
 WALK_FEATURES := --features=ir50=$(WALK_DATA)/features/ir50,$(WALK_FRAMES) \
   --features=vggish=$(WALK_DATA)/features/vggish,clock=pts,width=64 \
@@ -123,8 +123,9 @@ WALK_READ := $(PY) -m data.aff_wild2 --annotations=$(WALK_DATA)/annotations \
   --timestamps=$(WALK_DATA)/timestamps
 WALK_LISTS := $(WALK_DATA)/test_lists
 WALK_TASKS := va expr au
-# How long the trainings are; WALK_SHORT="--config.train.epochs=1" for a first look. A step of RJCMA's
-# twelve replicas, on every frame, costs many of TCN-Transformer's five, on sixths of a second.
+# The lengths of the trainings; WALK_SHORT="--config.train.epochs=1" for a quick trial. A step of
+# RJCMA's twelve replicas, on every frame, costs as much as many steps of TCN-Transformer's five, on
+# sixths of a second.
 WALK_SHORT :=
 WALK_RJCMA := $(or $(WALK_SHORT),--config.train.epochs=4 --config.train.epoch_steps=20)
 WALK_TCN := $(or $(WALK_SHORT),--config.train.epochs=4 --config.train.epoch_steps=60)
@@ -174,9 +175,10 @@ $(WALK_TASKS:%=$(WALK)/%.txt): $(WALK)/%.txt: $(WALK)/tcn_transformer_%/crossval
 
 .SECONDARY:
 
-# ---- What is too long for CI -------------------------------------------------------------------
-# The tests marked so, one at a time, since some measure time and memory. Then every table and curve of the five papers is trained, scored and written once, on simulated data
-# and in networks too small to say anything about the systems. Interrupted, it goes on.
+# ---- Targets that take too long for CI ---------------------------------------------------------
+# Runs the tests marked "nightly", one at a time, because some measure time and memory. Then trains,
+# scores and writes every table and curve of the five papers once, on simulated data and with networks
+# too small to tell anything about the systems. A second call continues an interrupted one.
 
 NIGHTLY_STORE := stores/nightly
 NIGHTLY_STREAMS := vggface compare_lld egemaps fan deepspectrum openpose ir50 vggish logmel bert \
@@ -191,9 +193,9 @@ nightly: setup
 	$(PY) -m emojax.tables --all --store=$(NIGHTLY_STORE) --budget=tiny --seeds=1 --trials=2 \
 	  --workdir=runs/nightly
 
-# Each system in a process of its own, since a process keeps the memory that it once needed.
+# Measures each system in a process of its own, because a process keeps its peak memory.
 BENCH := $(PY) -m benchmarks.bench $(OPTIONS)
-# An hour without what is to be compared with would be a pity. TORCH=no measures emojax alone.
+# Stops early if PyTorch is missing, before an hour of measurements. TORCH=no measures emojax alone.
 TORCH := yes
 bench: setup
 	@test "$(TORCH)" = no || $(PY) -c "import torch" || { \
@@ -204,13 +206,13 @@ bench: setup
 	  $(BENCH) --parts=systems --systems=$$system --out=runs/bench/$$system || exit 1; done
 	$(BENCH) --parts=replicas,feed,kernels,protocol,scaling --systems=rjcma --out=runs/bench/rest
 
-# A table of its own, see docs/spread.md; OPTIONS=--systems=rjcma for one system.
+# Writes the table of docs/spread.md; OPTIONS=--systems=rjcma measures one system.
 spread: setup
 	rm -rf runs/spread
 	$(PY) -m benchmarks.spread --out=runs/spread $(OPTIONS)
 
-# Random damage to files, SIGKILL at random moments, and a long training watched from outside.
-# OPTIONS go to the first two, SOAK to the last. Each part ends the target if it finds something.
+# Damages files at random, sends SIGKILL at random moments, and watches a long training from outside.
+# OPTIONS go to the first two parts, SOAK to the last. A part that finds a fault ends the target.
 FAULTS := runs/faults
 SOAK := --steps=4000
 faults: setup
@@ -226,8 +228,8 @@ faults: setup
 	@echo "results: $(FAULTS)/*.txt, $(FAULTS)/soak/soak.csv, $(FAULTS)/soak/soak.png"
 
 # ---- Demo --------------------------------------------------------------------------------------
-# Data are built again only when their options or the simulator change, and the model is trained
-# again only when the data or the config do. An interrupted training is continued.
+# The data are built again only if their options or the simulator change, and the model is trained
+# again only if the data or the configuration change. An interrupted training is continued.
 
 DEMO_STORE := stores/demo
 DEMO_RUN := runs/demo
@@ -260,7 +262,7 @@ $(DEMO_STORE)/dataset.json: $(DEMO_STORE).options $(SIMULATOR) | setup
 	@rm -rf $(DEMO_STORE)
 	@$(PY) -m data.synthetic --out=$(DEMO_STORE) $(DEMO_OPTIONS)
 
-# A run of other data or another config cannot be continued, so it makes room.
+# A run of other data or another configuration is deleted, because training cannot continue it.
 $(DEMO_RUN)/.begun: $(DEMO_STORE)/dataset.json configs/rjcma.py
 	@[ ! -e $(DEMO_RUN) ] || echo "The data or configs/rjcma.py changed: training $(DEMO_RUN) anew"
 	@rm -rf $(DEMO_RUN)

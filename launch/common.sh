@@ -1,16 +1,16 @@
-# What the scripts of this folder share. Read by them (`source`), not run.
+# Functions for the scripts of this folder, which read it (`source`). It is not run by itself.
 #
-# SELF    how a script is called in messages, such as launch/local.sh
+# SELF    the name of the script in messages, such as launch/local.sh
 # ROOT    the folder of the repository
-# DRY     1 after --dry-run: say what would be executed, and execute nothing
-# COMMAND what came after `--`, as an array
-# INSTALL of the scripts for TPUs: 0 after --skip_install
+# DRY     1 after --dry-run: print the commands without executing them
+# COMMAND the words after `--`, as an array
+# INSTALL for the TPU scripts: 0 after --skip_install
 # shellcheck shell=bash disable=SC2034
 
 DRY=0
 COMMAND=()
 
-# The header comment of the script, without the first line and the signs.
+# Prints the header comment of the script, without its first line and without the signs.
 usage() {
   sed -n '2,${ /^#/!q; s/^# \{0,1\}//p; }' "$SCRIPT"
 }
@@ -19,12 +19,12 @@ say() {
   printf '%s: %s\n' "$SELF" "$*" >&2
 }
 
-# tell NAME FOUND MEANING EXAMPLE: a variable or an option is missing or cannot be.
+# tell NAME FOUND MEANING EXAMPLE: reports a variable or an option that is missing or not allowed.
 tell() {
   printf '%s: %s: %s\n  meaning: %s\n  example: %s\n' "$SELF" "$1" "$2" "$3" "$4" >&2
 }
 
-# refuse, with the words of tell: and so nothing is done.
+# refuse: takes the words of tell, reports them and ends the script.
 refuse() {
   tell "$@"
   exit 2
@@ -37,7 +37,7 @@ need() {
   fi
 }
 
-# need_all VARIABLE MEANING EXAMPLE ...: those that are not set are told together.
+# need_all VARIABLE MEANING EXAMPLE ...: reports all variables that are not set together.
 need_all() {
   local complete=1
   while (( $# )); do
@@ -52,7 +52,7 @@ need_all() {
   fi
 }
 
-# need_path VARIABLE MEANING EXAMPLE: a path on another machine, where nothing completes it.
+# need_path VARIABLE MEANING EXAMPLE: a full path on another machine.
 need_path() {
   need "$@"
   if [[ ! ${!1} =~ ^(/[A-Za-z0-9_.@%+=:-]+)+$ ]]; then
@@ -60,7 +60,7 @@ need_path() {
   fi
 }
 
-# need_number NAME FOUND LEAST MEANING EXAMPLE: a whole number, of an option or of a variable.
+# need_number NAME FOUND LEAST MEANING EXAMPLE: an option or variable that must be a whole number.
 need_number() {
   if [[ -z $2 ]]; then
     refuse "$1" "not given" "$4" "$5"
@@ -77,20 +77,20 @@ need_tool() {
 }
 
 unknown_option() {
-  refuse "$1" "no such option" "the options are those of $SELF --help; what is run comes after --" \
+  refuse "$1" "no such option" "$SELF --help lists the options; the command to run comes after --" \
     "$SELF --help"
 }
 
-# take_command WORDS...: what came after `--`.
+# take_command WORDS...: stores the words after `--`.
 take_command() {
   COMMAND=("$@")
   if (( ! $# )); then
-    refuse "--" "nothing after it" "everything after -- is the command that is run" \
+    refuse "--" "nothing after it" "all words after -- are the command to run" \
       "-- python -m emojax.train --config=configs/rjcma.py --workdir=runs/a"
   fi
 }
 
-# The word `python` means the repository's own .venv where there is one, else that of PATH.
+# The word `python` means that of the repository's .venv if it exists, else that of PATH.
 resolve_python() {
   if [[ ${COMMAND[0]} == python ]]; then
     if [[ -x $ROOT/.venv/bin/python ]]; then
@@ -101,7 +101,7 @@ resolve_python() {
   fi
 }
 
-# What any shell would read as these words: in quotes where they need some.
+# Prints the words for any shell, in quotes where they are needed.
 quoted() {
   local word line="" quote="'"
   for word in "$@"; do
@@ -113,7 +113,7 @@ quoted() {
   printf '%s\n' "${line# }"
 }
 
-# Runs a command, or says it on a dry run.
+# Runs a command, or prints it on a dry run.
 run() {
   if (( DRY )); then
     quoted "$@"
@@ -124,8 +124,8 @@ run() {
 
 # --- TPU VMs, of one host or of many ----------------------------------------------------------
 
-# tpu_arguments WORDS...: options and command of the script; then the variables that both need, and
-# as paths those whose VARIABLE MEANING EXAMPLE are in MORE_PATHS.
+# tpu_arguments WORDS...: reads the options and the command of the script, the variables that both
+# scripts need, and as paths those whose VARIABLE MEANING EXAMPLE are in MORE_PATHS.
 MORE_PATHS=()
 tpu_arguments() {
   INSTALL=1
@@ -159,7 +159,7 @@ tpu_variables() {
   done
   REMOTE_PYTHON=${REMOTE_PYTHON:-python3}
   need_tool gcloud "Google Cloud's command line" "gcloud version"
-  # Of the other machine, whose .venv tpu_install makes.
+  # The .venv of the other machine, which tpu_install makes.
   if [[ ${COMMAND[0]} == python ]]; then
     COMMAND[0]=.venv/bin/python
   fi
@@ -169,16 +169,16 @@ tpu_variables() {
   fi
 }
 
-# tpu_ssh WORKER COMMAND: one line of shell on a worker, or on all of them.
+# tpu_ssh WORKER COMMAND: runs one line of shell on a worker, or on all of them.
 tpu_ssh() {
   run gcloud compute tpus tpu-vm ssh "$TPU_NAME" "${TPU_FLAGS[@]}" "--worker=$1" "--command=$2"
 }
 
-# tpu_copy WORKER: the commit that is checked out, not what else lies in the folder.
+# tpu_copy WORKER: copies the commit that is checked out, without other files of the folder.
 tpu_copy() {
   local packed=$ROOT/build/launch/emojax.tar.gz
   if (( ! DRY )) && [[ -n $(git -C "$ROOT" status --porcelain) ]]; then
-    say "what is not committed is not copied"
+    say "changes that are not committed are not copied"
   fi
   run mkdir -p "$ROOT/build/launch"
   run git -C "$ROOT" archive --format=tar.gz "--output=$packed" HEAD
@@ -188,7 +188,7 @@ tpu_copy() {
   tpu_ssh "$1" "cd $REMOTE_DIR && tar -xzf emojax.tar.gz"
 }
 
-# tpu_install WORKER: the locked packages, and beside the locked JAX its TPU library.
+# tpu_install WORKER: installs the locked packages, and the TPU library of the locked JAX.
 tpu_install() {
   local old="Python 3.11 or newer is needed; set REMOTE_PYTHON to one that the TPU VM has."
   local steps=(
@@ -204,8 +204,8 @@ tpu_install() {
   tpu_ssh "$1" "${line% && }"
 }
 
-# tpu_start WORKER [NAME=VALUE...]: the command in the background, so that it outlives the
-# connection. run.pid is the command's own process, to which a signal goes.
+# tpu_start WORKER [NAME=VALUE...]: starts the command in the background, so that it outlives the
+# connection. run.pid holds the number of the command's process, for signals.
 tpu_start() {
   local worker=$1 words inner
   shift
@@ -220,7 +220,7 @@ then echo 'a command that was started before still runs' >&2; exit 3; fi; \
 nohup sh -c '$inner' run $words >> run.log 2>&1 < /dev/null &"
 }
 
-# tpu_hints WORKER: how to look at it and how to stop it.
+# tpu_hints WORKER: prints the commands that show the log and stop the training.
 tpu_hints() {
   local DRY=1
   echo "# look at it (of a slice: at its first worker)"

@@ -9,17 +9,17 @@
 # No variable has to be set.
 #
 # Options
-#   --processes=N           how many; needed
+#   --processes=N           number of processes; required
 #   --devices_per_process=K each simulates K devices on the CPU (JAX_NUM_CPU_DEVICES=K, and
 #                           JAX_PLATFORMS=cpu unless it is set)
-#   --grace=SECONDS         after one process has failed, the others may go on for so long (60);
-#                           then they are killed
-#   --pids=FILE             writes the processes' numbers there, a line for each, in their order
-#   --dry-run               prints what would be executed, and executes nothing
-#   --help                  prints this
+#   --grace=SECONDS         time that the others may go on after one process has failed (60); then
+#                           they are killed
+#   --pids=FILE             writes the processes' numbers to the file, a line for each, in order
+#   --dry-run               prints the commands without executing them
+#   --help                  prints this text
 #
-# Every line of output begins with the number of its process. SIGTERM and SIGINT go on to every
-# process. The exit status is 0 if that of every process is, else that of the first that failed
+# Every line of output begins with the number of its process. SIGTERM and SIGINT are passed on to
+# every process. The exit status is 0 if all processes end with 0, else that of the first that failed
 # (128 + the signal, if one was killed): 75 after SIGTERM means that all is saved and the same
 # command continues.
 set -euo pipefail
@@ -46,7 +46,7 @@ while (( $# )); do
   esac
   shift
 done
-need_number --processes "$processes" 1 "how many processes are started" --processes=2
+need_number --processes "$processes" 1 "number of processes to start" --processes=2
 need_number --grace "$grace" 0 "seconds that the others may go on after one has failed" --grace=60
 if [[ -n $devices ]]; then
   need_number --devices_per_process "$devices" 1 "CPU devices that each process simulates" \
@@ -55,14 +55,14 @@ fi
 take_command "$@"
 resolve_python
 
-# The port is free now; whoever takes it in the next second makes the start fail, not hang.
+# The port is free now. If another program takes it before the start, the start fails at once.
 finder=python3
 if [[ -x $ROOT/.venv/bin/python ]]; then
   finder=$ROOT/.venv/bin/python
 fi
 port=$("$finder" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
-# words_of I: what process I executes, in the array WORDS.
+# words_of I: stores the command of process I in the array WORDS.
 words_of() {
   WORDS=(env "JAX_COORDINATOR_ADDRESS=127.0.0.1:$port" "JAX_NUM_PROCESSES=$processes" "JAX_PROCESS_ID=$1")
   if [[ -n $devices ]]; then
@@ -88,7 +88,7 @@ all_started=
 failed=
 status=0
 
-# Whatever ends this script ends them too.
+# The processes end with this script, in whatever way it ends.
 # shellcheck disable=SC2317  # called by the trap
 clean_up() {
   local i
@@ -102,7 +102,7 @@ trap clean_up EXIT
 forward() {
   local i
   asked=$1
-  # Those that are not started yet must not miss it.
+  # Processes that are not started yet must get the signal, too.
   [[ -n $all_started ]] || return 0
   say "SIG$1: passed on to ${#running[@]} process(es)"
   for i in "${!running[@]}"; do
@@ -112,10 +112,10 @@ forward() {
 trap 'forward TERM' TERM
 trap 'forward INT' INT
 
-# relay I: standard input, each line with the number of its process in front.
+# relay I: prints standard input, with the number of the process before each line.
 relay() {
   local line
-  # A Ctrl-C reaches all of this script; what the processes say while they stop must still appear.
+  # A Ctrl-C reaches this function, too; the last output of the processes must still appear.
   trap '' INT TERM
   while IFS= read -r line || [[ -n $line ]]; do
     printf '[%s] %s\n' "$1" "$line"
@@ -129,8 +129,8 @@ for (( i = 0; i < processes; i++ )); do
   relay "$i" < "$scratch/$i.err" >&2 &
   relays+=("$!")
   words_of "$i"
-  # With job control each process leads a group of its own: a Ctrl-C reaches it once, through
-  # this script, and SIGINT is not ignored, as it is in what scripts start in the background.
+  # With job control each process leads a group of its own. So a Ctrl-C reaches it once, through
+  # this script, and SIGINT is not ignored, as it is in background processes of scripts.
   set -m
   "${WORDS[@]}" < /dev/null > "$scratch/$i.out" 2> "$scratch/$i.err" &
   pids+=("$!")
@@ -139,7 +139,7 @@ for (( i = 0; i < processes; i++ )); do
 done
 if [[ -n $pids_file ]]; then
   printf '%s\n' "${pids[@]}" > "$scratch/pids"
-  # In one piece, for whoever waits for the file.
+  # Renamed when complete, for programs that wait for the file.
   mv "$scratch/pids" "$pids_file"
 fi
 all_started=1
@@ -147,12 +147,12 @@ if [[ -n $asked ]]; then
   forward "$asked"
 fi
 
-# ended I: what became of a process.
+# ended I: reports the end of a process.
 ended() {
   local code=0 how
   wait "${pids[$1]}" 2> /dev/null || code=$?
   unset "running[$1]"
-  # What it left running would keep its output open.
+  # Processes that it left running would keep its output open.
   kill -KILL -- "-${pids[$1]}" 2> /dev/null || true
   how="ended with status $code"
   if (( code > 128 )) && kill -l "$(( code - 128 ))" > /dev/null 2>&1; then
@@ -180,7 +180,7 @@ while (( ${#running[@]} )); do
     done
     deadline=$(( SECONDS + 1 ))
   fi
-  # Nobody writes there: a wait that a signal ends at once.
+  # No process writes to it, so this is a wait that a signal ends at once.
   read -r -t 0.1 -u 9 || true
 done
 wait "${relays[@]}" || true

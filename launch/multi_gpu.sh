@@ -4,18 +4,18 @@
 #   launch/multi_gpu.sh --gpus=0,1 --restart -- python -m emojax.train \
 #       --config=configs/rjcma.py:folds --config.data.store=stores/demo --workdir=runs/a
 #
-# Replicas and batches are spread over whatever devices a process sees, so that one machine needs
-# neither several processes nor any address. The word `python` means .venv/bin/python of this
-# repository, if it is there. No variable has to be set.
+# Replicas and batches are spread over all devices that a process sees, so one machine needs neither
+# several processes nor an address. The word `python` means .venv/bin/python of this repository, if
+# it exists. No variable has to be set.
 #
 # Options
-#   --gpus=0,1,...  which of those that nvidia-smi lists (CUDA_VISIBLE_DEVICES); all by default
-#   --restart       calls the command again while it ends with status 75, "stopped, everything is
-#                   saved", but not after this script itself was asked to stop
-#   --dry-run       prints what would be executed, and executes nothing
-#   --help          prints this
+#   --gpus=0,1,...  numbers of GPUs in nvidia-smi's list (CUDA_VISIBLE_DEVICES); all by default
+#   --restart       starts the command again when it ends with status 75 ("stopped, everything is
+#                   saved"), unless this script itself was asked to stop
+#   --dry-run       prints the commands without executing them
+#   --help          prints this text
 #
-# SIGTERM and SIGINT go on to the command. The exit status is that of the command.
+# SIGTERM and SIGINT are passed on to the command. The exit status is that of the command.
 set -euo pipefail
 
 SCRIPT=${BASH_SOURCE[0]}
@@ -32,7 +32,7 @@ while (( $# )); do
       gpus=${1#*=}
       if [[ ! $gpus =~ ^[0-9]+(,[0-9]+)*$ ]]; then
         refuse --gpus "found ${gpus:-nothing}, expected numbers with commas between them" \
-          "which GPUs the command sees" --gpus=0,1
+          "numbers of the GPUs that the command sees" --gpus=0,1
       fi
       ;;
     --restart) restart=1 ;;
@@ -45,7 +45,7 @@ while (( $# )); do
 done
 take_command "$@"
 resolve_python
-need_tool nvidia-smi "it comes with NVIDIA's driver, without which JAX finds no GPU" \
+need_tool nvidia-smi "a part of NVIDIA's driver, without which JAX finds no GPU" \
   "nvidia-smi --query-gpu=index --format=csv,noheader"
 
 ask=(nvidia-smi --query-gpu=index "--format=csv,noheader")
@@ -57,13 +57,13 @@ else
   known=$("${ask[@]}" | tr -d ' ' | paste -sd ,)
   for gpu in ${gpus//,/ }; do
     if [[ ",$known," != *",$gpu,"* ]]; then
-      refuse --gpus "found $gpu, but nvidia-smi lists ${known:-none}" "which GPUs the command sees" \
+      refuse --gpus "found $gpu, but nvidia-smi lists ${known:-none}" "numbers of the GPUs that the command sees" \
         "--gpus=${known:-0}"
     fi
   done
 fi
 if [[ -n $gpus ]]; then
-  # In the order of nvidia-smi, and not with the fastest first.
+  # Number GPUs in the order of nvidia-smi, not with the fastest first.
   COMMAND=(env CUDA_DEVICE_ORDER=PCI_BUS_ID "CUDA_VISIBLE_DEVICES=$gpus" "${COMMAND[@]}")
 fi
 if (( DRY )); then
@@ -83,13 +83,13 @@ trap 'forward TERM' TERM
 trap 'forward INT' INT
 
 while true; do
-  # With job control it leads a group of its own, so that a Ctrl-C reaches it once, from here.
+  # With job control the command leads a group of its own, so that a Ctrl-C reaches it once.
   set -m
   "${COMMAND[@]}" < /dev/null &
   child=$!
   set +m
   [[ -z $asked ]] || forward "$asked"
-  # A signal ends a wait too, and the command may take a while to save.
+  # A signal ends the wait, too, but the command may still be saving.
   while kill -0 "$child" 2> /dev/null; do
     wait "$child" || true
   done
@@ -98,5 +98,5 @@ while true; do
   if (( ! restart || status != 75 )) || [[ -n $asked ]]; then
     exit "$status"
   fi
-  say "stopped with everything saved (status 75): it is started again"
+  say "stopped with everything saved (status 75): the command is started again"
 done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command on the GPUs of several nodes under SLURM, one process a GPU, and goes on by itself
+# Runs a command on the GPUs of several nodes under SLURM, one process for each GPU, and continues it
 # after a stop.
 #
 #   export NODES=2 GPUS_PER_NODE=4 TIME_LIMIT=12:00:00
@@ -7,27 +7,27 @@
 #       --config.data.store=/shared/stores/demo --workdir=/shared/runs/a
 #
 # Called by hand it submits itself with sbatch; within the job (or an salloc) it calls srun. The
-# repository, its .venv, the store and the workdir must lie on storage that all nodes see. The word
-# `python` means .venv/bin/python of this repository, if it is there.
+# repository, its .venv, the store and the workdir must be on storage that all nodes see. The word
+# `python` means .venv/bin/python of this repository, if it exists.
 #
-# One process a GPU, because that is what JAX takes a SLURM task for: it shows each process the GPU
-# with the number of its task on the node, so that a single task a node would leave all but the
-# first GPU idle. Each process gets EMOJAX_PROCESSES=auto, by which it joins the others
-# (jax.distributed.initialize without arguments, which reads SLURM's variables).
+# There is one process for each GPU because JAX gives each SLURM task the GPU with the number of the
+# task on its node; with one task per node, all GPUs but the first would be idle. Each process gets
+# EMOJAX_PROCESSES=auto, by which it joins the others (jax.distributed.initialize without arguments,
+# which reads SLURM's variables).
 #
-# 120 s before the time limit SLURM sends SIGTERM to the processes. They save, and end with status
-# 75, upon which the job is put into the queue again, under its number and with the same log,
-# slurm-NUMBER.log. So it is after a node has failed (--requeue).
+# 120 s before the time limit SLURM sends SIGTERM to the processes. They save and end with status 75.
+# The job is then put into the queue again, with the same number and the same log,
+# slurm-NUMBER.log. The same happens after a node has failed (--requeue).
 #
 # Variables
-#   NODES          how many nodes
-#   GPUS_PER_NODE  GPUs, and so processes, of each node
-#   TIME_LIMIT     of the job, as sbatch's --time: minutes, H:MM:SS or D-HH:MM:SS
+#   NODES          number of nodes
+#   GPUS_PER_NODE  number of GPUs, and so of processes, on each node
+#   TIME_LIMIT     time limit of the job, as sbatch's --time: minutes, H:MM:SS or D-HH:MM:SS
 #   SBATCH_PARTITION, SBATCH_ACCOUNT and the like are read by sbatch itself
 #
 # Options
-#   --dry-run      prints what would be executed, and executes nothing
-#   --help         prints this
+#   --dry-run      prints the commands without executing them
+#   --help         prints this text
 #
 # Within the job the exit status is srun's, the highest of all processes.
 
@@ -40,7 +40,7 @@ set -euo pipefail
 
 SCRIPT=${BASH_SOURCE[0]}
 SELF=launch/slurm.sh
-# SLURM runs a copy of this file, which lies elsewhere.
+# SLURM runs a copy of this file in another folder.
 ROOT=${EMOJAX_ROOT:-$(cd "$(dirname "$SCRIPT")/.." && pwd)}
 if [[ ! -f $ROOT/launch/common.sh ]]; then
   ROOT=${SLURM_SUBMIT_DIR:-$ROOT}
@@ -60,7 +60,7 @@ done
 take_command "$@"
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
-  need_number NODES "${NODES:-}" 1 "how many nodes the job takes" "export NODES=2"
+  need_number NODES "${NODES:-}" 1 "number of nodes of the job" "export NODES=2"
   need_number GPUS_PER_NODE "${GPUS_PER_NODE:-}" 1 "GPUs of each node, and processes on it" \
     "export GPUS_PER_NODE=4"
   need TIME_LIMIT "time limit of the job" 12:00:00
@@ -68,7 +68,7 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
     refuse TIME_LIMIT "found $TIME_LIMIT, expected minutes, H:MM:SS or D-HH:MM:SS" \
       "time limit of the job" "export TIME_LIMIT=12:00:00"
   fi
-  need_tool sbatch "it submits jobs to SLURM" "sbatch --version"
+  need_tool sbatch "the program that submits jobs to SLURM" "sbatch --version"
   run env "EMOJAX_ROOT=$ROOT" sbatch "--nodes=$NODES" "--ntasks-per-node=$GPUS_PER_NODE" \
     "--gpus-per-node=$GPUS_PER_NODE" "--time=$TIME_LIMIT" "$ROOT/launch/slurm.sh" -- "${COMMAND[@]}"
   (( DRY )) || exit 0
@@ -76,16 +76,16 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
 fi
 
 resolve_python
-need_tool srun "it starts the processes of a job" "srun --version"
-# All GPUs of a node are visible to each of its tasks, for JAX picks one by its number. A process
-# that ends does not end the others: they may still be saving, or writing reports, and when one
-# dies JAX itself ends the rest.
+need_tool srun "the program that starts the processes of a job" "srun --version"
+# All GPUs of a node are visible to each of its tasks, because JAX picks one by its number. A process
+# that ends must not end the others, which may still be saving or writing reports. When one dies,
+# JAX itself ends the rest.
 step=(env EMOJAX_PROCESSES=auto srun --gpu-bind=none --kill-on-bad-exit=0 --wait=0 "${COMMAND[@]}")
 if (( DRY )); then
   quoted "${step[@]}"
   exit 0
 fi
-# SLURM may send SIGTERM to this script as well; srun's status is what counts.
+# SLURM may send SIGTERM to this script as well; the result is srun's status.
 trap 'say "SIGTERM: waiting for the processes to save"' TERM
 status=0
 "${step[@]}" || status=$?

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command on every host of a TPU slice, where the processes find each other by themselves.
+# Runs a command on every host of a TPU slice, whose processes find each other.
 #
 #   export TPU_NAME=emojax-32 TPU_ZONE=us-central2-b REMOTE_DIR=/home/me/emojax
 #   export STORE=/mnt/shared/stores/demo WORKDIR=/mnt/shared/runs/a
@@ -7,27 +7,27 @@
 #       --config.data.store=$STORE --workdir=$WORKDIR
 #
 # The slice must run already (gcloud compute tpus tpu-vm create), with the same storage mounted at
-# the same place of every host: NFS, or a bucket with gcsfuse. Before anything is started, each
-# host is asked whether it sees the store, and a file that the first host has just written. What
-# is copied is the commit that is checked out here. The command gets EMOJAX_PROCESSES=auto, by
-# which it joins the others (jax.distributed.initialize without arguments). It runs in REMOTE_DIR
-# of each host in the background and writes run.log there; at the end this script prints how to
-# look at it and how to stop it. The word `python` means .venv/bin/python of REMOTE_DIR.
+# the same path of every host: NFS, or a bucket with gcsfuse. Before the start, the script checks
+# that each host sees the store, and a file that the first host has just written. It copies the
+# commit that is checked out here. The command gets EMOJAX_PROCESSES=auto, by which it joins the
+# others (jax.distributed.initialize without arguments). It runs in REMOTE_DIR of each host in the
+# background and writes run.log there. At the end this script prints the commands that show the log
+# and stop the training. The word `python` means .venv/bin/python of REMOTE_DIR.
 #
 # Variables
 #   TPU_NAME       name of the slice
-#   TPU_ZONE       its zone, such as us-central2-b
+#   TPU_ZONE       zone of the slice, such as us-central2-b
 #   REMOTE_DIR     full path of the folder on each host for the code and its .venv, on the host's
 #                  own disk
 #   STORE          full path of the store, which the command must name
-#   WORKDIR        full path of the run's folder, which the command must name; made if not there
-#   GCP_PROJECT    its project; gcloud's own default otherwise
-#   REMOTE_PYTHON  a Python >= 3.11 there; python3 otherwise
+#   WORKDIR        full path of the run's folder, which the command must name; created if missing
+#   GCP_PROJECT    project of the slice; gcloud's default otherwise
+#   REMOTE_PYTHON  a Python >= 3.11 on the hosts; python3 otherwise
 #
 # Options
-#   --skip_install  only checks and starts; code and packages are there from the last time
-#   --dry-run       prints what would be executed, and executes nothing
-#   --help          prints this
+#   --skip_install  only checks and starts, with the code and packages of the last call
+#   --dry-run       prints the commands without executing them
+#   --help          prints this text
 #
 # The exit status is 0 once the command was started.
 set -euo pipefail
@@ -44,10 +44,10 @@ MORE_PATHS=(
 )
 tpu_arguments "$@"
 for variable in STORE WORKDIR; do
-  # What was checked has to be what is used.
+  # The command must use the paths that were checked.
   if [[ " ${COMMAND[*]} " != *"${!variable}"* ]]; then
     refuse "$variable" "found ${!variable}, which the command does not name" \
-      "the command must use what this script checks on every host" \
+      "the command must use the path that this script checks on every host" \
       "-- python -m emojax.train ... --config.data.store=\$STORE --workdir=\$WORKDIR"
   fi
 done

@@ -5,22 +5,22 @@
 #   launch/tpu_vm.sh -- python -m emojax.train --config=configs/rjcma.py:folds \
 #       --config.data.store=/home/me/stores/demo --workdir=/home/me/runs/a
 #
-# The TPU VM must run already (gcloud compute tpus tpu-vm create), and hold the store. What is
-# copied is the commit that is checked out here. The command runs in REMOTE_DIR in the background
-# and writes run.log there; at the end this script prints how to look at it and how to stop it.
-# The word `python` means .venv/bin/python of REMOTE_DIR.
+# The TPU VM must run already (gcloud compute tpus tpu-vm create) and hold the store. The script
+# copies the commit that is checked out here. The command runs in REMOTE_DIR in the background and
+# writes run.log there. At the end this script prints the commands that show the log and stop the
+# training. The word `python` means .venv/bin/python of REMOTE_DIR.
 #
 # Variables
 #   TPU_NAME       name of the TPU VM
-#   TPU_ZONE       its zone, such as us-central2-b
-#   REMOTE_DIR     full path of the folder there for the code and its .venv; made if not there
-#   GCP_PROJECT    its project; gcloud's own default otherwise
-#   REMOTE_PYTHON  a Python >= 3.11 there; python3 otherwise
+#   TPU_ZONE       zone of the TPU VM, such as us-central2-b
+#   REMOTE_DIR     full path of its folder for the code and the .venv; created if missing
+#   GCP_PROJECT    project of the TPU VM; gcloud's default otherwise
+#   REMOTE_PYTHON  a Python >= 3.11 on the TPU VM; python3 otherwise
 #
 # Options
-#   --skip_install  only starts the command; code and packages are there from the last time
-#   --dry-run       prints what would be executed, and executes nothing
-#   --help          prints this
+#   --skip_install  only starts the command, with the code and packages of the last call
+#   --dry-run       prints the commands without executing them
+#   --help          prints this text
 #
 # The exit status is 0 once the command was started.
 set -euo pipefail

@@ -1,6 +1,7 @@
 """The floors of the house: imports only go down, and each part stays what it is meant to be."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,21 @@ def test_files_stay_short_and_have_a_purpose() -> None:
         if length > MAX_LINES.get(path.relative_to(ROOT).parts[0], DEFAULT_MAX_LINES):
             long[module_of(path)] = length
     assert not long, f"too long, in lines: {long}"
+
+
+def test_docstrings_state_and_do_not_ask() -> None:
+    asks = re.compile(r"(What|How|Whether|Which|Where|When|Who)\b")
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    wrong, seen = [], 0
+    for path in sources("emojax", "data", "configs", "benchmarks"):
+        for node in ast.walk(tree_of(path)):
+            text = ast.get_docstring(node) if isinstance(node, kinds) else None
+            first = text.splitlines()[0] if text else ""
+            seen += bool(text)
+            if text and (asks.match(first) or not first.endswith((".", ":"))):
+                wrong.append(f"{path.relative_to(ROOT)}: {first}")
+    assert not wrong
+    assert seen > 1000  # a checker that finds nothing passes as well
 
 
 def test_no_file_can_be_taken_for_another() -> None:
