@@ -19,7 +19,6 @@ from emojax.commands import cli
 from emojax.commands.start import start
 from emojax.commands.summary import path_text
 from emojax.core.devices import is_primary, wait_for_all
-from emojax.core.session import Session
 from emojax.datasets.source import Store
 from emojax.errors import writing
 from emojax.ops.postprocessing import SMOOTHERS
@@ -108,13 +107,13 @@ def _report(
     """Prints and writes the scores and the predictions."""
     console = cli.console()
     cli.tell(checkpoint_step=run.step, folds=len(found.results), scores=headline(found.results))
-    _show(found, store, run.session, console)
+    _show(found, store, console)
     partition = given.partition
     folder = workdir / ("crossval" if partition == "validation" else f"crossval-{partition}")
     with writing(folder, "The results"):
-        _save(folder, found, store, run.session, run.step)
+        _save(folder, found, run, store)
     write_results(workdir / partition, run.session, store, found.results, partition)
-    for line in found.postprocessing.lines(run.session) if found.postprocessing else ():
+    for line in found.postprocessing.lines() if found.postprocessing else ():
         console.print(line, highlight=False)
     console.print(f"scores:      {folder / 'scores.json'}", highlight=False)
     console.print(f"picture:     {folder / 'folds.png'}", highlight=False)
@@ -122,7 +121,7 @@ def _report(
     console.print(f"report:      {workdir / partition / 'report.html'}", highlight=False)
 
 
-def _show(found: CrossValidation, store: Store, session: Session, console: Console) -> None:
+def _show(found: CrossValidation, store: Store, console: Console) -> None:
     """Prints the tables: folds, seeds, spread, test."""
     title = f"{store.name}, {found.partition}"
     print_scores(found.results, title, console)
@@ -180,13 +179,13 @@ def _number(value: float) -> str:
     return "-" if value != value else f"{value:.3f}"
 
 
-def _save(folder: Path, found: CrossValidation, store: Store, session: Session, step: int) -> None:
+def _save(folder: Path, found: CrossValidation, run: TrainedRun, store: Store) -> None:
     """Writes scores, picture, predictions and widths."""
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / "out_of_fold", store, found.out_of_fold)
     if found.postprocessing:
         write_predictions(folder / "out_of_fold_postprocessed", store, found.processed)
-        found.postprocessing.write(folder, session)
+        found.postprocessing.write(folder)
     panels: dict[str, dict[str, list[float]]] = {}
     seeds: dict[str, list[list[float]]] = {}
     nothing = float("nan")
@@ -208,12 +207,12 @@ def _save(folder: Path, found: CrossValidation, store: Store, session: Session, 
                 [of_seed.get(task, {}).get(name, nothing) for of_seed in by_seed.values()]
                 for by_seed in found.seeds.values()
             ]
-    title = f"{session.config.model['name']} on {store.name}, {found.partition}"
+    title = f"{run.session.config.model['name']} on {store.name}, {found.partition}"
     folds = [result.fold for result in found.results]
     path = folder / "folds.png"
     plot_folds(path, title=title, folds=folds, panels=panels, seeds=seeds, bar=OURS)
     # Written last and atomically: whoever finds this file may rely on all the others.
-    text = json.dumps(document(found, session, store, step), indent=1) + "\n"
+    text = json.dumps(document(found, run, store), indent=1) + "\n"
     replace_text(folder / "scores.json", text, "The scores")
 
 

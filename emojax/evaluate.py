@@ -130,10 +130,10 @@ def _report(
     print_scores(results, f"{store.name}, {partition}, step {run.step}", console)
     write_results(folder, run.session, store, results, partition)
     if postprocessing:
-        for line in postprocessing.lines(run.session):
+        for line in postprocessing.lines():
             console.print(line, highlight=False)
         with writing(folder, "The widths"):
-            written = postprocessing.write(folder, run.session)
+            written = postprocessing.write(folder)
         console.print(f"widths: {written}", highlight=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False)
 

@@ -147,10 +147,10 @@ def _report(
     )
     console = cli.console()
     if postprocessing:
-        for line in postprocessing.lines(run.session):
+        for line in postprocessing.lines():
             console.print(line, highlight=False)
         with writing(out, "The widths"):
-            postprocessing.write(out, run.session)
+            postprocessing.write(out)
     console.print(
         f"{count} files for {len(names)} videos, {given.ensemble} of {members} replica(s): {out}",
         highlight=False,

@@ -235,7 +235,7 @@ def test_folds_are_chosen_by_name(store: Store) -> None:
 def test_documents_have_no_nan(run: TrainedRun, store: Store, found: CrossValidation) -> None:
     bare = FoldResult("0", ("x",), {}, {})
     lone = dataclasses.replace(found, results=[found.results[0], bare])
-    text = json.dumps(cross_validation.document(lone, run.session, store, 3), allow_nan=False)
+    text = json.dumps(cross_validation.document(lone, run, store), allow_nan=False)
     assert json.loads(text)["spread"]["va"][OURS]["ccc_mean"]["deviation"] is None
 
 

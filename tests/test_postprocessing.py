@@ -317,12 +317,12 @@ def test_the_range_is_the_protocols_or_the_data_sets_own(
 
 def test_widths_come_back_from_their_file(store: Store, session: Session, tmp_path: Path) -> None:
     made = tuned(store, session, ("smooth", "clip"), "exponential")
-    path = made.write(tmp_path / "new", session)
-    again = read_postprocessing(path, ("smooth", "clip"), session)
-    assert again.document(session) == made.document(session)
-    assert read_postprocessing(path, ("smooth",), session).ranges == {}
-    assert read_postprocessing(path, ("clip",), session).widths == ()
-    lines = made.lines(session)
+    path = made.write(tmp_path / "new")
+    again = read_postprocessing(path, ("smooth", "clip"), session.folds.keys, session.tasks)
+    assert again.document() == made.document()
+    assert read_postprocessing(path, ("smooth",), session.folds.keys, session.tasks).ranges == {}
+    assert read_postprocessing(path, ("clip",), session.folds.keys, session.tasks).widths == ()
+    lines = made.lines()
     assert lines[0].startswith("smoothing: exponential (time constant)")
     assert "valence" in lines[1]
     assert "fold 0" in lines[1]
@@ -343,23 +343,23 @@ def test_widths_come_back_from_their_file(store: Store, session: Session, tmp_pa
 def test_files_that_do_not_fit_are_refused(
     store: Store, session: Session, tmp_path: Path, change: Any, field: str
 ) -> None:
-    content = tuned(store, session, ("smooth", "clip")).document(session)
+    content = tuned(store, session, ("smooth", "clip")).document()
     path = tmp_path / "postprocessing.json"
     path.write_text("{" if change is None else json.dumps(content | change))
     with pytest.raises(InputError, match="postprocessing of the run") as caught:
-        read_postprocessing(path, ("smooth", "clip"), session)
+        read_postprocessing(path, ("smooth", "clip"), session.folds.keys, session.tasks)
     assert caught.value.details["field"] == field
 
 
 def test_a_negative_width_and_unknown_steps_are_refused(
     store: Store, session: Session, tmp_path: Path
 ) -> None:
-    content = tuned(store, session, ("smooth",)).document(session)
+    content = tuned(store, session, ("smooth",)).document()
     content["seconds"]["1"]["va"]["arousal"] = -2.0
     path = tmp_path / "p.json"
     path.write_text(json.dumps(content))
     with pytest.raises(InputError) as caught:
-        read_postprocessing(path, ("smooth",), session)
+        read_postprocessing(path, ("smooth",), session.folds.keys, session.tasks)
     assert caught.value.details["found"] == "-2.0"
     with pytest.raises(InputError, match="no such postprocessing") as caught:
         check_steps(["smoth"])

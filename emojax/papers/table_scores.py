@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from emojax.core.session import Session
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
+from emojax.datasets.window_spec import WindowSpec
 from emojax.exchange.submission_frames import every_frame
 from emojax.exchange.submission_writing import answer, write_submission
 from emojax.ops.stability import StabilityCounts, stability_counts
@@ -110,7 +110,7 @@ def _measure(run: Run, store: Store, partition: str, file: Path, states_file: Pa
     content: dict[str, Any] = {"scores": {}, "frames": {}, "optimum": {}, "submissions": {}}
     arrays: dict[str, np.ndarray] = {}
     for fold, names in zip(folds, videos, strict=True):
-        scored = _Scored(session, store, fold, names)
+        scored = _Scored(session.window_spec, store, fold, names)
         content["frames"][fold.name] = scored.frames
         content["optimum"][fold.name] = scored.scores(reference_predictions(store, names, OPTIMUM))
         content["scores"][fold.name] = {}
@@ -135,9 +135,9 @@ def _measure(run: Run, store: Store, partition: str, file: Path, states_file: Pa
 class _Scored:
     """The videos of one fold and their annotations."""
 
-    def __init__(self, session: Session, store: Store, fold: Fold, names: Sequence[str]) -> None:
-        self.session, self.store, self.fold, self.names = session, store, fold, names
-        self._truth = {task: read_annotations(store, fold, names, task) for task in session.tasks}
+    def __init__(self, spec: WindowSpec, store: Store, fold: Fold, names: Sequence[str]) -> None:
+        self.spec, self.store, self.fold, self.names = spec, store, fold, names
+        self._truth = {task: read_annotations(store, fold, names, task) for task in spec.tasks}
         self.frames = {
             task: int(truth.mask_NK.any(axis=1).sum()) for task, truth in self._truth.items()
         }
@@ -154,7 +154,7 @@ class _Scored:
     def states(self, predictions: Predictions) -> dict[str, np.ndarray]:
         """Returns the states of annotated videos: "task/number of the leaf" -> (videos, ...)."""
         arrays: dict[str, np.ndarray] = {}
-        for task in self.session.tasks:
+        for task in self.spec.tasks:
             states = []
             for name in self.names:
                 truth = read_annotations(self.store, self.fold, [name], task)
@@ -171,8 +171,8 @@ class _Scored:
         It is computed over the model's ticks: frames that hold a tick's prediction count once.
         """
         found: dict[str, float] = {}
-        spec = self.session.window_spec
-        for task in (name for name in self.session.tasks if TASKS[name].kind == "categorical"):
+        spec = self.spec
+        for task in (name for name in spec.tasks if TASKS[name].kind == "categorical"):
             counts = dict.fromkeys(EPSILONS, StabilityCounts.empty())
             for name in self.names:
                 number = self.store.index_of(name)

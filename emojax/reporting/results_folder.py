@@ -63,7 +63,8 @@ def write_results(
     """
     with writing(folder, "The results"):
         folder.mkdir(parents=True, exist_ok=True)
-        document = json_values(_document(session, store, results, partition))
+        data = _data(store, results, session.window_spec.streams, session.names)
+        document = json_values(_document(store, results, partition, data))
         (folder / "scores.json").write_text(json.dumps(document, indent=1) + "\n")
         videos = list(video_timelines(store, results))
         write_timelines(folder / TIMELINES_FILE, videos)
@@ -87,14 +88,14 @@ def write_results(
 
 
 def _document(
-    session: Session, store: Store, results: Sequence[FoldResult], partition: str
+    store: Store, results: Sequence[FoldResult], partition: str, data: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Collects the content of ``scores.json``."""
     tasks = scored_tasks(results)
     document: dict[str, Any] = {
         "store": store.name,
         "partition": partition,
-        "data": _data(session, store, results),
+        "data": data,
         "folds": {result.fold: result.scores for result in results},
     }
     for key, over_folds in (("all_folds", pooled_scores), ("mean_of_folds", mean_scores)):
@@ -124,19 +125,27 @@ def _document(
     return document | ({"decisions": decisions} if decisions else {})
 
 
-def _data(session: Session, store: Store, results: Sequence[FoldResult]) -> dict[str, Any]:
-    """Describes the data, so that simulated ones are never taken for measured ones."""
+def _data(
+    store: Store, results: Sequence[FoldResult], streams: Sequence[str], replicas: Sequence[str]
+) -> dict[str, Any]:
+    """Describes the data, so that nobody takes simulated ones for measured ones.
+
+    Args:
+        store: the store that was evaluated.
+        results: the result of each fold.
+        streams: the names of the streams that the model reads.
+        replicas: the names of the replicas.
+    """
     metadata = store.metadata
-    streams = {name: store.streams[name] for name in session.window_spec.streams}
     return {
         "name": store.name,
         "description": metadata.get("description", ""),
         "checksum": metadata["checksum"],
         "builder": metadata.get("builder", {}),
         "counts": metadata.get("counts", {}),
-        "streams": {name: dataclasses.asdict(spec) for name, spec in streams.items()},
+        "streams": {name: dataclasses.asdict(store.streams[name]) for name in streams},
         "scored_videos": {result.fold: len(result.names) for result in results},
-        "replicas": list(session.names),
+        "replicas": list(replicas),
     }
 
 

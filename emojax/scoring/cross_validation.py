@@ -246,17 +246,17 @@ def spreads(found: CrossValidation, task: str, system: str = OURS) -> dict[str, 
     return result
 
 
-def document(found: CrossValidation, session: Session, store: Store, step: int) -> dict[str, Any]:
+def document(found: CrossValidation, run: TrainedRun, store: Store) -> dict[str, Any]:
     """Collects the content of ``scores.json``, with None where there is no number."""
     tasks = scored_tasks(found.results)
     systems = [OURS, *([PROCESSED] if found.postprocessing else [])]
     content: dict[str, Any] = {
         "store": store.name,
         "checksum": store.metadata["checksum"],
-        "model": session.config.model["name"],
-        "step": step,
+        "model": run.session.config.model["name"],
+        "step": run.step,
         "partition": found.partition,
-        "replicas": list(session.names),
+        "replicas": list(run.session.names),
         "folds": {result.fold: result.scores for result in found.results},
         "videos": {result.fold: list(result.names) for result in found.results},
         "seeds": found.seeds,
@@ -275,7 +275,7 @@ def document(found: CrossValidation, session: Session, store: Store, step: int) 
         "test_ensembles": found.test,
     }
     if found.postprocessing:
-        content["postprocessing"] = found.postprocessing.document(session)
+        content["postprocessing"] = found.postprocessing.document()
     return json_values(content)
 
 

@@ -14,6 +14,7 @@ from emojax.core.replicas import Groups
 from emojax.core.session import Session
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
+from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
 from emojax.ops.decisions import DECISION_RULES
 from emojax.ops.scores import score_kind
@@ -72,17 +73,17 @@ class Tuning:
         folds = run.folds(store)
         return cls(store, folds, run.predict(store, [list(fold.train) for fold in folds]))
 
-    def ensembles(self, session: Session) -> list[list[tuple[Fold, Predictions]]]:
-        """Returns each fold with the predictions of its ensemble, for ``tuned_postprocessing``."""
+    def ensembles(
+        self, weights: Mapping[str, np.ndarray], groups: Groups
+    ) -> list[list[tuple[Fold, Predictions]]]:
+        """Returns each fold with the predictions of its ensemble, for ``tuned_postprocessing``.
+
+        Args:
+            weights: the target weights of the replicas.
+            groups: the replicas grouped by fold.
+        """
         return [
-            [
-                (
-                    fold,
-                    ensemble(
-                        session.weights, self.predictions, fold_members(session.folds, number)
-                    ),
-                )
-            ]
+            [(fold, ensemble(weights, self.predictions, fold_members(groups, number)))]
             for number, fold in enumerate(self.folds)
         ]
 
@@ -164,16 +165,15 @@ def evaluate_folds(
     """Scores the ensembles of each fold's replicas beside optimum and linear baseline.
 
     Args:
-        session: what was trained.
-        store: the data.
-        predictions: of each replica, for the partition's videos of its fold.
-        folds: in the order of ``session.folds``.
+        session: the session of the run.
+        store: the store with the videos.
+        predictions: each replica's predictions of the partition's videos of its fold.
+        folds: the folds, in the order of ``session.folds``.
         partition: "train", "validation" or "test".
-        baseline: whether to fit ridge + smoothing; it needs the store trained on, or it would
-            learn from other videos than the model.
-        tuning: also scores the model with decisions tuned on these, beside the papers' argmax
-            and 0.5.
-        postprocessing: also scores the model with this done to its predictions.
+        baseline: True to fit ridge + smoothing, too. That needs the store that the run was
+            trained on; on another store the baseline would learn from other videos.
+        tuning: if given, the model is also scored with decisions tuned on these predictions.
+        postprocessing: if given, the model is also scored with its predictions postprocessed.
 
     Raises:
         InputError: a fold has no such videos.
@@ -192,7 +192,9 @@ def evaluate_folds(
             systems[PROCESSED] = postprocessing(store, systems[OURS], number)
         systems[OPTIMUM] = reference_predictions(store, names, "optimum")
         if baseline:
-            systems[BASELINE] = _baseline(session, store, fold.name, names)
+            systems[BASELINE] = _baseline(
+                store, fold.name, names, session.window_spec, session.config.evaluation.selection
+            )
         scores: dict[str, Scores] = {}
         states: dict[str, dict[str, Any]] = {}
         for task in session.tasks:
@@ -240,18 +242,19 @@ def _moved(predictions: Predictions, decisions: Mapping[str, np.ndarray]) -> Pre
     }
 
 
-def _baseline(session: Session, store: Store, fold: str, names: Sequence[str]) -> Predictions:
+def _baseline(
+    store: Store, fold: str, names: Sequence[str], spec: WindowSpec, selection: Mapping[str, str]
+) -> Predictions:
     """Predicts by ridge + smoothing, fitted on the model's own streams and training videos."""
-    selection = session.config.evaluation.selection
     fitted = {
         task: cached_ridge(
             store,
             fold,
-            tuple(session.window_spec.streams),
+            tuple(spec.streams),
             task,
             "rmse" if score_kind(selection[task]).least_squares else "ccc",
         )
-        for task in session.tasks
+        for task in spec.tasks
     }
     return model_free_predictions(
         store, names, {task: ridge.predict for task, ridge in fitted.items()}

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from emojax.core.replicas import Groups
 from emojax.core.session import Session
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
@@ -46,13 +47,15 @@ class Postprocessing:
     Attributes:
         steps: some of ``STEPS``.
         smoother: a key of ``SMOOTHERS``.
-        widths: for each fold of ``session.folds``; empty where nothing is smoothed.
+        folds: the names of the run's folds.
+        widths: the widths of each fold, in this order; empty where nothing is smoothed.
         ranges: continuous task -> lowest and highest label; empty where nothing is clipped.
         tuned_on: what the widths were tuned on, for people.
     """
 
     steps: tuple[str, ...]
     smoother: str
+    folds: tuple[str, ...]
     widths: tuple[Widths, ...]
     ranges: Mapping[str, tuple[float, float]]
     tuned_on: str
@@ -61,9 +64,9 @@ class Postprocessing:
         """Smooths predictions with the widths of a fold, in float64.
 
         Args:
-            store: where the videos are.
-            predictions: of a replica or an ensemble.
-            fold: number of the fold in ``session.folds``.
+            store: the store with the videos.
+            predictions: the predictions of a replica or an ensemble.
+            fold: the index of the fold in ``folds``.
         """
         if "smooth" not in self.steps:
             return predictions
@@ -90,7 +93,7 @@ class Postprocessing:
         """Smooths an ensemble's predictions, then clips them; arguments as in ``smooth``."""
         return self.clip(self.smooth(store, predictions, fold))
 
-    def document(self, session: Session) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Returns the content of ``postprocessing.json``."""
         return {
             "steps": list(self.steps),
@@ -102,21 +105,21 @@ class Postprocessing:
                     task: dict(zip(TASKS[task].labels, widths_C.tolist(), strict=True))
                     for task, widths_C in widths.items()
                 }
-                for fold, widths in zip(session.folds.keys, self.widths, strict=False)
+                for fold, widths in zip(self.folds, self.widths, strict=False)
             },
         }
 
-    def lines(self, session: Session) -> list[str]:
+    def lines(self) -> list[str]:
         """Describes the widths and ranges, line by line."""
         found = []
         if self.widths:
             width = SMOOTHERS[self.smoother].width
             found.append(f"smoothing: {self.smoother} ({width}), tuned on {self.tuned_on}")
-        for fold, widths in zip(session.folds.keys, self.widths, strict=False):
+        for fold, widths in zip(self.folds, self.widths, strict=False):
             parts = []
             for task, widths_C in widths.items():
                 labels = TASKS[task].labels
-                # One width for all of a task is said once.
+                # A width that all labels of a task share is printed once.
                 names = labels if len(set(widths_C.tolist())) > 1 else (task,)
                 parts += [f"{n} {s:g} s" for n, s in zip(names, widths_C, strict=False)]
             found.append(f"  fold {fold}: " + ", ".join(parts))
@@ -124,11 +127,11 @@ class Postprocessing:
             found.append(f"clipping: {task} to {low:g} ... {high:g}")
         return found
 
-    def write(self, folder: Path, session: Session) -> Path:
-        """Writes ``postprocessing.json`` into a folder, made if it is not there."""
+    def write(self, folder: Path) -> Path:
+        """Writes ``postprocessing.json`` into a folder, which is made if it does not exist."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / POSTPROCESSING_FILE
-        path.write_text(json.dumps(self.document(session), indent=1) + "\n")
+        path.write_text(json.dumps(self.document(), indent=1) + "\n")
         return path
 
 
@@ -178,27 +181,33 @@ def tuned_postprocessing(
     Args:
         steps: some of ``STEPS``.
         smoother: a key of ``SMOOTHERS``.
-        session: what was trained.
-        store: that it was trained on.
+        session: the session of the run.
+        store: the store that it was trained on.
         known: for each fold of the session, predictions to tune its widths on, each with the
-            fold that says which of their frames are scored. Not looked at without "smooth".
-        tuned_on: what those are, for people.
+            fold that says which of their frames are scored. Only used with "smooth".
+        tuned_on: describes these predictions for the user.
     """
     folds = [store.fold(name) for name in session.folds.keys]
     ranges = label_ranges(store, folds, session.tasks) if "clip" in steps else {}
+    selection = session.config.evaluation.selection
     widths: tuple[Widths, ...] = ()
     if "smooth" in steps:
         widths = tuple(
-            {task: _tune(session, store, of_fold, task, smoother, ranges) for task in session.tasks}
+            {
+                task: _tune(store, of_fold, task, selection[task], smoother, ranges)
+                for task in session.tasks
+            }
             for of_fold in known
         )
-    return Postprocessing(steps, smoother, widths, ranges, tuned_on)
+    return Postprocessing(steps, smoother, session.folds.keys, widths, ranges, tuned_on)
 
 
 class _Known(Protocol):
     """Predictions to tune on, see ``evaluation.Tuning``."""
 
-    def ensembles(self, session: Session) -> list[list[tuple[Fold, Predictions]]]:
+    def ensembles(
+        self, weights: Mapping[str, np.ndarray], groups: Groups
+    ) -> list[list[tuple[Fold, Predictions]]]:
         """Returns predictions to tune on for each fold."""
 
 
@@ -216,7 +225,7 @@ def prepare_postprocessing(
         steps: some of ``STEPS``; without any, the result is None.
         smoother: a key of ``SMOOTHERS``; a file has its own.
         widths: the file to read, or "".
-        session: of the run.
+        session: the session of the run.
         open_store: opens the store that the run was trained on; not called with a file.
         tuning: predictions to tune widths on; needed for "smooth" without a file.
 
@@ -233,8 +242,8 @@ def prepare_postprocessing(
             )
         return None
     if widths:
-        return read_postprocessing(widths, steps, session)
-    known = tuning.ensembles(session) if tuning else []
+        return read_postprocessing(widths, steps, session.folds.keys, session.tasks)
+    known = tuning.ensembles(session.weights, session.folds) if tuning else []
     return tuned_postprocessing(steps, smoother, session, open_store(), known, ON_TRAINING)
 
 
@@ -268,10 +277,10 @@ def label_ranges(
 
 
 def _tune(
-    session: Session,
     store: Store,
     known: Sequence[tuple[Fold, Predictions]],
     task: str,
+    selection: str,
     smoother: str,
     ranges: Mapping[str, tuple[float, float]],
 ) -> np.ndarray:
@@ -295,8 +304,8 @@ def _tune(
                 states[w] = state if states[w] is None else states[w].merge(state)
     if states[0] is None:
         return np.zeros(outputs)
-    selection = ops.selections[session.config.evaluation.selection[task]]
-    scores_WX = np.stack([np.asarray(selection(state)) for state in states])
+    score = ops.selections[selection]
+    scores_WX = np.stack([np.asarray(score(state)) for state in states])
     best_X = (scores_WX >= scores_WX.max(axis=0) - _TIE).argmax(axis=0)
     # All classes of a categorical task are one target, and share a width.
     widths_C = np.broadcast_to(np.asarray(seconds)[best_X], (outputs,))
@@ -304,14 +313,15 @@ def _tune(
 
 
 def read_postprocessing(
-    path: str | Path, steps: tuple[str, ...], session: Session
+    path: str | Path, steps: tuple[str, ...], folds: tuple[str, ...], tasks: Sequence[str]
 ) -> Postprocessing:
-    """Opens a ``postprocessing.json`` that evaluation or cross-validation wrote.
+    """Reads a ``postprocessing.json`` that evaluation or cross-validation wrote.
 
     Args:
         path: the file.
-        steps: what to do, of what the file knows.
-        session: of the run; the file must know all of its folds and tasks.
+        steps: some of the steps that the file describes.
+        folds: the names of the run's folds, all of which the file must hold.
+        tasks: the run's tasks, all of which the file must hold.
 
     Raises:
         InputError: the file cannot be read, or is of another run or of other steps.
@@ -344,17 +354,17 @@ def read_postprocessing(
                 task: np.array(
                     [float(content["seconds"][fold][task][label]) for label in TASKS[task].labels]
                 )
-                for task in session.tasks
+                for task in tasks
             }
-            for fold in (session.folds.keys if "smooth" in steps else ())
+            for fold in (folds if "smooth" in steps else ())
         )
-        continuous = [task for task in session.tasks if TASKS[task].kind == "continuous"]
+        continuous = [task for task in tasks if TASKS[task].kind == "continuous"]
         ranges = {
             task: (float(content["ranges"][task][0]), float(content["ranges"][task][1]))
             for task in (continuous if "clip" in steps else ())
         }
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        expected = "folds " + ", ".join(session.folds.keys) + "; " + ", ".join(session.tasks)
+        expected = "folds " + ", ".join(folds) + "; " + ", ".join(tasks)
         raise refuse("seconds and ranges", f"nothing for {error}", expected) from error
     numbers = np.concatenate([[0.0], *(w for by_task in widths for w in by_task.values())])
     if not ((numbers >= 0) & np.isfinite(numbers)).all():
@@ -362,4 +372,4 @@ def read_postprocessing(
     if any(not low <= high for low, high in ranges.values()):
         raise refuse("ranges", dict(ranges), "the lowest label, then the highest")
     tuned_on = str(content.get("tuned_on"))
-    return Postprocessing(steps, content["smoother"], widths, ranges, tuned_on)
+    return Postprocessing(steps, content["smoother"], folds, widths, ranges, tuned_on)
