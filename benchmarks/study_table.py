@@ -72,8 +72,10 @@ def score(case: Case, workdir: Path, partition: str, seconds: float) -> list[Row
     names = partition_videos(store, fold, partition)
     predictions = run.predict(store, [names])
     (result,) = evaluate_folds(run.session, store, predictions, [fold], partition)
-    truths = {task: read_annotations(store, fold, names, task) for task in run.session.tasks}
-    _, named = replica_scores(run.session, predictions, [truths])
+    session = run.session
+    truths = {task: read_annotations(store, fold, names, task) for task in session.tasks}
+    selection = session.config.evaluation.selection
+    _, named = replica_scores(predictions, [truths] * len(predictions), session.weights, selection)
     rows = []
     for by_system in result.scores.values():
         for name in SHOWN:

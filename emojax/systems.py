@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 from absl import flags
 from rich.progress import track
 from rich.table import Table
@@ -77,11 +78,11 @@ class Measured:
         return sum(self.parameters.values())
 
 
-def model_fields(session: Session) -> dict[str, Any]:
-    """Returns every field of a session's model: its whole configuration."""
+def model_fields(model: nn.Module) -> dict[str, Any]:
+    """Returns every field of a model: its whole configuration."""
     return {
-        field.name: getattr(session.model, field.name)
-        for field in dataclasses.fields(session.model)
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(model)
         if field.name not in ("parent", "name")
     }
 
@@ -98,7 +99,7 @@ class Facts:
         """Returns the measurements of a session's model; equal models are measured once."""
         spec = session.window_spec
         widths = {name: stream.width for name, stream in session.streams.items()}
-        fields = model_fields(session)
+        fields = model_fields(session.model)
         outputs = fields.pop("outputs")
         program = repr((type(session.model).__name__, fields, widths, spec.lengths))
         key = f"{program} {outputs}"
@@ -214,7 +215,7 @@ def show(variant: Variant, streams: Mapping[str, StreamSpec], *, fast: bool = Fa
             (name, f"{stream.width} wide, {spec.lengths[name]} rows a window")
             for name, stream in session.streams.items()
         ],
-        "fields": [(name, str(value)) for name, value in model_fields(session).items()],
+        "fields": [(name, str(value)) for name, value in model_fields(session.model).items()],
         "parameters": [(name, f"{count:,}") for name, count in counts.items()],
     }
     for title, pairs in tables.items():

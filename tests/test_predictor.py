@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 from rich.console import Console
 
 from emojax.core.devices import make_layout
-from emojax.core.session import fold_normalisation
+from emojax.core.session import Session, fold_normalisation
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter
 from emojax.errors import InputError
 from emojax.prediction.predictor import (
+    Annotations,
+    Predictions,
     Predictor,
     ensemble,
     read_annotations,
@@ -111,6 +114,14 @@ def test_no_videos_are_no_predictions(store: Store, trained: tuple[Any, Path]) -
 # -- scores ------------------------------------------------------------------------------------
 
 
+def scores_of(
+    session: Session, predictions: Sequence[Predictions], truths: list[dict[str, Annotations]]
+) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """Scores replicas that are all of one fold."""
+    selection = session.config.evaluation.selection
+    return replica_scores(predictions, truths * len(predictions), session.weights, selection)
+
+
 def test_scores_are_ccc_over_all_annotated_frames(store: Store, trained: tuple[Any, Path]) -> None:
     run, workdir = trained
     opened = open_run(workdir)
@@ -121,7 +132,7 @@ def test_scores_are_ccc_over_all_annotated_frames(store: Store, trained: tuple[A
     fold = store.fold("0")
     predictions = opened.predict(store, [list(fold.validation)])
     truths = [{"va": read_annotations(store, fold, fold.validation, "va")}]
-    scores_R, named = replica_scores(opened.session, predictions, truths)
+    scores_R, named = scores_of(session, predictions, truths)
     for r, name in enumerate(("valence", "arousal")):
         by_hand = ccc_by_hand(*annotated_frames(store, predictions[r], fold.validation, r))
         assert scores_R[r] == pytest.approx(by_hand, abs=1e-12)
@@ -143,7 +154,7 @@ def test_only_scored_frames_are_scored(store: Store) -> None:
         for name in names
     }
     truths = [{"va": read_annotations(store, fold, names, "va")}]
-    scores_R, _ = replica_scores(session, [predictions] * 2, truths)
+    scores_R, _ = scores_of(session, [predictions] * 2, truths)
     cut = {name: {"va": values["va"][5:25]} for name, values in predictions.items()}
     xs, ys = [], []
     for name in names:
@@ -158,7 +169,7 @@ def test_only_scored_frames_are_scored(store: Store) -> None:
     for values in predictions.values():
         values["va"][:5] = 100.0
         values["va"][25:] = -100.0
-    again_R, _ = replica_scores(session, [predictions] * 2, truths)
+    again_R, _ = scores_of(session, [predictions] * 2, truths)
     np.testing.assert_array_equal(again_R, scores_R)
 
 
@@ -171,7 +182,7 @@ def test_a_score_is_not_a_mean_over_videos(store: Store) -> None:
         labels_NK = store.read(store.index_of(name)).labels["va"]
         predictions[name] = {"va": 0.5 * k + np.clip(labels_NK, -1, 1) * rng.normal(1, 0.1)}
     truths = [{"va": read_annotations(store, fold, fold.validation, "va")}]
-    scores_R, _ = replica_scores(session, [predictions] * 2, truths)
+    scores_R, _ = scores_of(session, [predictions] * 2, truths)
     per_video = [
         ccc_by_hand(*annotated_frames(store, predictions, [name], VALENCE))
         for name in fold.validation
@@ -233,9 +244,9 @@ def test_predictions_that_are_not_finite_never_score(labelled: Store, bad: float
             for name, count in frames.items()
         }
 
-    good_R, _ = replica_scores(session, [predictions(0.5)] * 4, truths)
+    good_R, _ = scores_of(session, [predictions(0.5)] * 4, truths)
     assert np.isfinite(good_R).all()
-    bad_R, _ = replica_scores(session, [predictions(bad)] * 4, truths)
+    bad_R, _ = scores_of(session, [predictions(bad)] * 4, truths)
     assert np.isnan(bad_R).all()
 
 

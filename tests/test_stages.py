@@ -181,7 +181,9 @@ def test_an_interrupted_run_predicts_with_the_branches_that_its_best_weights_are
     assert opened.branches_R is not None
     assert opened.branches_R.tolist() == [True, True]
     predictions = opened.predict(store, [list(store.fold("0").validation)])
-    scores, _ = replica_scores(opened.session, predictions, recorder._validation.truths)
+    truths, session = recorder._validation.truths, opened.session
+    selection = session.config.evaluation.selection
+    scores, _ = replica_scores(predictions, truths * 2, session.weights, selection)
     best = np.max([epoch["score"] for epoch in done.history[:2]], axis=0)
     np.testing.assert_allclose(scores, best, rtol=0, atol=1e-5)
 

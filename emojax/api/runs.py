@@ -122,7 +122,12 @@ class Run:
             for fold, names in zip(folds, videos, strict=True)
         ]
         truths = [{k: t for k, t in of_fold.items() if t.mask_NK.any()} for of_fold in truths]
-        _, named = replica_scores(session, self.trained.predict(store, videos), truths)
+        _, named = replica_scores(
+            self.trained.predict(store, videos),
+            [truths[fold] for fold in session.folds.members_R],
+            session.weights,
+            session.config.evaluation.selection,
+        )
         rows = []
         for name, replica, scores in zip(self.replicas, session.replicas, named, strict=True):
             for task in session.tasks:

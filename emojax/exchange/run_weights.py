@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from emojax import __version__
 from emojax.config_reading import as_plain
-from emojax.core.replicas import Replica
+from emojax.core.replicas import Groups, Replica
 from emojax.core.schedule import initial_state
 from emojax.core.session import Session
 from emojax.core.state import named_leaves
@@ -183,15 +183,17 @@ def import_replicas(
     abstract = session.abstract_state()
     template = variables_of({"params": abstract.params, "model_state": abstract.model_state})
     shapes = {name: leaf.shape[1:] for name, leaf in named_leaves(template).items()}
-    _check_tensors(files[0], session, shapes)
+    _check_tensors(files[0], shapes, session.streams, session.tasks)
     stacked = {
         name: np.stack([_tensor(file, name, shape) for file in ordered])
         for name, shape in shapes.items()
     }
     variables = jax.tree.unflatten(jax.tree.structure(template), list(stacked.values()))
     normalisation = {
-        stream: tuple(_per_fold(session, ordered, stream, name) for name in ("mean", "std"))
-        for stream in session.streams
+        stream: tuple(
+            _per_fold(ordered, session.folds, stream, spec.width, name) for name in ("mean", "std")
+        )
+        for stream, spec in session.streams.items()
     }
     place = {"path": "", **files[0].store}
     if store:
@@ -321,12 +323,15 @@ def _merged_session(files: Sequence[ReplicaFile], store: str) -> Session:
 
 
 def _check_tensors(
-    first: ReplicaFile, session: Session, shapes: Mapping[str, tuple[int, ...]]
+    first: ReplicaFile,
+    shapes: Mapping[str, tuple[int, ...]],
+    streams: Iterable[str],
+    tasks: Sequence[str],
 ) -> None:
     """Refuses tensors that the model does not have, unless a task was left out."""
-    statistics = {f"normalisation/{s}/{name}" for s in session.streams for name in ("mean", "std")}
+    statistics = {f"normalisation/{s}/{name}" for s in streams for name in ("mean", "std")}
     foreign = first.file.tensors.keys() - shapes.keys() - statistics
-    if foreign and list(session.tasks) == list(first.config["data"]["tasks"]):
+    if foreign and list(tasks) == list(first.config["data"]["tasks"]):
         raise InputError(
             f"The file holds {len(foreign)} tensor(s) that its model does not have.",
             file=first.file.path,
@@ -351,14 +356,23 @@ def _tensor(replica: ReplicaFile, name: str, shape: tuple[int, ...]) -> np.ndarr
     return as_float32(replica.file, name)
 
 
-def _per_fold(session: Session, files: Sequence[ReplicaFile], stream: str, name: str) -> np.ndarray:
-    """Returns one statistic of one stream in the form of ``session.fold_normalisation``."""
-    shape = (session.streams[stream].width,)
+def _per_fold(
+    files: Sequence[ReplicaFile], groups: Groups, stream: str, width: int, name: str
+) -> np.ndarray:
+    """Returns one statistic of one stream as ``session.fold_normalisation`` does.
+
+    Args:
+        files: the file of each replica.
+        groups: the replicas grouped by fold.
+        stream: the name of the stream.
+        width: its width D.
+        name: "mean" or "std".
+    """
     key = f"normalisation/{stream}/{name}"
     folds = []
-    for number in range(len(session.folds.keys)):
-        members = [files[int(r)] for r in np.flatnonzero(session.folds.members_R == number)]
-        arrays = [_tensor(member, key, shape) for member in members]
+    for number in range(len(groups.keys)):
+        members = [files[int(r)] for r in np.flatnonzero(groups.members_R == number)]
+        arrays = [_tensor(member, key, (width,)) for member in members]
         if any(not np.array_equal(arrays[0], array) for array in arrays):
             raise InputError(
                 "Files of one fold disagree about its training statistics.",

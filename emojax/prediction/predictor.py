@@ -287,42 +287,43 @@ def concatenate(truth: Annotations, predictions: Predictions, task: str) -> np.n
 
 
 def replica_scores(
-    session: Session,
     predictions: Sequence[Predictions],
     truths: Sequence[Mapping[str, Annotations]],
+    weights: Mapping[str, np.ndarray],
+    selection: Mapping[str, str],
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Scores every replica on its own fold.
+    """Scores every replica against the annotations of its fold.
 
     Args:
-        session: the session.
         predictions: the predictions of each replica.
-        truths: for each fold, task -> annotations.
+        truths: for each replica, task -> annotations.
+        weights: task -> (R, targets), see ``replicas.target_weights``.
+        selection: task -> the score that selects weights, as in ``config.evaluation.selection``.
 
     Returns:
         (R,) selection scores: the weighted mean over a replica's targets, higher is better, NaN
         if a prediction of the replica is not finite. Also, for each replica, all named scores of
         its tasks.
     """
-    selections = session.config.evaluation.selection
-    scores_R = np.zeros(len(session.replicas))
+    scores_R = np.zeros(len(predictions))
     named: list[dict[str, float]] = []
-    for r, fold in enumerate(session.folds.members_R):
+    for r, (predicted, of_replica) in enumerate(zip(predictions, truths, strict=True)):
         values: dict[str, float] = {}
-        for task, truth in truths[fold].items():
-            predicted_NC = concatenate(truth, predictions[r], task)
+        for task, truth in of_replica.items():
+            predicted_NC = concatenate(truth, predicted, task)
             # Infinity and NaN are treated alike, because the decision behind an F1 would turn
             # either into a class and so into a score.
             sound = bool(np.isfinite(predicted_NC).all())
             predicted_NC = predicted_NC if sound else np.full_like(predicted_NC, np.nan)
             arguments = (predicted_NC, truth.labels_NK, truth.mask_NK)
-            per_target = TASK_OPS[task].target_scores(*arguments, selections[task])
+            per_target = TASK_OPS[task].target_scores(*arguments, selection[task])
             scores = TASK_OPS[task].scores(*arguments)
             if not sound:
                 per_target = np.full_like(per_target, np.nan)
                 scores = dict.fromkeys(scores, float("nan"))
-            weights = session.weights[task][r]
-            scores_R[r] += float(np.sum(np.where(weights > 0, weights * per_target, 0.0)))
-            values |= _trained_scores(TASK_OPS[task], weights, scores)
+            weights_X = weights[task][r]
+            scores_R[r] += float(np.sum(np.where(weights_X > 0, weights_X * per_target, 0.0)))
+            values |= _trained_scores(TASK_OPS[task], weights_X, scores)
         named.append(values)
     return scores_R, named
 

@@ -107,7 +107,8 @@ class ResidentEvaluation:
                 self._session.layout,
             )
         plan = self._plans[key]
-        sums = empty_sums(self._session, plan)
+        count = len(self._session.replicas)
+        sums = empty_sums(plan, self._session.window_spec, count, self._session.layout)
         for windows in plan.batches:
             self._between()
             sums = self._step(sums, weights, self._data, normalisation, windows)
@@ -178,13 +179,19 @@ def make_resident_step(
     return jax.jit(step, donate_argnums=0, out_shardings=sharding)
 
 
-def empty_sums(session: Session, plan: Plan) -> Sums:
-    """Returns zeros, task -> (R, ticks + window, C) float32; the last ``window`` rows are spare."""
-    replicas, length = len(session.replicas), plan.ticks + session.window_spec.window
-    sharding = session.layout.replica_sharding
+def empty_sums(plan: Plan, spec: WindowSpec, replicas: int, layout: Layout) -> Sums:
+    """Returns zeros, task -> (R, ticks + window, C) float32; the last ``window`` rows are spare.
+
+    Args:
+        plan: the windows that will be added.
+        spec: their length and tasks.
+        replicas: R.
+        layout: the devices.
+    """
+    length, sharding = plan.ticks + spec.window, layout.replica_sharding
     return {
         task: jnp.zeros((replicas, length, TASKS[task].outputs), jnp.float32, device=sharding)
-        for task in session.tasks
+        for task in spec.tasks
     }
 
 

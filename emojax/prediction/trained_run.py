@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from emojax.config_schema import Stage
 from emojax.core.schedule import lost, saved_state
 from emojax.core.session import Session, abstract_normalisation, build_session
 from emojax.core.stages import on_branches
@@ -203,7 +204,7 @@ def open_run(workdir: str | Path, step: int | None = None) -> TrainedRun:
         file = checkpoints.folder / str(step)
         with stored(file):
             session = stored_session(meta["config"], meta["streams"], file)
-            lost_R, best_stage_R, best_R = _results(meta, session)
+            lost_R, best_stage_R, best_R = _results(meta, len(session.replicas), session.stages)
             branches_R = on_branches(session.stages, best_stage_R)
             place = {key: str(meta["store"][key]) for key in ("path", "checksum")}
             abstract = {
@@ -284,17 +285,21 @@ def _is_width(value: Any) -> bool:
 
 
 def _results(
-    meta: dict[str, Any], session: Session
+    meta: dict[str, Any], count: int, stages: tuple[Stage, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Returns which replicas diverged, the stage of their best weights and their best scores.
 
     All are (R,); there are no scores where weights were imported.
+
+    Args:
+        meta: the JSON item of the checkpoint.
+        count: R, the number of replicas.
+        stages: the stages of the training.
     """
-    count = len(session.replicas)
     if "schedule" not in meta:  # imported weights, which are the result of their training
-        return np.zeros(count, bool), np.full(count, len(session.stages) - 1), None
+        return np.zeros(count, bool), np.full(count, len(stages) - 1), None
     schedule = saved_state(meta["schedule"])
     for field in dataclasses.fields(schedule):
         if getattr(schedule, field.name).shape != (count,):
             raise ValueError(f"schedule, {field.name} is not of {count} replicas")
-    return lost(schedule, session.stages), schedule.best_stage, schedule.best
+    return lost(schedule, stages), schedule.best_stage, schedule.best

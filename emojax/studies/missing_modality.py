@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from emojax.core.session import Session
 from emojax.core.step import stacks
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
@@ -268,24 +267,31 @@ def drop_at_input(
         dropped: video index -> (ticks,) bool.
         streams: the names of the streams that lose rows.
     """
+    spec = predictor.session.window_spec
+    ahead = stacks(predictor.session.model)
 
     def drop(batches: Sequence[Batch]) -> Any:
         return predictor.place(
-            [dropped_rows(predictor.session, batch, dropped, streams) for batch in batches]
+            [dropped_rows(spec, batch, dropped, streams, ahead=ahead) for batch in batches]
         )
 
     return drop
 
 
 def dropped_rows(
-    session: Session, batch: Batch, dropped: Dropped, streams: Sequence[str]
+    spec: WindowSpec, batch: Batch, dropped: Dropped, streams: Sequence[str], *, ahead: bool
 ) -> dict[str, np.ndarray]:
     """Returns stream -> (B, rows) bool for all streams of the model, so that one program serves.
 
     A row is dropped with its tick; a row that covers several ticks, with the middle one.
+
+    Args:
+        spec: the windows of the batch.
+        batch: the batch.
+        dropped: video index -> (ticks,) bool.
+        streams: the names of the streams that lose rows.
+        ahead: True for a model that stacks context ahead, see ``step.stacks``.
     """
-    spec = session.window_spec
-    ahead = stacks(session.model)
     found = {}
     for name in spec.streams:
         rows, context = spec.rows(name), 0 if ahead else spec.context.get(name, 0)

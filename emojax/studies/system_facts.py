@@ -8,12 +8,15 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from emojax.core.session import Session
 from emojax.core.state import init_variables, named_leaves
+from emojax.datasets.window_spec import WindowSpec
+from emojax.specs import StreamSpec
 from emojax.studies.flops import count_flops
 
 
@@ -73,7 +76,8 @@ def forward_flops(session: Session, variables: Mapping[str, Any]) -> float:
     Elementwise operations (activations, norms, softmax) are left out; they are a few percent. See
     ``flops.count_flops``.
     """
-    return count_flops(functools.partial(_apply, session), variables, _inputs(session, 1))
+    inputs = _inputs(session.streams, session.window_spec, 1)
+    return count_flops(functools.partial(_apply, session.model), variables, inputs)
 
 
 def receptive_field(session: Session, variables: Mapping[str, Any]) -> Reach:
@@ -84,14 +88,14 @@ def receptive_field(session: Session, variables: Mapping[str, Any]) -> Reach:
     recurrence a gradient can fade to 0, so a loop in the program counts as the whole window on the
     side that it comes from.
     """
-    inputs = _inputs(session, 2)
-    spec = session.window_spec
+    model, spec = session.model, session.window_spec
+    inputs = _inputs(session.streams, spec, 2)
     rng = np.random.default_rng(0)
     weights_BT = np.zeros((2, spec.window), np.float32)
     weights_BT[0, -1] = weights_BT[1, 0] = 1.0
 
     def scalar(streams: Any, variables: Any) -> jax.Array:
-        outputs = _apply(session, variables, streams)
+        outputs = _apply(model, variables, streams)
         # Outputs have distinct weights; with equal ones those of a softmax would cancel.
         total = jnp.zeros(())
         for y_BTC in outputs.values():
@@ -112,7 +116,7 @@ def receptive_field(session: Session, variables: Mapping[str, Any]) -> Reach:
             if len(rows):
                 before = max(before, own - int(rows[0]) * ticks[name])
                 after = max(after, (int(rows[-1]) + 1) * ticks[name] - 1 - own)
-    reverse = set(_loops(_trace(session, variables, inputs).jaxpr))
+    reverse = set(_loops(_trace(model, variables, inputs).jaxpr))
     far = max(1, spec.window - 1)
     return Reach(
         None if False in reverse or before >= far else before,
@@ -120,23 +124,24 @@ def receptive_field(session: Session, variables: Mapping[str, Any]) -> Reach:
     )
 
 
-def _inputs(session: Session, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _inputs(
+    streams: Mapping[str, StreamSpec], spec: WindowSpec, batch: int
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of the streams of a batch."""
-    lengths = session.window_spec.lengths
     return {
-        name: jax.ShapeDtypeStruct((batch, lengths[name], spec.width), jnp.float32)
-        for name, spec in session.streams.items()
+        name: jax.ShapeDtypeStruct((batch, spec.lengths[name], stream.width), jnp.float32)
+        for name, stream in streams.items()
     }
 
 
-def _apply(session: Session, variables: Any, streams: Mapping[str, Any]) -> dict[str, jax.Array]:
+def _apply(model: nn.Module, variables: Any, streams: Mapping[str, Any]) -> dict[str, jax.Array]:
     masks = {name: jnp.ones(x_BTD.shape[:2], bool) for name, x_BTD in streams.items()}
-    outputs: Any = session.model.apply(variables, streams, masks, valid=masks, train=False)
+    outputs: Any = model.apply(variables, streams, masks, valid=masks, train=False)
     return outputs[0]
 
 
-def _trace(session: Session, variables: Any, inputs: Any) -> Any:
-    return jax.make_jaxpr(functools.partial(_apply, session))(variables, inputs)
+def _trace(model: nn.Module, variables: Any, inputs: Any) -> Any:
+    return jax.make_jaxpr(functools.partial(_apply, model))(variables, inputs)
 
 
 def _random(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> np.ndarray:

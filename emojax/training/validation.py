@@ -22,10 +22,10 @@ class Validation:
         truths: of each fold, task -> annotations.
 
     Args:
-        session: all replicas.
-        store: the data.
-        feed: of the training, whose resident data are used here, too.
-        stop: asked before every batch.
+        session: the session of all replicas.
+        store: the store with the videos.
+        feed: the feed of the training, whose resident data are used here, too.
+        stop: the request to stop, which is checked before every batch.
     """
 
     def __init__(self, session: Session, store: Store, feed: Feed, stop: StopRequest) -> None:
@@ -70,9 +70,12 @@ class Validation:
             found = predict(group.take(weights), group.normalisation(normalisation), videos)
             predictions |= {int(group.members[i]): found[i] for i in np.flatnonzero(active_G)}
         live = np.flatnonzero(active_R)
-        part = self._session.subset(live, self._session.layout)
-        truths = [self.truths[folds.index(name)] for name in part.folds.keys]
-        scores, named = replica_scores(part, [predictions[int(r)] for r in live], truths)
+        scores, named = replica_scores(
+            [predictions[int(r)] for r in live],
+            [self.truths[fold] for fold in self._session.folds.members_R[live]],
+            {task: weights_RX[live] for task, weights_RX in self._session.weights.items()},
+            self._session.config.evaluation.selection,
+        )
         return scores, dict(zip(live.tolist(), named, strict=True))
 
     def _keep(self, groups: Sequence[Group]) -> None:
