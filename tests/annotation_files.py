@@ -13,7 +13,7 @@ HEADERS = {task: ",".join(TASKS[task].labels) for task in CHALLENGES}
 
 
 def random_labels(task: str, frames: int, seed: int = 0) -> np.ndarray:
-    """(N, columns) float32 with a few entries that are not annotated."""
+    """Returns (N, columns) float32 with a few entries that are not annotated."""
     rng = np.random.default_rng([seed, len(task)])
     if task == "va":
         labels_NK = np.round(rng.uniform(-1, 1, (frames, 2)), 3)
@@ -26,7 +26,7 @@ def random_labels(task: str, frames: int, seed: int = 0) -> np.ndarray:
 
 
 def text_of(task: str, labels_NK: np.ndarray) -> str:
-    """An annotation file."""
+    """Returns an annotation file."""
     lines = [",".join(f"{value:g}" for value in row) for row in labels_NK.tolist()]
     return "\n".join([HEADERS[task], *lines]) + "\n"
 
@@ -42,6 +42,6 @@ def write_annotation(
 
 
 def write_features(folder: Path, video: str, rows_ND: np.ndarray) -> None:
-    """One array a video."""
+    """Writes one array for each video."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / f"{video}.npy", rows_ND)

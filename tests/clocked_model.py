@@ -56,7 +56,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def clocked_config(store: Path, **data: Any) -> dict[str, Any]:
-    """A configuration of it for a store of coded videos."""
+    """Returns a configuration of it for a store of coded videos."""
     config = small_config(store)
     config["data"] |= {"streams": ["frames", "slow", "fast"], "window": 12, "stride": 6} | data
     config["model"] = {"name": NAME}

@@ -21,7 +21,7 @@ jit = functools.partial(jax.jit, compiler_options=FAST)
 
 
 def build(**fields: Any) -> nn.Module:
-    """A small model with one GRU layer, without dropout unless asked for."""
+    """Returns a small model with one GRU layer, without dropout unless asked for."""
     small: dict[str, Any] = {
         "window": WINDOW, "ticks": TICKS, "width": 4, "attention_width": 4, "head_width": 5,
         "dropout": 0.0, "temporal_dropout": 0.0, "layers": 1, "streams": ("fan", "deepspectrum"),
@@ -31,7 +31,7 @@ def build(**fields: Any) -> nn.Module:
 
 
 def losses_of(aux: Any) -> dict[str, Any]:
-    """The auxiliary losses by name, those of targets summed."""
+    """Returns the auxiliary losses by name, those of targets summed."""
     summed = {
         name: sum(loss.sum() for loss in by_task.values())
         for name, by_task in aux["target_losses"].items()
@@ -57,7 +57,7 @@ def randomised(model: nn.Module, streams: Any, masks: Any, seed: int = 1) -> Any
 
 
 def apply(model: nn.Module, variables: Any, streams: Any, masks: Any, **call: Any) -> Any:
-    """Compiled; the intermediates come back too."""
+    """Applies the compiled model; returns its intermediates, too."""
     run = jit(
         lambda *args: model.apply(*args, train=False, mutable=["intermediates"], **call)
     )  # fmt: skip

@@ -147,7 +147,7 @@ WRITERS: dict[str, Callable[..., str]] = {
 
 
 def header_of(descr: object, shape: object) -> bytes:
-    """A .npy header that may declare anything."""
+    """Returns a .npy header that may declare anything."""
     text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
 

@@ -76,7 +76,7 @@ def run_forked(
 
 
 def said(folder: Path, name: str, status: int = 0) -> tuple[str, str]:
-    """Output and errors of a case, which must have ended with this status."""
+    """Returns output and errors of a case, which must have ended with this status."""
     output, errors = ((folder / f"{name}.{stream}").read_text() for stream in (1, 2))
     assert int((folder / f"{name}.status").read_text()) == status, errors[-3000:]
     return output, errors

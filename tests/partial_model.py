@@ -58,7 +58,7 @@ def config_of(store: Path, **data: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a store, a run and another run that was trained from another seed."""
+    """Returns a folder with a store, a run and another run that was trained from another seed."""
     folder = tmp_path_factory.mktemp("studies")
     lengths = (45, 33, 60, 38, 52)
     path = build_small_store(folder / "store", validation_lengths=lengths, tasks=TASK_NAMES)

@@ -55,7 +55,7 @@ def poisoned() -> Iterator[None]:
 
 
 def build_poisoned_store(path: Path) -> Path:
-    """A store whose video train-3, which is one window, is marked."""
+    """Returns a store whose video train-3, which is one window, is marked."""
     videos = []
     with StoreWriter(path, name="poisoned", streams=STREAMS, tasks=["va"]) as writer:
         for partition, lengths in (("train", LENGTHS), ("validation", (45, 33))):

@@ -14,7 +14,7 @@ VOID = ("meta", "img", "input", "br", "link")
 
 
 class Page(HTMLParser):
-    """Checks that every tag is closed, and collects what a page holds."""
+    """Checks that every tag is closed, and collects the content of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(convert_charrefs=True)
@@ -59,7 +59,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
     def table(self, **facts: str) -> list[list[str]]:
-        """The rows of the one table with these ``data-`` attributes, its header among them."""
+        """Returns the rows of the table with these ``data-`` attributes, including its header."""
         (rows,) = [
             rows
             for rows, given in zip(self.rows, self.all("table"), strict=True)

@@ -25,7 +25,7 @@ ALL = ("va", "expr", "au")
 
 
 def guesses(store: Store, names: Sequence[str], tasks: Sequence[str], seed: int) -> Any:
-    """Decoded predictions that know something, of every frame."""
+    """Returns decoded predictions that know something, of every frame."""
     rng, found = np.random.default_rng(seed), {}
     for name in names:
         labels = store.read(store.index_of(name)).labels
@@ -49,7 +49,7 @@ def evaluated_run(
     baseline: bool = False,
     **train: object,
 ) -> Path:
-    """A run whose predictions are guesses; everything else is as the commands write it."""
+    """Returns a run whose predictions are guesses; everything else is as the commands write it."""
     config = small_config(store.path, **train)
     config["data"]["tasks"] = list(tasks)
     config["loss"], config["evaluation"]["selection"] = {}, {}
@@ -73,7 +73,7 @@ def evaluated_run(
 def invented_videos(
     names: Sequence[str], *, frames: int = 40, tasks: Sequence[str] = ("va",), seed: int = 0
 ) -> list[VideoTimeline]:
-    """Videos of random annotations, a fifth of them missing, and random predictions."""
+    """Returns videos of random annotations, a fifth of them missing, and random predictions."""
     rng = np.random.default_rng(seed)
     videos = []
     for name in names:
@@ -103,7 +103,7 @@ def invented_run(
     store: str = "tiny",
     systems: Sequence[str] = ("model",),
 ) -> Path:
-    """A run of nothing but predictions: no store, no metrics and an almost empty configuration."""
+    """Returns a run of predictions alone, without store or metrics, with a small configuration."""
     folder = workdir / "validation"
     folder.mkdir(parents=True)
     write_timelines(folder / "timelines.npz", videos)

@@ -12,7 +12,7 @@ import pytest
 
 @contextlib.contextmanager
 def mounted(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of so many bytes ("64k", "2m"); skips the test if mounting is not permitted."""
+    """Mounts a file system of this size ("64k", "2m"); skips the test without permission."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     try:

@@ -1,8 +1,7 @@
 """Every shipped configuration, and each as a model that compiles in a second.
 
-How a model shrinks is said in its own configuration file, under ``SMALL``. Everything that decides
-the program's structure stays as it is shipped; widths, layers and windows shrink, and at most two
-streams are kept.
+``SMALL`` in its configuration file defines the small form of a model. The structure of the program
+stays as it is shipped; widths, layers and windows shrink, and at most two streams are kept.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ OWN_STREAMS = {
 
 @functools.cache
 def shipped() -> tuple[Variant, ...]:
-    """Every variant of every file in configs/."""
+    """Returns every variant of every file in configs/."""
     return tuple(discover(Path(__file__).parents[1] / "configs"))
 
 
 def small_session(variant: Variant, **fields: Any) -> Session:
-    """A variant made small; ``fields`` are set on the model last."""
+    """Returns a variant made small; ``fields`` are set on the model last."""
     config = as_plain(variant.make())
     data, model = config["data"], config["model"]
     first = [model[field] for field in ("leader", "anchor") if field in model]
@@ -70,7 +69,7 @@ def small_session(variant: Variant, **fields: Any) -> Session:
 
 
 def default_fields(model: str) -> dict[str, Any]:
-    """Field -> default, of those fields that have one."""
+    """Returns field -> default, of those fields that have one."""
     return {
         field.name: field.default
         for field in dataclasses.fields(model_class(model))
@@ -79,14 +78,14 @@ def default_fields(model: str) -> dict[str, Any]:
 
 
 def _of_streams(value: Any, names: list[str]) -> Any:
-    """What a field says of some streams, if it says something of each; else the whole of it."""
+    """Returns the values of a field for some streams, or all if it has none by stream."""
     if not hasattr(value, "items"):
         return value
     return {name: one for name, one in value.items() if name in names}
 
 
 def structure(session: Session) -> str:
-    """What tells two programs apart; the names of streams do not."""
+    """Returns the structure by which programs differ, without the names of streams."""
     alias = {name: f"stream {i}" for i, name in enumerate(session.streams)}
 
     def plain(value: Any) -> Any:
@@ -126,7 +125,7 @@ class Inputs:
     frames_BT: np.ndarray
 
     def poisoned(self, value: float) -> Inputs:
-        """The same windows, with this number in every padded row."""
+        """Returns the same windows, with this number in every padded row."""
         streams = {
             name: np.where(self.masks[name][..., None], x_BTD, np.float32(value))
             for name, x_BTD in self.streams.items()
@@ -134,7 +133,7 @@ class Inputs:
         return dataclasses.replace(self, streams=streams)
 
     def cut(self, session: Session, ticks: int) -> Inputs:
-        """The windows' first ticks alone, and the context rows that belong to them."""
+        """Returns the windows' first ticks alone, and the context rows that belong to them."""
         spec = session.window_spec
         rows = {
             name: ticks // spec.ticks_per_row[name] + 2 * spec.context.get(name, 0)

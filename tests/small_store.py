@@ -28,7 +28,7 @@ def make_record(
     streams: Sequence[StreamSpec] = STREAMS,
     dtype: str = "float16",
 ) -> VideoRecord:
-    """One video: labels are a smooth signal that each stream shows with some noise."""
+    """Returns one video: labels are a smooth signal that each stream shows with some noise."""
     rng = np.random.default_rng(seed)
     pts_N = np.arange(num_frames) / 25.0 + rng.uniform(0, 0.2)
     phase = rng.uniform(0, 6.28, (2, 1))
@@ -104,7 +104,7 @@ def build_small_store(
 
 
 def small_config(store: Path, **train: object) -> dict:
-    """A configuration of RJCMA that trains on the small store in seconds."""
+    """Returns a configuration of RJCMA that trains on the small store in seconds."""
     return {
         "data": {
             "store": str(store),
@@ -160,7 +160,7 @@ def coded_record(
     rates: dict[str, float],
     seed: int = 0,
 ) -> VideoRecord:
-    """A video whose content tells where it comes from.
+    """Returns a video whose content tells where it comes from.
 
     Stream "frames" has rows (frame index, ``number``), one a frame. Each stream of ``rates``
     has rows (seconds since the first frame), on a clock of its own that starts half a second
@@ -200,7 +200,7 @@ def build_coded_store(
     rates: dict[str, float] | None = None,
     tasks: Sequence[str] = ("va",),
 ) -> Path:
-    """A store of ``coded_record`` videos; ``number`` counts all videos from 0."""
+    """Returns a store of ``coded_record`` videos; ``number`` counts all videos from 0."""
     rates = {} if rates is None else rates
     streams = [StreamSpec("frames", 2, "visual")]
     streams += [StreamSpec(name, 1, "audio", rate) for name, rate in rates.items()]

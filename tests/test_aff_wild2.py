@@ -30,7 +30,7 @@ def quiet(_: Any) -> None:
 
 
 def feature_rows(video: str, frames: int) -> np.ndarray:
-    """(N, 4) float16: frame number from 1 in the first column."""
+    """Returns (N, 4) float16: frame number from 1 in the first column."""
     rows_ND = np.random.default_rng(len(video)).normal(size=(frames, WIDTH)).astype(np.float16)
     rows_ND[:, 0] = np.arange(1, frames + 1)
     return rows_ND
@@ -38,7 +38,7 @@ def feature_rows(video: str, frames: int) -> np.ndarray:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Five training and two validation videos with every task, and features for all."""
+    """Returns five training and two validation videos with every task, and features for all."""
     for partition, videos in (("train", TRAIN), ("validation", VALIDATION)):
         for video, frames in videos.items():
             for task in ("va", "expr", "au"):

@@ -69,7 +69,7 @@ def make_record(number: int, name: str, partition: str) -> VideoRecord:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Eight videos with everything that Aff-Wild2's form can say."""
+    """Returns eight videos with everything that Aff-Wild2's form can say."""
     path = tmp_path_factory.mktemp("store") / "store"
     with StoreWriter(path, name="small", streams=SPECS, tasks=TASKS) as writer:
         described = []
@@ -82,7 +82,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def parsed(arguments: list[str]) -> Options:
-    """The options that command-line arguments give."""
+    """Returns the options that command-line arguments give."""
     pairs = [argument.removeprefix("--").partition("=")[::2] for argument in arguments]
     given = dict(pairs)
     return Options(

@@ -1,4 +1,4 @@
-"""``python -m emojax.analyse`` as a user calls it, and what it says about bad calls."""
+"""Tests ``python -m emojax.analyse`` as a user calls it, and the errors of bad calls."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ RIGHT = {
 
 @pytest.fixture(scope="module")
 def called(two_runs: Path) -> Path:  # noqa: F811
-    """A folder with what the command said, case by case; one process imports for all."""
+    """Returns a folder with what the command said, case by case; one process imports for all."""
     cases = {name: words for name, (words, _) in WRONG.items()} | RIGHT
     places = {"RUN": str(two_runs / "run"), "OTHER": str(two_runs / "other")}
     for name, words in cases.items():

@@ -1,4 +1,4 @@
-"""Annotation files of Aff-Wild2: what is read, what is masked, and what is refused."""
+"""Tests annotation files of Aff-Wild2: labels, masks and refusals."""
 
 import re
 from pathlib import Path

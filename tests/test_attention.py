@@ -1,4 +1,4 @@
-"""Attention and transformer layers: against PyTorch, and what padding may not do."""
+"""Tests attention and transformer layers against PyTorch, and the effect of padding."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def ragged(lengths: tuple[int, ...] = LENGTHS, steps: int = STEPS) -> np.ndarray
 
 
 def randomised(module: nn.Module, *args: Any, seed: int = 1) -> Params:
-    """Parameters that are not the initialiser's."""
+    """Returns parameters that are not the initialiser's."""
     shapes = jax.eval_shape(functools.partial(module.init, train=False), KEY, *args)["params"]
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda s: 0.4 * rng.normal(size=s.shape).astype(np.float32), shapes)
 
 
 def value_and_gradients(module: nn.Module, weights_BTD: np.ndarray) -> Any:
-    """A compiled (params, inputs, *masks) -> (gradients of both, output)."""
+    """Returns a compiled (params, inputs, *masks) -> (gradients of both, output)."""
 
     def scalar(params: Params, inputs: tuple, *masks: Any) -> Any:
         y_BTD = module.apply({"params": params}, *inputs, *masks, train=False)
@@ -61,7 +61,7 @@ def value_and_gradients(module: nn.Module, weights_BTD: np.ndarray) -> Any:
 def torch_gradients(
     module: Any, named: dict[str, np.ndarray], call: Any, weights_BTD: np.ndarray
 ) -> tuple[Any, dict[str, Any]]:
-    """Output and parameter gradients of a PyTorch module given our numbers, in float64."""
+    """Returns output and parameter gradients of a PyTorch module given our numbers, in float64."""
     import torch
 
     module = module.double().train()

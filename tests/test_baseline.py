@@ -78,7 +78,7 @@ def standard(tasks: Sequence[str] = ("va",), **changes: float) -> list[VideoReco
 
 
 def score(store: Store, fit: RidgeBaseline | Callable, task: str) -> dict[str, float]:
-    """Scores on the validation videos, all frames as one."""
+    """Returns scores on the validation videos, all frames as one."""
     predict = fit.predict if isinstance(fit, RidgeBaseline) else fit
     records = [store.read(store.index_of(name)) for name in store.folds["0"].validation]
     labels = np.concatenate([record.labels[task] for record in records])
@@ -92,7 +92,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def reference_design(record: VideoRecord, statistics: dict) -> np.ndarray:
-    """(N, D) of one video, frame by frame."""
+    """Returns (N, D) of one video, frame by frame."""
     columns = []
     for name in BOTH:
         data, (mean_D, std_D) = record.streams[name], statistics[name]

@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def fits_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folds that are fitted from now on, in order."""
+    """Returns the folds that are fitted from now on, in order."""
     fitted: list[str] = []
 
     def counted(store: Store, fold: str, *arguments: Any, **options: Any) -> RidgeBaseline:
@@ -36,7 +36,7 @@ def fits_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache."""
+    """Returns an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "emojax" / "baselines"
 

@@ -22,7 +22,7 @@ TASK_NAMES = ("va", "expr", "au")
 
 
 def video(task: str, seed: int, skill: float = 1.0) -> tuple[np.ndarray, ...]:
-    """Decoded predictions, labels and mask of one video."""
+    """Returns decoded predictions, labels and mask of one video."""
     rng = np.random.default_rng(seed)
     num_frames, spec = int(rng.integers(5, 40)), TASKS[task]
     if spec.kind == "categorical":

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what is refused, and that the number of devices does not matter."""
+"""Tests checkpoints: their content, refusals, and other numbers of devices."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def spread(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
-    """Two epochs on all 8 devices."""
+    """Returns two epochs on all 8 devices."""
     workdir = tmp_path_factory.mktemp("spread")
     config = tiny_config(store.path, train={"epochs": 2})
     return *train(store, workdir, config, devices=jax.devices()), workdir
@@ -56,7 +56,7 @@ def spread(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any,
 
 @pytest.fixture
 def workdir(spread: tuple[Any, Any, Path], tmp_path: Path) -> Path:
-    """A copy of that run, to go on with."""
+    """Returns a copy of that run, to go on with."""
     return Path(shutil.copytree(spread[2], tmp_path / "run"))
 
 
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_eight_devices_restores_on_one(
 
 
 def refused(error: InputError) -> dict[str, str]:
-    """The details of an error, which must be complete and fit on a screen."""
+    """Returns the details of an error, which must be complete and fit on a screen."""
     assert set(error.details) == {"file", "field", "found", "expected", "remedy"}
     assert str(error).count("\n") < 20
     return error.details

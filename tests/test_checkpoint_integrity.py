@@ -1,4 +1,4 @@
-"""Checksums of checkpoints, what damage is told, and what a full disk leaves."""
+"""Tests checksums of checkpoints, reports of damage, and checkpoints on a full disk."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_a_checkpoint_under_another_steps_name_is_refused(copy: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
+    """Returns a file system of 2 MiB."""
     with mounted(tmp_path / "disk", "2m") as folder:
         yield folder
 

@@ -1,4 +1,4 @@
-"""The three commands as a user calls them, and what they say about bad input.
+"""Tests the three commands as a user calls them, and their errors for bad input.
 
 A training and its evaluation run as ``python -m``, each in a process of its own. The others are
 many and each needs all imports, so one process imports once and forks for each of them.
@@ -29,7 +29,7 @@ from tests.training_runs import (
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store and a configuration file."""
+    """Returns a folder with a store and a configuration file."""
     folder = tmp_path_factory.mktemp("commands")
     build_small_store(folder / "store")
     config = tiny_config(folder / "store", train={"epochs": 3})
@@ -183,7 +183,7 @@ def called(here: Path, trained: subprocess.CompletedProcess[str]) -> Path:
 
 
 def table(text: str) -> list[str]:
-    """The lines of a printed table of scores, below its title."""
+    """Returns the lines of a printed table of scores, below its title."""
     return [line.strip() for line in text.splitlines() if line.strip()[:1] in "│┃"]
 
 

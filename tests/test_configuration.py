@@ -1,4 +1,4 @@
-"""The schema of the configuration, and what configuration files share."""
+"""Tests the schema of the configuration, and the shared parts of configuration files."""
 
 import dataclasses
 from collections.abc import Collection
@@ -61,7 +61,7 @@ def test_some_streams_leave_no_trace_of_the_others() -> None:
 
 
 def changed(name: str, value: Any) -> dict[str, Any]:
-    """All defaults, with one value in place of a key's own."""
+    """Returns all defaults, with one value in place of a key's own."""
     config = as_plain(RunConfig())
     *sections, last = name.split(".")
     inner = config

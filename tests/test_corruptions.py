@@ -1,4 +1,4 @@
-"""A few random corruptions, told clearly or without effect; the full count is in docs/faults.md."""
+"""Tests a few random corruptions; docs/faults.md has the full count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-validation: what the tables say, whose predictions are out of fold, and the commands."""
+"""Tests cross-validation: tables, out-of-fold predictions, and the commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FOLDS = ("0", "1", "2")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, a run of all of its folds with two seeds, and the run's configuration."""
+    """Returns a store, a run of all of its folds with two seeds, and the run's configuration."""
     folder = tmp_path_factory.mktemp("crossval")
     store = Store(build_small_store(folder / "store"))
     config = tiny_config(store.path, train={"epochs": 1, "epoch_steps": 3})

@@ -1,4 +1,4 @@
-"""Meshes, what each process reads of a batch, and joining the processes of a run."""
+"""Tests meshes, the rows of a batch that each process reads, and joining processes."""
 
 from __future__ import annotations
 

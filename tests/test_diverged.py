@@ -1,4 +1,4 @@
-"""Replicas that diverge: what is said about them, and what is left of a run."""
+"""Tests replicas that diverge: their warnings, and the rest of the run."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ SIZE = ROWS * WIDTH
 
 
 def dropped() -> np.ndarray:
-    """(KEYS, ROWS, WIDTH) with mean 0 and variance 1, of keys as steps fold them in."""
+    """Returns (KEYS, ROWS, WIDTH) with mean 0 and variance 1, of keys as steps fold them in."""
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(KEYS))
     bits = jax.jit(jax.vmap(lambda key: hashed_bits(key, (ROWS, WIDTH))))(keys)
     return ((np.asarray(bits) < RATE * 2**32) - RATE) / np.sqrt(RATE * (1 - RATE))

@@ -36,7 +36,7 @@ from tests.refusals import refused_by_model
 
 @functools.cache
 def gradients_and_outputs(fusion: str, causal: bool) -> tuple[Any, Any]:
-    """A compiled (params, streams, masks) -> (gradients, outputs), and parameters for it."""
+    """Compiles (params, streams, masks) -> (gradients, outputs); returns it with parameters."""
     model = build(fusion=fusion, causal=causal)
     streams, masks = data(model)
     variables = randomised(model, streams, masks)

@@ -44,7 +44,7 @@ class Reference:
         return y + self.leaves[f"{path}/bias"] if f"{path}/bias" in self.leaves else y
 
     def gru(self, name: str, x_SD: Any) -> Any:
-        """The anchor stream in both directions unless causal."""
+        """Encodes the anchor stream, in both directions unless causal."""
         everywhere = self.fields.get("context_bidirectional", False)
         both = not self.causal and (name == self.anchor or everywhere)
         sides = (("forward", ""), ("backward", "_reverse")) if both else (("forward", ""),)
@@ -66,13 +66,13 @@ class Reference:
         return x_SD
 
     def row_at(self, name: str, rows_SH: Any, t: int) -> Any:
-        """The row an anchor stands on; one that has ended, if causal."""
+        """Returns the row an anchor stands on; one that has ended, if causal."""
         ticks = TICKS[name] if self.fields.get("rates", True) else 1
         s = (t + 1) // ticks - 1 if self.causal else t // ticks
         return rows_SH[s] if s >= 0 else torch.zeros_like(rows_SH[0])
 
     def context(self, name: str, rows_SH: Any, scores_S: Any, t: int) -> Any:
-        """Softmax over the rows anchor t sees, and their weighted sum."""
+        """Computes the softmax over the rows that anchor t sees, and their weighted sum."""
         ticks = TICKS[name] if self.fields.get("rates", True) else 1
         seen = [s for s in range(len(rows_SH)) if not self.causal or (s + 1) * ticks <= t + 1]
         if not seen:
@@ -153,13 +153,13 @@ class Reference:
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """A tree of dicts as path -> leaf."""
+    """Returns a tree of dicts as path -> leaf."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
 def relative_error(ours: Any, reference: Any) -> float:
-    """Largest difference over the reference's largest entry."""
+    """Returns the largest difference over the reference's largest entry."""
     ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
     return float(np.abs(ours - reference).max() / np.abs(reference).max())
 

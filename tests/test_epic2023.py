@@ -19,7 +19,7 @@ LABELLED = slice(10, 70)
 
 
 def small_arrays(seed: int = 0) -> dict[str, np.ndarray]:
-    """An export of 6 people x 4 clips with 80 frames, of which 60 are labelled."""
+    """Returns an export of 6 people x 4 clips with 80 frames, of which 60 are labelled."""
     rng = np.random.default_rng(seed)
     count = PEOPLE * CLIPS
     person = np.repeat(np.arange(1, PEOPLE + 1), CLIPS).astype(np.int16)

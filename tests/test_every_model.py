@@ -1,4 +1,4 @@
-"""What every model and every shipped configuration has to do, in one place.
+"""Tests the duties of all models and of all shipped configurations.
 
 Each variant is built in full size, without computing anything. Variants whose small forms are
 the same program are tested once: one gradient step, with masks of any form and any content of the
@@ -36,7 +36,7 @@ from tests.small_models import (
 
 
 def distinct() -> dict[str, Variant]:
-    """One variant for each different small program, by its title."""
+    """Returns one variant for each different small program, by its title."""
     found: dict[str, Variant] = {}
     for variant in shipped():
         found.setdefault(structure(small_session(variant)), variant)
@@ -44,7 +44,7 @@ def distinct() -> dict[str, Variant]:
 
 
 def one_of_each() -> dict[str, Variant]:
-    """The first variant of each model."""
+    """Returns the first variant of each model."""
     found: dict[str, Variant] = {}
     for variant in DISTINCT.values():
         found.setdefault(variant.make().model.name, variant)
@@ -108,7 +108,7 @@ def cotangents(session: Session, batch: int) -> dict[str, np.ndarray]:
 
 
 def with_gaps(session: Session, inputs: Inputs, seed: int, share: float) -> Inputs:
-    """The same windows, of whose ticks this share is real, scattered over all streams alike."""
+    """Returns the windows with this share of real ticks, scattered over all streams alike."""
     spec = session.window_spec
     real_BT = np.random.default_rng(seed).random(inputs.frames_BT.shape) < share
     masks = {}
@@ -121,7 +121,7 @@ def with_gaps(session: Session, inputs: Inputs, seed: int, share: float) -> Inpu
 
 
 def only_real(found: Any, frames_BT: np.ndarray) -> Any:
-    """A step's result with the predictions of real frames alone."""
+    """Returns a step's result with the predictions of real frames alone."""
     (loss, (outputs, state)), gradients = found
     return loss, {task: y_BTC[frames_BT] for task, y_BTC in outputs.items()}, state, gradients
 
@@ -272,7 +272,7 @@ def test_programs_of_a_model_agree(name: str) -> None:
 
 
 def trace_of(session: Session, variables: Any, *parts: Any) -> Any:
-    """The program of a model; dicts are made within it, in the order of ``parts``."""
+    """Returns the program of a model; dicts are made within it, in the order of ``parts``."""
     names = [list(part) for part in parts]
 
     def run(*flat: Any) -> Any:

@@ -29,7 +29,7 @@ Variables = Any
 
 
 def build(**fields: Any) -> nn.Module:
-    """A small model of two streams, without dropout unless asked for."""
+    """Returns a small model of two streams, without dropout unless asked for."""
     small: dict[str, Any] = {
         "streams": NAMES, "window": WINDOW, "stacked_width": 16, "width": 8, "layers": 1,
         "attention_heads": 2, "hidden": 6, "dropout": 0.0,
@@ -49,7 +49,7 @@ def data(
 
 
 def masks_of(mask_BT: np.ndarray, names: tuple[str, ...] = NAMES) -> dict[str, np.ndarray]:
-    """The same frames real in every stream, and no real row in the context."""
+    """Returns the same frames real in every stream, and no real row in the context."""
     return {n: np.pad(mask_BT, ((0, 0), (ROWS.get(n, 0),) * 2)) for n in names}
 
 
@@ -61,7 +61,7 @@ def randomised(model: nn.Module, streams: Any, masks: Any, seed: int = 1) -> Var
 
 
 def run(model: nn.Module, variables: Variables, streams: Any, masks: Any, **options: Any) -> Any:
-    """Predictions of every task."""
+    """Returns predictions of every task."""
     outputs, aux = jitted(model, variables, streams, masks, **({"train": False} | options))
     assert aux == {"losses": {}}
     return outputs

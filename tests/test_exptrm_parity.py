@@ -93,7 +93,7 @@ class Reference(torch.nn.Module):
 
 
 def torch_names(params: Any) -> dict[str, np.ndarray]:
-    """Parameters, or gradients, of our model under the names of the reference."""
+    """Returns parameters, or gradients, of our model under the names of the reference."""
     named: dict[str, np.ndarray] = {}
     for name, own in params.items():
         kind, _, rest = name.partition("_")

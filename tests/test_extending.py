@@ -48,7 +48,7 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page's files and its store."""
+    """Returns the page's files and its store."""
     folder = tmp_path_factory.mktemp("extending")
     for name, text in BLOCKS.items():
         (folder / name).write_text(text)
@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder, as the current one."""
+    """Returns the folder, as the current one."""
     monkeypatch.chdir(folder)
     return folder
 
@@ -211,7 +211,7 @@ def test_two_registered_files_of_one_name_are_told_apart(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with two files more: the model, and its configuration."""
+    """Returns a copy of the project with two files more: the model, and its configuration."""
     tree = tmp_path_factory.mktemp("tree")
     for name in ("emojax", "configs", "data", "tests", "docs", "benchmarks"):
         ignored = shutil.ignore_patterns("__pycache__")

@@ -1,4 +1,4 @@
-"""Malformed feature files: told as bad input, whatever is wrong with them, and never run."""
+"""Tests malformed feature files: they are always refused as bad input, and never run."""
 
 import os
 import pickle
@@ -34,7 +34,7 @@ MUTATIONS = 45  # of each form: 540 files in all
 
 
 def mutated(content: bytes, rng: np.random.Generator, kind: int) -> bytes:
-    """The file cut short, drawn out, with bytes changed, moved or replaced."""
+    """Returns the file cut short, drawn out, with bytes changed, moved or replaced."""
     data = bytearray(content)
     at = int(rng.integers(len(data)))
     match kind % 9:

@@ -1,4 +1,4 @@
-"""The floors of the house: imports only go down, and each part stays what it is meant to be."""
+"""Tests the structure of the project: imports only go down, and each part keeps its purpose."""
 
 import ast
 import re
@@ -84,7 +84,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 def part_of(module: str) -> str | None:
-    """The part of the house that a dotted module name lies in; None outside the house."""
+    """Returns the part of the house that a dotted module name lies in; None outside the house."""
     head, *rest = module.split(".")
     if head == "emojax":
         return rest[0] if rest else "__init__"
@@ -100,7 +100,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def parts_imported(path: Path) -> set[str]:
-    """The parts of the house that a file imports; a name of emojax itself is "__init__"."""
+    """Returns the parts of the house that a file imports; a name of emojax itself is "__init__"."""
     found: set[str] = set()
     for module in house.imported_modules(path, ROOT):
         part = part_of(module)

@@ -160,7 +160,7 @@ def test_class_shares_of_blocks_are_nearly_equal() -> None:
     videos += [(f"v{i}", f"v{i}", "validation") for i in range(70)]
 
     def spread(folds: list[Fold]) -> float:
-        """The largest relative deviation of a class's share over the dealt blocks."""
+        """Returns the largest relative deviation of a class's share over the dealt blocks."""
         shares = np.array([class_shares(fold, classes)["validation"] for fold in folds[1:]])
         return float(np.abs(shares / shares.mean(axis=0) - 1).max())
 

@@ -47,7 +47,7 @@ def write(writer: RunWriter, steps: Iterable[int]) -> None:
 
 
 def whole_rows(workdir: Path) -> int:
-    """How many rows the table has, all of them complete and right."""
+    """Counts the rows of the table, after checking that all are complete and right."""
     text = (workdir / "metrics.csv").read_text()
     assert text.endswith("\n")
     rows = list(csv.DictReader(text.splitlines()))
@@ -60,7 +60,7 @@ def whole_rows(workdir: Path) -> int:
 
 
 def whole_events(workdir: Path) -> int:
-    """How many events there are; TensorBoard reads them to the end of the file."""
+    """Counts the events; TensorBoard reads them to the end of the file."""
     (path,) = workdir.glob("events.out.tfevents.*")
     return sum(bool(event.step) for event in EventFileLoader(str(path)).Load())
 
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_taken_back(tmp_path: Path, limit: int) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
+    """Returns a file system of 64 KiB."""
     with mounted(tmp_path / "disk", "64k") as folder:
         yield folder
 

@@ -37,12 +37,12 @@ GOLDEN: dict[str, Any] = json.loads(FILE.read_text())
 
 @functools.cache
 def paper_variants() -> dict[str, Variant]:
-    """The first variant of each model, by the model's name."""
+    """Returns the first variant of each model, by the model's name."""
     return {variant.make().model.name: variant for variant in reversed(shipped())}
 
 
 def batch_of(session: Session) -> Batch:
-    """Two windows, the second padded, with labels of both kinds of head."""
+    """Returns two windows, the second padded, with labels of both kinds of head."""
     inputs = make_inputs(session, (12, 6), seed=3)
     rng = np.random.default_rng(4)
     labels = {
@@ -63,7 +63,7 @@ def batch_of(session: Session) -> Batch:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Loss, and the norms of gradient and update of each group of parameters, of one step."""
+    """Returns one step's loss, and the norms of gradient and update of each parameter group."""
     session = small_session(paper_variants()[name])
     variables = random_variables(session, seed=1)
     params = variables.pop("params")

@@ -26,7 +26,7 @@ def draw(seed: int, *shape: int) -> np.ndarray:
 
 @functools.cache
 def stacked(causal: bool) -> tuple[Any, Any]:
-    """Parameters of a two-layer network that are not the initialiser's, and its gradients.
+    """Returns parameters of a two-layer network that are not the initialiser's, and its gradients.
 
     The compiled function takes (params, x, mask) and returns the gradients with regard to both
     of a weighted sum of the outputs, and the outputs.

@@ -66,7 +66,7 @@ def cuts(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def telling_step(*_: Any) -> Any:
-    """A step that predicts each tick's own number, and the first tick of its window."""
+    """Returns a step that predicts each tick's own number, and the first tick of its window."""
 
     def predict(weights: Any, batch: Any, normalisation: Any) -> dict[str, np.ndarray]:
         batch = jax.device_get(batch)
@@ -79,7 +79,7 @@ def telling_step(*_: Any) -> Any:
 
 
 def answers(num_ticks: int, cut: dict[str, Any]) -> np.ndarray:
-    """Mean over the windows that count for a tick of their first ticks, tick by tick."""
+    """Averages the first ticks of the windows that count for a tick, tick by tick."""
     window, stride = cut["window"], cut["evaluation_stride"] or cut["stride"]
     starts = [0]
     while starts[-1] + window < num_ticks:

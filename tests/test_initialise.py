@@ -1,4 +1,4 @@
-"""Starting from another run's weights: what is taken, from whom, and what is said about it."""
+"""Tests starting from another run's weights: the copied weights, their source, the messages."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def source(
     branched: None,  # noqa: F811
     tmp_path_factory: pytest.TempPathFactory,
 ) -> TrainedRun:
-    """Four replicas: two folds, valence and arousal."""
+    """Returns four replicas: two folds, valence and arousal."""
     workdir = tmp_path_factory.mktemp("source")
     replicas = {"folds": ["1", "2"]}
     train(store, workdir, branched_config(store.path, replicas=replicas, train={"epochs": 1}))

@@ -1,4 +1,4 @@
-"""A few of the kills of ``benchmarks.faults.kills``, and what its comparison is worth."""
+"""Tests a few kills of ``benchmarks.faults.kills``, and that its comparison finds differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts of launch/: what they print, what they refuse, and how processes begin and end."""
+"""Tests the scripts of launch/: their output, their refusals, and the life of processes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def called(script: str, *arguments: str, **variables: str) -> subprocess.Complet
 
 
 def dry(script: str, *command: str) -> list[str]:
-    """The lines of a dry run."""
+    """Returns the lines of a dry run."""
     options = OPTIONS.get(script, [])
     result = called(
         script, *options, "--dry-run", "--", *(command or TRAIN), **VARIABLES.get(script, {})
@@ -403,7 +403,7 @@ def test_what_is_checked_is_what_the_command_uses() -> None:
 
 
 def test_the_remote_lines_do_what_they_say(tmp_path: Path) -> None:
-    """What the TPU VM's shell is given, run by a shell here: it starts, logs, and stops."""
+    """The lines for the TPU VM's shell start, log and stop a command in a local shell."""
     folder = tmp_path / "remote"
     folder.mkdir()
     program = tmp_path / "saves.py"

@@ -28,7 +28,7 @@ Variables = Any
 
 
 def build(**fields: Any) -> nn.Module:
-    """A small model, without dropout unless asked for."""
+    """Returns a small model, without dropout unless asked for."""
     small: dict[str, Any] = {
         "streams": ("ir50", "vggish"), "modal_width": 4, "dropout": 0.0, "temporal_dropout": 0.0,
         "channels": dict.fromkeys(WIDTHS, (4,)), "kernel_size": 3,

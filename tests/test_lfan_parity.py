@@ -43,7 +43,7 @@ class Reference(pattern.Reference):
         self.train = train
 
     def encode(self, name: str, windows: list, causal: bool, batch_norm: bool) -> Any:
-        """All frames of all windows of a stream, (N, D)."""
+        """Returns all frames of all windows of a stream, (N, D)."""
         encoded = [self.tcn(f"encoder_{name}", x_TD, CHANNELS[name], causal) for x_TD in windows]
         rows_ND = torch.cat(encoded)
         if not batch_norm:
@@ -62,7 +62,7 @@ class Reference(pattern.Reference):
         self, streams: dict[str, list], *, leader: str, heads: int, causal: bool,
         batch_norm: bool, output: str,
     ) -> Any:  # fmt: skip
-        """Predictions of all frames of all windows, (N, C)."""
+        """Returns predictions of all frames of all windows, (N, C)."""
         features = {
             name: self.encode(name, windows, causal, batch_norm)
             for name, windows in streams.items()

@@ -1,4 +1,4 @@
-"""The measurement of long videos calls real commands and tells what they say."""
+"""Tests that the measurement of long videos calls real commands and reports their results."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def with_batches_of(config: RunConfig, size: int) -> RunConfig:
 
 
 def session_of(store: Store, model: str, data: dict[str, Any] | None = None) -> Session:
-    """Two replicas, of two folds, of a small model."""
+    """Returns two replicas, of two folds, of a small model."""
     config = small_config(store.path)
     config["model"] = {"name": model, **MODELS[model]}
     config["data"] |= {"batch_size": 3, **(data or {})}
@@ -77,7 +77,7 @@ def session_of(store: Store, model: str, data: dict[str, Any] | None = None) -> 
 
 
 def run_of(session: Session, store: Store) -> TrainedRun:
-    """A run whose weights are random, others in each replica."""
+    """Returns a run whose weights are random, others in each replica."""
     each = [random_variables(session, seed) for seed in range(len(session.replicas))]
     variables = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
     params = variables.pop("params")
@@ -100,7 +100,7 @@ def in_parts(run: TrainedRun, store: Store, part: int = PART) -> TrainedRun:
 
 
 def at_once(run: TrainedRun, store: Store, names: list[str], replica: int) -> Predictions:
-    """The model applied to whole videos, as one window each; ticks, not frames."""
+    """Applies the model to whole videos, each as one window; returns ticks, not frames."""
     session = run.session
     entries = [store.index_of(name) for name in names]
     ticks = [session.window_spec.num_ticks(store.videos[i]) for i in entries]
@@ -199,7 +199,7 @@ def test_parts_are_as_long_as_memory_of_a_batch_and_the_videos_allow(store: Stor
 
 
 def bounded() -> dict[str, Session]:
-    """The shipped systems that allow it, one of each extent."""
+    """Returns the shipped systems that allow it, one of each extent."""
     found: dict[str, Session] = {}
     seen = set()
     for variant in shipped():
@@ -281,7 +281,7 @@ AROUND = 1 << 23
 
 @pytest.fixture(scope="module")
 def long_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A video, and one that is 20 times as long: 41 MB of rows."""
+    """Returns a video, and one that is 20 times as long: 41 MB of rows."""
     path = tmp_path_factory.mktemp("long") / "store"
     streams = [StreamSpec("ir50", WIDTH, "visual")]
     rows_ND = np.random.default_rng(0).normal(size=(100, WIDTH)).astype(np.float16)
@@ -299,7 +299,7 @@ def long_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def mapped_bytes(store: Store) -> int:
-    """How much of the store's shards is in this process's memory."""
+    """Returns the bytes of the store's shards in this process's memory."""
     total = 0
     for block in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text()):
         if str(store.path) in block:

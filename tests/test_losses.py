@@ -34,7 +34,7 @@ def random_batch(task: str, seed: int = 0, shape: tuple[int, int] = (4, 30)) -> 
 def reference(
     task: str, name: str, outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray
 ) -> np.ndarray:
-    """Each loss from its definition, in float64, frame by frame where that is natural."""
+    """Computes each loss from its definition in float64, frame by frame where that is natural."""
     outputs = outputs.astype(np.float64)
     if name == "cross_entropy":
         rows = [

@@ -1,7 +1,7 @@
-"""Every system lowers for TPU and CUDA, which no machine of ours has to have.
+"""Tests that every system lowers for TPU and CUDA, without such a machine.
 
-Lowering (tracing, and translating to StableHLO for one platform) is what fails when a layer asks
-for something that a platform does not have. Compiling and running it there are not tested here.
+Lowering (tracing, and translating to StableHLO for one platform) fails when a layer needs an
+operation that the platform does not have. Compiling and running there are not tested.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PLATFORMS = {"tpu": "tpu", "cuda": "gpu"}
 
 
 def one_of_each() -> dict[str, Variant]:
-    """Model -> the first variant of it that is shipped."""
+    """Returns model -> the first variant of it that is shipped."""
     found: dict[str, Variant] = {}
     for variant in shipped():
         found.setdefault(variant.make().model.name, variant)
@@ -50,7 +50,7 @@ IN_CI = {(name, "cuda" if name in SYSTEMS else "tpu") for name in FIRST} | {("rj
 
 
 def lowered(platform: str, program: Callable[..., Any], *arguments: Any) -> jax.export.Exported:
-    """A jitted function as that platform would get it."""
+    """Returns a jitted function as that platform would get it."""
     with kernels.compiled_for(PLATFORMS[platform]):
         exported = jax.export.export(program, platforms=[platform])(*arguments)
     assert exported.platforms == (platform,)
@@ -58,7 +58,7 @@ def lowered(platform: str, program: Callable[..., Any], *arguments: Any) -> jax.
 
 
 def abstract(tree: Any, sharding: Any = None, lead: tuple[int, ...] = ()) -> Any:
-    """Shapes of a tree, on these devices, with more axes in front."""
+    """Returns shapes of a tree, on these devices, with more axes in front."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((*lead, *np.shape(x)), x.dtype, sharding=sharding), tree
     )
@@ -72,7 +72,7 @@ def abstract_hyper(session: Session) -> Hyper:
 
 
 def arguments_of(session: Session, batch: Any = None) -> tuple[Any, ...]:
-    """What a training step is called with."""
+    """Returns the arguments of a training step."""
     return (
         session.abstract_state(),
         abstract_batch(session.streams, session.window_spec, session.batch_size)
@@ -89,7 +89,7 @@ def weights_of(state: Any) -> dict[str, Any]:
 
 @functools.cache
 def with_dropout(name: str) -> tuple[Session, tuple[Any, ...]]:
-    """A small model that drops, which small models do not: each platform draws bits its own way."""
+    """Returns a small model with dropout, whose bits each platform draws in its own way."""
     variant = FIRST[name]
     known = default_fields(variant.make().model["name"])
     rates = ("dropout", "temporal_dropout", "input_dropout")
@@ -166,7 +166,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def spread_session(store: Store) -> Session:
-    """Four replicas by two parts of a batch, on eight devices."""
+    """Returns four replicas by two parts of a batch, on eight devices."""
     replicas = {"folds": ["0"], "targets": ["valence", "arousal"], "seeds": [0, 1]}
     return build_session(tiny_config(store.path, replicas=replicas), store.streams, jax.devices())
 

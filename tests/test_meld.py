@@ -29,7 +29,7 @@ NAMES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 
 
 def small_arrays(seed: int = 0) -> dict[str, np.ndarray]:
-    """An export of 12 dialogues; only ``audio_mel`` knows the emotion."""
+    """Returns an export of 12 dialogues; only ``audio_mel`` knows the emotion."""
     rng = np.random.default_rng(seed)
     dialogue = np.repeat(np.arange(len(LENGTHS)) * 3, LENGTHS).astype(np.int16)
     # The last dialogue lacks its second utterance, as one of the real ones does.
@@ -198,7 +198,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def out_of_fold(store: Store, stream: str, folds: int = FOLDS) -> dict[str, float]:
-    """Scores of the ridge baseline over held-out dialogues of several folds together."""
+    """Returns scores of the ridge baseline over held-out dialogues of several folds together."""
     ops, state = TASK_OPS["ekman"], None
     for number in range(folds):
         fold = store.fold(str(number))

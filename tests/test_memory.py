@@ -1,4 +1,4 @@
-"""What a training needs of memory, told before it is compiled, and what is made of it."""
+"""Tests the estimate of a training's memory before compilation, and the plans made from it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def seeds(store: Store, count: int, devices: int = 1, **train: Any) -> Session:
-    """So many replicas of three samplers."""
+    """Returns so many replicas of three samplers."""
     replicas = {"targets": ["valence"], "folds": ["0", "1", "2"], "seeds": [*range(count // 3)]}
     config = branched_config(store.path, replicas=replicas, train=train)
     return build_session(config, store.streams, jax.devices()[:devices])

@@ -1,4 +1,4 @@
-"""Modality dropout: how often, of what, never everything, and from which key."""
+"""Tests modality dropout: its rates, its streams, its limit and its keys."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NAMES = ("audio", "face", "text")
 
 
 def ones(batch: int, length: int = 40, names: tuple[str, ...] = NAMES) -> dict[str, jax.Array]:
-    """Streams of ones, each of a length of its own, so that what is zero was dropped."""
+    """Returns streams of ones, each of a length of its own, so that what is zero was dropped."""
     return {
         name: jnp.ones((batch, length + 5 * i, 2 + i), jnp.float32) for i, name in enumerate(names)
     }
 
 
 def kept(streams: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Stream -> (B, T), which rows are left; a row goes as a whole or not at all."""
+    """Returns stream -> (B, T), which rows are left; a row goes as a whole or not at all."""
     for x in streams.values():
         assert set(np.unique(x)) <= {0.0, 1.0}
         np.testing.assert_array_equal(x.min(axis=-1), x.max(axis=-1))
@@ -98,7 +98,7 @@ def test_off_is_off() -> None:
 
 
 class Spy:
-    """Stands in for a model and hands back what it was given."""
+    """A stand-in for a model that returns its inputs."""
 
     def apply(self, variables: Any, streams: Any, masks: Any, **options: Any) -> Any:
         outputs = {"streams": streams, "masks": masks, "valid": options["valid"]}

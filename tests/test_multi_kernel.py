@@ -1,4 +1,4 @@
-"""Networks of several kernel sizes: together they are what they are apart."""
+"""Tests networks of several kernel sizes: together they equal separate networks."""
 
 from __future__ import annotations
 

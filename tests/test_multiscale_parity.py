@@ -64,7 +64,7 @@ class Reference:
         self, streams: dict[str, Any], *, leader: str, kernels: tuple[int, ...], causal: bool,
         heads: tuple[str, ...],
     ) -> tuple[Any, dict[str, Any]]:  # fmt: skip
-        """Predictions (T, C) of one window from its streams (T, D), together and alone."""
+        """Returns predictions (T, C) of one window from its streams (T, D), together and alone."""
         encoded = {
             name: torch.cat(
                 [
@@ -92,13 +92,13 @@ class Reference:
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """A tree of dicts as path -> leaf."""
+    """Returns a tree of dicts as path -> leaf."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
 def relative_error(ours: Any, reference: Any) -> float:
-    """Largest difference over the reference's largest entry."""
+    """Returns the largest difference over the reference's largest entry."""
     ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
     return float(np.abs(ours - reference).max() / np.abs(reference).max())
 

@@ -30,7 +30,7 @@ Variables = Any
 
 
 def build(**fields: Any) -> nn.Module:
-    """A small model, without dropout unless asked for."""
+    """Returns a small model, without dropout unless asked for."""
     small: dict[str, Any] = {
         "streams": ("ir50", "vggish"), "kernel_sizes": (3,), "hidden": 8, "dropout": 0.0,
         "temporal_dropout": 0.0, "channels": dict.fromkeys(WIDTHS, (4,)),
@@ -57,7 +57,7 @@ def randomised(model: nn.Module, streams: Any, masks: Any, seed: int = 1) -> Var
 def apply(
     model: nn.Module, variables: Variables, streams: Any, masks: Any, train: bool = False
 ) -> dict[str, Any]:
-    """Predictions of all streams ("together") and of each alone."""
+    """Returns predictions of all streams ("together") and of each alone."""
     outputs, aux = jitted(model, variables, streams, masks, train=train)
     assert aux["losses"] == {}
     return {"together": outputs, **aux.get("branches", {})}

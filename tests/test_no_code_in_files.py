@@ -31,7 +31,7 @@ OWN_OPTION = "parse_features"
 
 
 def offences(tree: ast.AST) -> list[str]:
-    """What in a module could run code that came in a file."""
+    """Returns the parts of a module that could run code from a file."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

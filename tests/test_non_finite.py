@@ -42,7 +42,7 @@ def config_of(store: Store, **sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def poisoned_steps(store: Store, config: dict[str, Any]) -> list[int]:
-    """Steps, counted from 1, whose batch holds a window of the marked video."""
+    """Returns steps, counted from 1, whose batch holds a window of the marked video."""
     spec = build_session(config, store.streams).window_spec
     windows = training_windows(store, store.fold("0").train, spec, seed=0)
     marked, size = store.index_of("train-3"), config["data"]["batch_size"]

@@ -1,4 +1,4 @@
-"""How commands end: status, the summary line, levels of what is printed, the lock, a full disk."""
+"""Tests the end of commands: status, summary line, levels of output, lock, full disk."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, its configuration, a finished run ("run") and a copy that is locked ("busy")."""
+    """Makes a store, its configuration, a finished run ("run") and a locked copy ("busy")."""
     folder = tmp_path_factory.mktemp("operations")
     build_small_store(folder / "store")
     config = tiny_config(folder / "store", train={"epochs": 2})
@@ -99,7 +99,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def called(here: Path) -> Path:
-    """All commands of this file, while this process's parent holds the lock of "busy"."""
+    """Returns all commands of this file, while this process's parent holds the lock of "busy"."""
     run, store = here / "run", here / "store"
     training = ["emojax.train", f"--config={here / 'config.py'}"]
     features = [f"--features=ir50={here / 'faces'},clock=frame,width=8", "--fps=25"]
@@ -138,7 +138,7 @@ def called(here: Path) -> Path:
 
 
 def summary(folder: Path, name: str, status: int = 0) -> dict[str, Any]:
-    """What the last line on standard output says; it must be strict JSON."""
+    """Parses the last line on standard output, which must be strict JSON."""
     printed, _ = said(folder, name, status)
     word, _, text = printed.splitlines()[-1].partition(" ")
     assert word == "summary:"

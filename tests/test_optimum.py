@@ -47,7 +47,7 @@ def some_videos(
 
 
 def short_videos(preset: Preset, task: str) -> tuple[tuple[Sensor, ...], list[Video]]:
-    """Two videos of unlike length with invalid rows, irregular clocks and delays."""
+    """Returns two videos of unlike length with invalid rows, irregular clocks and delays."""
     sensors = sensors_of(SLOW, (task,))
     videos = [
         simulate(3, preset, sensors, (task,), "train", index, seconds)
@@ -62,7 +62,7 @@ def short_videos(preset: Preset, task: str) -> tuple[tuple[Sensor, ...], list[Vi
 def seen_rows(
     video: Video, sensors: tuple[Sensor, ...]
 ) -> list[tuple[float, Sensor, bool, np.ndarray]]:
-    """(instant described, sensor, reliable, code) of every valid row."""
+    """Returns (instant described, sensor, reliable, code) of every valid row."""
     return [
         (pts - sensor.delay, sensor, bool(reliable), code_Q)
         for sensor in sensors
@@ -273,7 +273,7 @@ def test_batching_changes_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def solved() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Task -> (truth, optimum) of about 40,000 frames."""
+    """Returns task -> (truth, optimum) of about 40,000 frames."""
     tasks = SIMULATED
     sensors, videos = some_videos(PRESETS["switching"], tasks, 32, (30.0, 60.0))
     optimum = posteriors(videos, PRESETS["switching"], sensors, tasks)

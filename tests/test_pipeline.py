@@ -57,7 +57,7 @@ def names_of(store: Store) -> list[str]:
 
 
 def keys(batch: Any) -> list[tuple[int, int]]:
-    """(video, first frame) of each window of a batch."""
+    """Returns (video, first frame) of each window of a batch."""
     pairs = zip(batch.video_ids, batch.frame_ids[:, 0], strict=True)
     return [(int(video), int(frame)) for video, frame in pairs]
 
@@ -82,7 +82,7 @@ def cuts(draw: st.DrawFn) -> tuple[int, int, int, list[int]]:
 
 
 def echo_step(*_: Any) -> Any:
-    """A step whose every replica predicts what stream "frames" holds, as labels are coded."""
+    """Returns a step that predicts the content of stream "frames", coded like the labels."""
 
     def predict(weights: Any, batch: Any, normalisation: Any) -> dict[str, np.ndarray]:
         batch = jax.device_get(batch)

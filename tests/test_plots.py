@@ -1,4 +1,4 @@
-"""Pictures: they are written, show gaps as gaps, and survive what real videos contain."""
+"""Tests that pictures are written, show gaps as gaps, and work with real videos."""
 
 import threading
 from pathlib import Path
@@ -18,14 +18,14 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def near(image: np.ndarray, color: str, tolerance: int = 12) -> np.ndarray:
-    """Which pixels have about this colour."""
+    """Returns True for pixels of about this colour."""
     wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     return (np.abs(image - np.array(wanted)) <= tolerance).all(axis=-1)
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved, to look at what is in them."""
+    """Returns the figures that are saved, to look at what is in them."""
     figures: list[Figure] = []
     save = Figure.savefig
 

@@ -186,7 +186,7 @@ def session(store: Store) -> Session:
 
 
 def noisy(store: Store, names: Any, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
-    """Decoded predictions: the labels, and noise that is new in every frame."""
+    """Returns decoded predictions: the labels, and noise that is new in every frame."""
     rng, found = np.random.default_rng(seed), {}
     for name in names:
         labels = store.read(store.index_of(name)).labels

@@ -1,4 +1,4 @@
-"""What bfloat16 touches, from the programs themselves, and how far gradients are from float32's.
+"""Tests the parts of programs that use bfloat16, and the distance of gradients from float32's.
 
 With ``config.model.dtype = "bfloat16"`` matrix products, convolutions, recurrences and what goes
 number by number between them are bfloat16. Everything that adds up many numbers in the forward
@@ -63,7 +63,7 @@ BACKWARD = {
 
 
 def by_choices() -> dict[str, Variant]:
-    """One variant for each different choice by name or by flag that a model has, by its title."""
+    """Returns one variant for each choice by name or by flag that a model has, by its title."""
     found: dict[str, Variant] = {}
     for variant in shipped():
         if "dtype" not in declared_fields(variant.make().model.name):
@@ -97,7 +97,7 @@ GRADIENTS = {
 
 
 def steps_of(program: Any) -> Iterator[Any]:
-    """All steps of a traced program that hold no program themselves."""
+    """Returns all steps of a traced program that hold no program themselves."""
     for equation in program.eqns:
         inner = []
         for value in equation.params.values():
@@ -121,7 +121,7 @@ def in_bfloat16(program: Any) -> set[str]:
 
 
 def batch_of(session: Session) -> Batch:
-    """Two windows with labels, one of them half padding."""
+    """Returns two windows with labels, one of them half padding."""
     inputs = make_inputs(session, (12, 6))
     rng = np.random.default_rng(3)
     labels, label_mask = {}, {}

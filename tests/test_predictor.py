@@ -117,7 +117,7 @@ def test_no_videos_are_no_predictions(store: Store, trained: tuple[Any, Path]) -
 def scores_of(
     session: Session, predictions: Sequence[Predictions], truths: list[dict[str, Annotations]]
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Scores replicas that are all of one fold."""
+    """Returns scores replicas that are all of one fold."""
     selection = session.config.evaluation.selection
     return replica_scores(predictions, truths * len(predictions), session.weights, selection)
 

@@ -1,4 +1,4 @@
-"""Runs of one process share what they compile, and only what is the same."""
+"""Tests that runs of one process share compiled programs, and only equal ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shipped: the lock, the version and its changelog, the wheel."""
+"""Tests the shipped files: the lock, the version and its changelog, the wheel."""
 
 import re
 import tomllib
@@ -19,7 +19,7 @@ PINS = [Requirement(line.rstrip("\\ ")) for line in LOCK_LINES if re.match(r"\w"
 
 
 def pins_for(python: str) -> dict[str, Requirement]:
-    """Package name -> its pin, on Linux with this Python."""
+    """Returns package name -> its pin, on Linux with this Python."""
     place = {
         "python_version": python,
         "python_full_version": f"{python}.0",

@@ -36,7 +36,7 @@ def run(store: Store) -> emojax.Run:
 
 
 def video_of(store: Store, name: str, **changes: Any) -> emojax.Video:
-    """The video of a store as plain arrays, with the time of each row."""
+    """Returns the video of a store as plain arrays, with the time of each row."""
     record = store.read(store.index_of(name))
     streams = {key: data.rows_ND for key, data in record.streams.items()}
     options: dict[str, Any] = {
@@ -51,7 +51,7 @@ def video_of(store: Store, name: str, **changes: Any) -> emojax.Video:
 
 
 def arrays(run: emojax.Run, frames: int = 70) -> dict[str, np.ndarray]:
-    """Rows of each stream: 25 frames a second, and 40 rows of vggish, whose rate is known."""
+    """Returns rows of each stream: 25 frames a second, and 40 rows of vggish."""
     rng = np.random.default_rng(3)
     counts = {"ir50": frames, "vggish": int(frames / 25 * 40)}
     return {k: rng.normal(size=(counts[k], width)) for k, width in run.streams.items()}

@@ -49,7 +49,7 @@ def small_models() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def here(small_models: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with stores/demo and runs/demo, as ``make demo`` leaves them, but for the size."""
+    """Makes a folder with stores/demo and runs/demo like those of ``make demo``, but smaller."""
     folder = tmp_path_factory.mktemp("examples")
     rng = np.random.default_rng(0)
     widths = {"ir50": 512, "vggish": 128, "bert": 768}

@@ -1,4 +1,4 @@
-"""What README shows works as shown."""
+"""Tests that the examples of README work as shown."""
 
 import importlib
 import re

@@ -80,7 +80,7 @@ def run(model: nn.Module, variables: Any, streams: Any, masks: Any, **options: A
 
 
 def gru_names(params: Any, prefix: str, causal: bool) -> dict[str, np.ndarray]:
-    """Parameters of ``StackedGRU`` as ``torch.nn.GRU`` has them, one module a layer."""
+    """Returns parameters of ``StackedGRU`` as ``torch.nn.GRU`` has them, one module a layer."""
     named = {}
     for layer, own in params.items():
         path = f"{prefix}{layer.removeprefix('gru_')}."
@@ -112,7 +112,7 @@ def torch_names(params: Any, causal: bool) -> dict[str, np.ndarray]:
 
 
 def reference(system: dict[str, Any], causal: bool) -> Any:
-    """The same network of ``torch.nn`` layers on one window's real frames, float64."""
+    """Returns the same network of ``torch.nn`` layers on one window's real frames, float64."""
     torch = pytest.importorskip("torch", reason="parity tests need PyTorch (extra: parity)")
 
     class Reference(torch.nn.Module):
@@ -232,7 +232,7 @@ def test_tasks_and_bounded_ends() -> None:
 
 @functools.cache
 def parameters(file: ModuleType, variant: str) -> dict[str, int]:
-    """Part of the shipped configuration's model -> its parameters."""
+    """Returns part of the shipped configuration's model -> its parameters."""
     session = build_session(file.get_config(variant), STREAMS, jax.devices()[:1])
     lengths = session.window_spec.lengths
     streams = {

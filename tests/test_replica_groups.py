@@ -57,7 +57,7 @@ def config_of(store: Store, **sections: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def free(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
-    """Four replicas of which none finishes."""
+    """Returns four replicas of which none finishes."""
     workdir = tmp_path_factory.mktemp("free")
     return *train(store, workdir, config_of(store)), workdir
 
@@ -79,7 +79,7 @@ def finishing() -> Iterator[None]:
 
 @dataclasses.dataclass
 class Left:
-    """A run that replicas leave, and what was seen of it."""
+    """A run that replicas leave, and its records."""
 
     run: Any
     recorder: Any

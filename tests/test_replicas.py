@@ -1,4 +1,4 @@
-"""Replicas, and configurations that cannot be built."""
+"""Tests replicas, and configurations that are refused."""
 
 from __future__ import annotations
 

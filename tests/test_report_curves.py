@@ -1,4 +1,4 @@
-"""The learning curves of the report: which are shown, where, and what they are measured by."""
+"""Tests the learning curves of the report: their choice, their panels and their scales."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.reported_runs import invented_run, invented_videos
 
 
 def with_metrics(workdir: Path, columns: dict[str, float]) -> list[dict[str, Any]]:
-    """The panels of an invented run whose metrics.csv has these columns."""
+    """Returns the panels of an invented run whose metrics.csv has these columns."""
     invented_run(workdir, invented_videos(["1"]))
     (workdir / "metrics.csv").write_text(
         f"step,{','.join(columns)}\n1,{','.join(map(str, columns.values()))}\n"

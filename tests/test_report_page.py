@@ -60,7 +60,7 @@ def page(run: Path) -> Page:
 
 
 def decoded(code: str, facts: dict[str, Any], scale: float) -> np.ndarray:
-    """The numbers as the page's script reads them."""
+    """Returns the numbers as the page's script reads them."""
     dtype = "<i2" if facts["bits"] == 16 else "u1"
     whole = np.frombuffer(base64.b64decode(code), dtype)
     return np.where(whole == facts["none"], np.nan, whole * scale)

@@ -40,7 +40,7 @@ from tests.uneven_store import LENGTHS, NAMES, build_uneven_store, names_of
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
-    """The same videos as float16 and as float32."""
+    """Returns the same videos as float16 and as float32."""
     folder = tmp_path_factory.mktemp("uneven")
     return {dtype: build_uneven_store(folder / dtype, dtype) for dtype in ("float16", "float32")}
 
@@ -62,7 +62,7 @@ def windows_of(**changes: Any) -> WindowSpec:
 
 
 def gather_in(spec: WindowSpec) -> Callable[..., Any]:
-    """One program for all batches of these windows."""
+    """Returns one program for all batches of these windows."""
     return jax.jit(functools.partial(gather, spec=spec))
 
 
@@ -99,7 +99,7 @@ def specs(draw: st.DrawFn) -> WindowSpec:
 
 
 def all_entries(store: Store, spec: WindowSpec) -> list[tuple[int, int]]:
-    """Every window that can come up in training or evaluation, and one that fills up."""
+    """Returns every window that can come up in training or evaluation, and one that fills up."""
     entries = [(FILLER, 0)]
     for evaluation in (False, True):
         entries += window_list(store, names_of(store), spec, evaluation=evaluation)

@@ -30,7 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def echo_step(*_: Any) -> Callable[..., Any]:
-    """Every replica predicts its weight plus what stream "frames" holds; NaN where padded."""
+    """Predicts each replica's weight plus stream "frames"; NaN where padded."""
 
     def predict(weights: Any, batch: Any, normalisation: Any, drop: Any = None) -> Any:
         rows_BTC = jnp.asarray(batch.streams["frames"], jnp.float32)[..., :2]

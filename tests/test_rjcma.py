@@ -25,7 +25,7 @@ Variables = Any
 
 
 def build(**fields: Any) -> nn.Module:
-    """A small model of the streams' first three, without dropout unless asked for."""
+    """Returns a small model of the streams' first three, without dropout unless asked for."""
     small: dict[str, Any] = {
         "window": WINDOW, "head_width": 8, "dropout": 0.0, "temporal_dropout": 0.0,
         "kernel_size": 3, "recursions": 2, "channels": dict.fromkeys(WIDTHS, (4,)),

@@ -46,7 +46,7 @@ class Reference:
         self.train = train
 
     def dense(self, path: str, x: Any) -> Any:
-        """Rows of features (..., D) through W x + b; no b in front of batch normalisation."""
+        """Applies W x + b to features (..., D); there is no b before batch normalisation."""
         return F.linear(x, self.leaves[f"{path}/kernel"].T, self.leaves.get(f"{path}/bias"))
 
     def batch_norm(self, path: str, rows: Any) -> Any:
@@ -98,7 +98,7 @@ class Reference:
         return x_TD.T
 
     def encode(self, kind: str, name: str, windows: list, channels: tuple, causal: bool) -> list:
-        """One stream of every window, with batch normalisation over all their frames."""
+        """Encodes one stream of every window, with batch normalisation over all their frames."""
         if kind == "none":
             return windows
         encoder = {"tcn": self.tcn, "lstm": self.lstm}[kind]
@@ -122,7 +122,7 @@ class Reference:
         return attended
 
     def upstream_block(self, path: str, streams: dict[str, Any]) -> dict[str, Any]:
-        """The public code: channel x channel scores, plain concatenation, dropout off."""
+        """Applies a block of the public code: channel x channel scores, plain concatenation."""
         joint = torch.cat(list(streams.values()), dim=0)
         d, frames = joint.shape
         attended = {}
@@ -149,7 +149,7 @@ class Reference:
         self, streams: dict[str, list], *, variant: str, recursions: int, temporal: str,
         fused: str, causal: bool, heads: tuple[str, ...],
     ) -> list:  # fmt: skip
-        """Predictions (T, C) of every window from its streams (D, T)."""
+        """Returns predictions (T, C) of every window from its streams (D, T)."""
         encoded = {
             name: self.encode(temporal, name, windows, CHANNELS[name], causal)
             for name, windows in streams.items()
@@ -167,13 +167,13 @@ class Reference:
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """A tree of dicts as path -> leaf."""
+    """Returns a tree of dicts as path -> leaf."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
 def relative_error(ours: Any, reference: Any, floor: float = 0.0) -> float:
-    """Largest difference over the reference's largest entry (at least ``floor``)."""
+    """Returns the largest difference over the reference's largest entry (at least ``floor``)."""
     ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
     return float(np.abs(ours - reference).max() / max(np.abs(reference).max(), floor))
 

@@ -43,7 +43,7 @@ def config(**changes: object) -> ScheduleConfig:
 def run(
     scores: list[float], schedule: ScheduleConfig, base: float = 1e-2
 ) -> list[tuple[ScheduleState, bool, float]]:
-    """State, whether the best improved, and the rate after it, of each epoch of one replica."""
+    """Returns, for each epoch of a replica, its state, True if it improved, and the next rate."""
     state, base_R, log = initial_state(1), np.array([base]), []
     for epoch, score in enumerate(scores, 1):
         step = epoch * schedule.epoch_steps

@@ -1,4 +1,4 @@
-"""Scores of folds and over folds, tuned decisions beside the papers', and what is shown of them."""
+"""Tests scores of folds and over folds, tuned decisions beside the papers', and their output."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def session_for(store: Store, tasks: list[str], folds: tuple[str, ...] = FOLDS) 
 
 
 def guesses(store: Store, names: Any, tasks: list[str], seed: int) -> dict[str, Any]:
-    """Decoded predictions that know something, too shy about all but the first class and unit."""
+    """Returns informed predictions that are too low for all but the first class and unit."""
     rng, found = np.random.default_rng(seed), {}
     for name in names:
         labels = store.read(store.index_of(name)).labels
@@ -85,7 +85,7 @@ def both(store: Store) -> tuple[Session, list[FoldResult]]:
 
 
 def together(store: Store, results: list[FoldResult], system: str, task: str) -> dict[str, float]:
-    """Scores of all folds' frames one after the other, as one data set."""
+    """Returns scores of all folds' frames one after the other, as one data set."""
     predicted, labels = [], []
     for result in results:
         for name in result.names:
@@ -321,7 +321,7 @@ OFFICIAL = {"va": official_va, "expr": official_expr, "au": official_au}
 
 @pytest.fixture(scope="module")
 def partition() -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Labels and decoded predictions of each video, annotated in parts, one of them not at all."""
+    """Returns labels and predictions of videos that are annotated in parts, one not at all."""
     rng, videos = np.random.default_rng(7), []
     for k, frames in enumerate((1, 60, 133, 17, 90)):
         va = np.round(rng.uniform(-1, 1, (frames, 2)), 3) + 0.2 * k

@@ -30,7 +30,7 @@ def inputs(length: int = WINDOW, seed: int = 0) -> tuple[dict[str, Any], dict[st
 
 
 def trained(model: SegmentMLP, streams: Any, masks: Any) -> Any:
-    """Parameters of which none is zero."""
+    """Returns parameters of which none is zero."""
     variables = initialised(model, streams, masks, train=False)
     leaves, tree = jax.tree.flatten(variables)
     rng = np.random.default_rng(1)

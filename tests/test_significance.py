@@ -29,7 +29,7 @@ def test_daggers_are_those_of_one_percent() -> None:
 
 
 def test_p_is_uniform_for_independent_frames_without_a_difference() -> None:
-    """What the test is made for: two samples of one population, and Pearson's r."""
+    """The test is made for two samples of one population, and Pearson's r."""
     rng = np.random.default_rng(0)
     rejected = 0
     for _ in range(1500):

@@ -1,4 +1,4 @@
-"""What ``benchmarks.spread`` finds between one device and eight, and that it finds differences."""
+"""Tests that ``benchmarks.spread`` agrees on one device and eight, and finds differences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 
 def train(store: Store, workdir: Path, devices: list[jax.Device]) -> None:
-    """A training of the smallest system, and predictions in the form that training writes."""
+    """Trains the smallest system and writes predictions in the form of training."""
     config = small_run.config(store.path, epochs=2)
     config["data"]["streams"] = [*store.streams]
     # Not the CCC, whose gradient is mostly rounding while predictions hardly vary.

@@ -1,4 +1,4 @@
-"""How much predictions move between steps: eq. 9 and 12 of EMMA-Net against float64 numpy."""
+"""Tests changes of predictions between steps, eq. 9 and 12 of EMMA-Net, against float64 numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training in stages: what is trained when, what stands still, what is evaluated."""
+"""Tests training in stages: the trained, the frozen and the evaluated parts of each."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run(
 
 
 def leaves(state: Any, prefix: str) -> list[np.ndarray]:
-    """Parameters and both of Adam's moments of the modules with this prefix."""
+    """Returns parameters and both of Adam's moments of the modules with this prefix."""
     found = []
     for tree in (state.params, state.opt_state.mu, state.opt_state.nu):
         paths = parameter_paths(tree)
@@ -84,7 +84,7 @@ def leaves(state: Any, prefix: str) -> list[np.ndarray]:
 
 
 def moved(before: Any, after: Any, prefix: str) -> bool:
-    """Whether all of these leaves changed; some that do and some that do not are an error."""
+    """Returns True if all of these leaves changed; fails if only some did."""
     pairs = zip(leaves(before, prefix), leaves(after, prefix), strict=True)
     changes = {a.tobytes() != b.tobytes() for a, b in pairs}
     assert len(changes) == 1

@@ -50,7 +50,7 @@ def config_of(store: Store, **sections: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """What nobody stops."""
+    """Trains an undisturbed run."""
     workdir = tmp_path_factory.mktemp("whole")
     return train(store, workdir, config_of(store))[0], workdir
 
@@ -72,7 +72,7 @@ def signalled(at: int, number: int = signal.SIGTERM) -> Iterator[list[int]]:
 
 
 def questions(store: Store, tmp_path: Path, config: dict[str, Any]) -> int:
-    """How often a whole training asks."""
+    """Counts the requests of a whole training."""
     with signalled(at=-1) as asked:
         train(store, tmp_path, config)
     return asked[0]

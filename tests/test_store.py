@@ -1,4 +1,4 @@
-"""The store: what goes in comes out, with the right statistics, fast and among threads."""
+"""Tests that stores return the written data, with the right statistics, fast and in threads."""
 
 import dataclasses
 import json

@@ -124,7 +124,7 @@ def set_video(key: str, value: Any) -> Callable[[Path], None]:
 
 
 def set_shard(value: str) -> Callable[[Path], None]:
-    """A consistent store, made by hand, whose shard lies elsewhere."""
+    """Returns a consistent store, made by hand, whose shard lies elsewhere."""
 
     def change(content: dict[str, Any]) -> None:
         content["shards"][0]["file"] = value

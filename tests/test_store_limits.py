@@ -1,4 +1,4 @@
-"""Stores made by somebody who can compute checksums: refused before anything is allocated."""
+"""Tests forged stores with valid checksums: they are refused before memory is allocated."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def forge(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def refused(path: Path) -> InputError:
-    """The error of a store that is refused with little memory, told on one screen."""
+    """Returns the error of a store that is refused with little memory, told on one screen."""
     tracemalloc.start()
     try:
         with pytest.raises(InputError) as caught:

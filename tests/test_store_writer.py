@@ -1,4 +1,4 @@
-"""What may be written, and builds that fail, are killed or are repeated."""
+"""Tests the records that may be written, and builds that fail, are killed or are repeated."""
 
 import dataclasses
 import os

@@ -55,7 +55,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def here(two_runs: Path) -> Path:  # noqa: F811
-    """The folder of store and runs."""
+    """Returns the folder of store and runs."""
     return two_runs
 
 
@@ -75,7 +75,7 @@ def intact_predictions(studied: StudiedRun) -> Any:
 
 
 def bias_of(studied: StudiedRun, task: str) -> np.ndarray:
-    """What the model decodes to where its input is zero."""
+    """Returns the model's decoded output for zero input."""
     raw = np.asarray(studied.run.best["params"][f"head_{task}"]["bias"], np.float64)[0]
     return np.asarray(TASK_OPS[task].decode(raw))
 

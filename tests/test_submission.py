@@ -224,7 +224,7 @@ def test_predictions_are_read_from_the_files_of_predict(tmp_path: Path) -> None:
 
 
 def scores(path: Path, task: str, **changes: Any) -> Path:
-    """What an evaluation with tuned decisions leaves, of two folds."""
+    """Writes the scores.json of an evaluation with tuned decisions, for two folds."""
     rule = DECISION_RULES[TASKS[task].kind].parameter
     folds = {
         fold: {task: {"tuned": rule, **dict.fromkeys(TASKS[task].labels, value)} | changes}

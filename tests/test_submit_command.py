@@ -41,7 +41,7 @@ FAILURES = {
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every case has been run."""
+    """Returns a folder in which every case has been run."""
     folder = tmp_path_factory.mktemp("submit")
     path = build_small_store(
         folder / "store",
@@ -104,7 +104,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def printed(folder: Path, name: str) -> str:
-    """What a case printed, which must have succeeded."""
+    """Returns the output of a case, which must have succeeded."""
     return said(folder, name)[0]
 
 
@@ -131,7 +131,7 @@ def test_files_of_predict_give_the_same_submission(here: Path) -> None:
 
 
 def rows_of_the_template(here: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Frame numbers and values of the submission that was made for the template."""
+    """Returns frame numbers and values of the submission that was made for the template."""
     lines = [line.split(",") for line in (here / "run.txt").read_text().splitlines()[1:]]
     numbers = [int(cells[0].split("/")[1].removesuffix(".jpg")) for cells in lines]
     return np.array(numbers), np.array([[float(cell) for cell in cells[1:]] for cells in lines])

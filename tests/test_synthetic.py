@@ -1,4 +1,4 @@
-"""The simulated Aff-Wild2 as a store: what a reader finds there, and the presets' promises."""
+"""Tests the simulated Aff-Wild2 as a store: its content, and the promises of the presets."""
 
 import dataclasses
 import re
@@ -314,7 +314,7 @@ def test_command_line(tmp_path: Path) -> None:
 
 
 def on_frames(record: VideoRecord, streams: tuple[str, ...]) -> np.ndarray:
-    """(N, sum of D) float32, the row nearest to each frame."""
+    """Returns (N, sum of D) float32, the row nearest to each frame."""
     parts = []
     for name in streams:
         rows = record.streams[name]

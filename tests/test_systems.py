@@ -1,4 +1,4 @@
-"""What ``python -m emojax.systems`` measures, and what it prints."""
+"""Tests the measurements and the output of ``python -m emojax.systems``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The papers' tables as data, the plans made from them, and what the command refuses."""
+"""Tests the papers' tables as data, the plans made from them, and the command's refusals."""
 
 from __future__ import annotations
 

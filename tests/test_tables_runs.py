@@ -1,4 +1,4 @@
-"""A table of each family from a tiny store to files, and what a second call does."""
+"""Tests a table of each family, from a tiny store to files, and a second call."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def specs() -> list[StreamSpec]:
 
 
 def build(path: Path, *, tested: bool = True) -> Path:
-    """All streams and tasks, a reference "optimum", and a builder that says "simulated"."""
+    """Returns all streams and tasks, a reference "optimum", and a builder that says "simulated"."""
     builder = {"command": "data.synthetic"}
     videos = []
     with StoreWriter(

@@ -13,7 +13,7 @@ EVERY_TASK = sorted(TASKS)
 
 
 def decoded_batch(task: str, frames: int = 200) -> tuple:
-    """Decoded predictions, labels with ignore values and mask of one long video."""
+    """Returns decoded predictions, labels with ignore values and mask of one long video."""
     spec, rng = TASKS[task], np.random.default_rng(0)
     prediction_NC = TASK_OPS[task].decode(rng.normal(size=(frames, spec.outputs)))
     if spec.kind == "continuous":

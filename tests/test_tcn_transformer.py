@@ -26,7 +26,7 @@ Variables = Any
 
 
 def build(**fields: Any) -> nn.Module:
-    """A small model, without dropout unless asked for."""
+    """Returns a small model, without dropout unless asked for."""
     small: dict[str, Any] = {
         "streams": NAMES, "window": WINDOW, "channels": dict.fromkeys(WIDTHS, (4,)),
         "kernel_size": 3, "layers": 1, "attention_heads": 2, "feed_forward": 6, "head_width": 6,
@@ -72,7 +72,7 @@ def apply(
 
 
 def weighted(outputs: dict[str, jax.Array]) -> jax.Array:
-    """One number in which every output counts differently."""
+    """Returns one number in which every output counts differently."""
     rng = np.random.default_rng(2)
     return sum(
         jnp.sum(x_BTC * rng.normal(size=x_BTC.shape).astype(np.float32))
@@ -133,7 +133,7 @@ def test_a_frame_is_real_if_every_stream_says_so() -> None:
 
 
 def test_without_tcn_position_codes_and_padding_order_is_unknown_to_the_transformer() -> None:
-    """What the code relies on: only the TCNs tell one frame's place from another's."""
+    """The code relies on it: only the TCNs distinguish the places of frames."""
     streams, masks = data()
     swapped = {n: x_BTD[:, ::-1] for n, x_BTD in streams.items()}
     same = {}

@@ -17,7 +17,7 @@ from emojax.specs import TASKS
 
 
 def parameters(variant: str) -> dict[str, Any]:
-    """Shapes of the parameters of a configuration's model, at the streams' own widths."""
+    """Returns shapes of the parameters of a configuration's model, at the streams' own widths."""
     config = get_config(variant)
     fields = config.model.to_dict()
     names, window = config.data.streams, config.data.window
@@ -32,7 +32,7 @@ def parameters(variant: str) -> dict[str, Any]:
 
 
 def expected_size(streams: tuple[str, ...], heads: tuple[int, ...], width: int) -> int:
-    """Parameters counted from the description of the public code."""
+    """Returns parameters counted from the description of the public code."""
     total = joint = 0
     for name in streams:
         before = SPECS[name].width

@@ -113,7 +113,7 @@ class Reference(nn.Module):
                 self.add_module(f"head_{name}", Head(size, count, linear))
 
     def forward(self, windows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-        """Predictions (T, C) of every window from its streams (T, D)."""
+        """Returns predictions (T, C) of every window from its streams (T, D)."""
         encoded = []
         for window in windows:
             parts = []
@@ -187,7 +187,7 @@ def pick(array: Any, third: int | None) -> Any:
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """A tree of dicts as path -> leaf."""
+    """Returns a tree of dicts as path -> leaf."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
@@ -211,7 +211,7 @@ def load(reference: Reference, variables: Any) -> None:
 
 
 def relative_error(ours: Any, reference: Any, floor: float = 0.0) -> float:
-    """Largest difference over the reference's largest entry (at least ``floor``)."""
+    """Returns the largest difference over the reference's largest entry (at least ``floor``)."""
     ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
     return float(np.abs(ours - reference).max() / max(np.abs(reference).max(), floor))
 
@@ -236,7 +236,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
 
 
 def well_conditioned(path: tuple[Any, ...], leaf: Any, rng: np.random.Generator) -> np.ndarray:
-    """A random value that keeps signals of order one; none is the initialiser's.
+    """Returns a random value that keeps signals of order one; none is the initialiser's.
 
     Otherwise the frames of a window come out almost alike, and batch normalisation measures the
     rounding of their differences.
@@ -249,7 +249,7 @@ def well_conditioned(path: tuple[Any, ...], leaf: Any, rng: np.random.Generator)
 
 
 def head_names(variant: str, outputs: dict[str, int]) -> dict[str, dict[str, int]]:
-    """The public code has one head for valence and one for arousal, else one for each task."""
+    """Returns the heads of the public code: valence, arousal, and one for each other task."""
     names = {task: {task: count} for task, count in outputs.items()}
     if variant == "upstream" and "va" in outputs:
         names["va"] = {"va_valence": 1, "va_arousal": 1}

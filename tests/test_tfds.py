@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Six videos with labels for two of three tasks, odd clocks, and a reference."""
+    """Returns six videos with labels for two of three tasks, odd clocks, and a reference."""
     folder = tmp_path_factory.mktemp("tfds_store")
     return Store(write(folder / "store", description="Six made-up videos."))
 

@@ -40,7 +40,7 @@ STREAMS = ("frames", *RATES)
 
 
 def with_gaps(number: int, num_frames: int) -> VideoRecord:
-    """A coded video with missing rows, frames that were dropped and a stream that ends early."""
+    """Returns a coded video with missing rows, dropped frames and a stream that ends early."""
     record = coded_record(
         f"video-{number}", "train", number=number, num_frames=num_frames, rates=RATES
     )
@@ -89,7 +89,7 @@ def names_of(store: Store) -> list[str]:
 
 
 def nearest(times: np.ndarray, t: float) -> int:
-    """The later one of those that are equally near."""
+    """Returns the later one of those that are equally near."""
     distance = np.abs(times - t)
     return int(np.flatnonzero(distance == distance.min())[-1])
 
@@ -110,7 +110,7 @@ def mean_spacing(stream: StreamRows) -> float:
 def expected_row(
     stream: StreamRows, t: float, low: float, high: float, spacing: float, spec: WindowSpec
 ) -> tuple[np.ndarray, bool]:
-    """The row at instant t, which stands for the time from low to high."""
+    """Returns the row at instant t, which stands for the time from low to high."""
     nothing = np.zeros(stream.rows_ND.shape[1]), False
     inside = stream.valid_N & (stream.pts_N >= low) & (stream.pts_N < high)
     if spec.resampling["fast"] == "mean" and inside.any():
@@ -240,7 +240,7 @@ def test_a_tick_looks_the_same_in_every_window(gappy: Store, method: str, fill: 
 
 
 def entry_of(pts_N: np.ndarray) -> VideoEntry:
-    """What the index of a store says of a video with these frame times."""
+    """Returns the entry of a video with these frame times in the index of a store."""
     seconds = pts_N[-1] - pts_N[0]
     fps = float((len(pts_N) - 1) / seconds) if seconds else 0.0
     return VideoEntry("x", "x", "train", len(pts_N), fps, {}, 0, 0, 0, 0)

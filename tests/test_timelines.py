@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folds that share no video."""
+    """Returns two folds that share no video."""
     workdir = tmp_path_factory.mktemp("runs") / "folds"
     return evaluated_run(workdir, store, folds=("1", "2"), baseline=True)
 

@@ -1,4 +1,4 @@
-"""The PyTorch models of the benchmarks compute what ours do: outputs and gradients."""
+"""Tests that the benchmarks' PyTorch models equal ours, in outputs and gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH, WINDOW = 3, 14
 
 
 def small(name: str) -> Any:
-    """The paper's configuration with fewer and narrower layers, no dropout."""
+    """Returns the paper's configuration with fewer and narrower layers, no dropout."""
     config = importlib.import_module(f"configs.{name}").get_config()
     for i, stream in enumerate(config.data.streams):
         config.model.channels[stream] = (5, 4) if i == 0 else (4,)

@@ -176,7 +176,7 @@ def test_dropout_is_drawn_anew_at_each_step_and_for_each_seed(store: Store) -> N
 
 
 def same_run(found: Any, expected: Any, found_dir: Path, expected_dir: Path) -> None:
-    """State, schedule, history and table of two runs are the same, bit for bit."""
+    """Asserts that state, schedule, history and table of two runs are equal, bit for bit."""
     assert found.step == expected.step
     assert_same_bits(host(found.state), host(expected.state))
     assert_same_bits(schedule_of(found), schedule_of(expected))

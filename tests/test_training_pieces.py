@@ -139,7 +139,7 @@ def source(
     branched: None,  # noqa: F811
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A run of valence and arousal that others start from."""
+    """Returns a run of valence and arousal that others start from."""
     workdir = tmp_path_factory.mktemp("source")
     train(store, workdir, branched_config(store.path, train={"epochs": 1}))
     return workdir

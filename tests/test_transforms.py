@@ -27,7 +27,7 @@ def clocks(most: int) -> st.SearchStrategy[np.ndarray]:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows with garbage where they are not valid, their clock and validity, frames' clock."""
+    """Returns rows with garbage where invalid, their clock and validity, and the frames' clock."""
     row_pts_N, query_pts_T = draw(clocks(24)), draw(clocks(24))
     valid_N = np.array(draw(st.lists(st.booleans(), min_size=24, max_size=24)))[: len(row_pts_N)]
     rng = np.random.default_rng(draw(st.integers(0, 999)))

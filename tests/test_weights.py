@@ -1,4 +1,4 @@
-"""Weight files: out of a run, into another folder, and what is said about files that are bad."""
+"""Tests weight files: their export, their import, and the errors of bad files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.training_runs import (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
-    """A run of two folds and two targets, with batch statistics and weights of their own."""
+    """Trains a run of two folds and two targets, each with its own statistics and weights."""
     folder = tmp_path_factory.mktemp("weights")
     store = Store(build_small_store(folder / "store"))
     config = tiny_config(store.path, model={"variant": "upstream", "recursions": 1})
@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
 
 
 def made_up(store: Store, workdir: Path, config: dict[str, Any], **options: Any) -> TrainedRun:
-    """The run folder of a training that nobody had to wait for: random weights."""
+    """Returns the run folder of a training that nobody had to wait for: random weights."""
     session = session_of(store, config)
     state = session.abstract_state()
     rng = np.random.default_rng(0)
@@ -249,7 +249,7 @@ def test_an_import_does_not_touch_what_is_there(
 
 
 def edited(path: Path, new: Path, *, drop: str = "", **changes: Any) -> Path:
-    """A copy of a weight file with other tensors, and with other metadata."""
+    """Returns a copy of a weight file with other tensors, and with other metadata."""
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
     tensors = {name: array for name, array in load_file(path).items() if name != drop}

@@ -1,4 +1,4 @@
-"""Options of config.data that cannot be, and what models are told of those that can."""
+"""Tests refused options of config.data, and the window specification of allowed ones."""
 
 from __future__ import annotations
 

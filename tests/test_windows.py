@@ -64,7 +64,7 @@ SCORED = ("all", "centre", "last")
 def test_every_annotated_frame_is_scored_exactly_once(
     num_frames: int, sizes: tuple[int, int], align_end: bool, seed: int
 ) -> None:
-    """Cut, pad, shuffle and put back: what comes out is the video, frame by frame."""
+    """Windows that are cut, padded, shuffled and put back give the video, frame by frame."""
     window, stride = sizes
     rng = np.random.default_rng(seed)
     truth_NC = rng.normal(size=(num_frames, 2))

@@ -1,4 +1,4 @@
-"""A folder belongs to one run at a time, and is refused at once if it cannot be written to."""
+"""Tests that a folder belongs to one run at a time, and that read-only folders are refused."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""A run's numbers: the table survives kills and resumes, TensorBoard reads what was written."""
+"""Tests the numbers of a run: the table survives kills and resumes; TensorBoard reads all."""
 
 import csv
 import math

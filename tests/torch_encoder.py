@@ -10,7 +10,7 @@ PROJECTIONS = ("query", "key", "value")
 
 
 def attention_names(params: Any, prefix: str = "", *, joined: bool = True) -> dict[str, np.ndarray]:
-    """Parameters as ``torch.nn.MultiheadAttention`` has them.
+    """Returns parameters as ``torch.nn.MultiheadAttention`` has them.
 
     Args:
         params: of ``emojax.layers.attention.MultiHeadAttention``.
@@ -28,17 +28,17 @@ def attention_names(params: Any, prefix: str = "", *, joined: bool = True) -> di
 
 
 def dense_names(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """Parameters of a dense layer as ``torch.nn.Linear`` has them."""
+    """Returns parameters of a dense layer as ``torch.nn.Linear`` has them."""
     return {f"{prefix}weight": params["kernel"].T, f"{prefix}bias": params["bias"]}
 
 
 def norm_names(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """Parameters of a layer normalisation as ``torch.nn.LayerNorm`` has them."""
+    """Returns parameters of a layer normalisation as ``torch.nn.LayerNorm`` has them."""
     return {f"{prefix}weight": params["scale"], f"{prefix}bias": params["bias"]}
 
 
 def encoder_names(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """Parameters of ``TransformerEncoder`` as ``torch.nn.TransformerEncoder`` has them."""
+    """Returns parameters of ``TransformerEncoder`` as ``torch.nn.TransformerEncoder`` has them."""
     named: dict[str, np.ndarray] = {}
     for layer in (name for name in params if name.startswith("layer_")):
         path, own = f"{prefix}layers.{layer.removeprefix('layer_')}.", params[layer]
@@ -69,6 +69,6 @@ def load(module: Any, named: dict[str, np.ndarray]) -> None:
 
 
 def relative_error(ours: Any, reference: Any) -> float:
-    """Largest difference over the reference's largest entry."""
+    """Returns the largest difference over the reference's largest entry."""
     ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
     return float(np.abs(ours - reference).max() / np.abs(reference).max())

@@ -16,7 +16,7 @@ from torch import nn
 
 
 def normalised(conv: nn.Conv1d, old: bool) -> nn.Module:
-    """A convolution under weight normalisation, by PyTorch's old or new interface."""
+    """Returns a convolution under weight normalisation, by PyTorch's old or new interface."""
     if not old:
         return nn.utils.parametrizations.weight_norm(conv)
     with warnings.catch_warnings():
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
 
 
 class Encoded(nn.Module):
-    """What both models begin with: a TCN and batch normalisation for each modality."""
+    """The beginning of both models: a TCN and batch normalisation for each modality."""
 
     def __init__(self, widths: dict[str, int], channels: dict[str, tuple[int, ...]],
                  kernel: int, old: bool) -> None:  # fmt: skip
@@ -184,5 +184,5 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
 
 
 def arrays(model: nn.Module) -> dict[str, Any]:
-    """The state dict as NumPy arrays."""
+    """Returns the state dict as NumPy arrays."""
     return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Tiny trainings for tests: a configuration, a run, and what to compare."""
+"""Tiny trainings for tests: a configuration, a run, and comparisons."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def quick_compiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def subprocess_environment() -> dict[str, str]:
-    """The same settings for a program that a test starts; conftest.py sets the others."""
+    """Returns the same settings for a program that a test starts; conftest.py sets the others."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
@@ -44,7 +44,7 @@ def subprocess_environment() -> dict[str, str]:
 
 
 def tiny_config(store: Path, **sections: dict[str, Any]) -> dict[str, Any]:
-    """A model that compiles fast, with dropout on; sections override single keys."""
+    """Returns a model that compiles fast, with dropout on; sections override single keys."""
     config = small_config(store)
     config["data"] |= {"window": 16, "stride": 10}
     config["model"] |= {
@@ -83,7 +83,7 @@ def train(
     devices: list[jax.Device] | None = None,
     stop_after: int | None = None,
 ) -> tuple[Any, Recorder]:
-    """Trains, or goes on in ``workdir``; the run and its recorder."""
+    """Trains or continues a run in ``workdir``; returns the run and its recorder."""
     session = build_session(config, store.streams, devices or one_device())
     recorder = Recorder(session, store, workdir, stop_after=stop_after)
     return recorder.run(), recorder
@@ -94,7 +94,7 @@ def session_of(store: Store, config: dict[str, Any]) -> Session:
 
 
 def host(tree: Any) -> Any:
-    """A copy in NumPy arrays that later steps cannot change."""
+    """Returns a copy in NumPy arrays that later steps cannot change."""
     return jax.tree.map(lambda x: np.array(jax.device_get(x), copy=True), tree)
 
 
@@ -117,7 +117,7 @@ def assert_same_bits(found: Any, expected: Any) -> None:
 
 
 def furthest(found: Any, expected: Any) -> float:
-    """Greatest absolute difference between two trees."""
+    """Returns the greatest absolute difference between two trees."""
     gaps = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b), initial=0.0)), found, expected)
     return max(jax.tree.leaves(gaps))
 
@@ -133,7 +133,7 @@ def rewrite_meta(workdir: Path, step: int, change: Callable[[dict[str, Any]], No
 
 
 def metric_rows(workdir: Path) -> list[dict[str, str]]:
-    """Rows of ``metrics.csv`` without the time it took."""
+    """Returns rows of ``metrics.csv`` without the time it took."""
     with (workdir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:

@@ -22,7 +22,7 @@ NAMES = tuple(spec.name for spec in STREAMS)
 
 
 def uneven_record(number: int, num_frames: int) -> VideoRecord:
-    """A video of uneven frames and rows: gaps, instants that come twice, an early end."""
+    """Returns a video of uneven frames and rows: gaps, instants that come twice, an early end."""
     rng = np.random.default_rng(number)
     pts_N = 3.0 + np.cumsum(rng.uniform(0.01, 0.09, num_frames))
     pts_N += 2.0 * (np.arange(num_frames) > num_frames // 2)

@@ -1,4 +1,4 @@
-"""Builds the wheel, without network, from a copy of what it is made of."""
+"""Builds the wheel, without network, from a copy of its sources."""
 
 from __future__ import annotations
 
