@@ -72,7 +72,7 @@ def signalled(at: int, number: int = signal.SIGTERM) -> Iterator[list[int]]:
 
 
 def questions(store: Store, tmp_path: Path, config: dict[str, Any]) -> int:
-    """Counts the requests of a whole training."""
+    """Counts the checks for a stop in a whole training."""
     with signalled(at=-1) as asked:
         train(store, tmp_path, config)
     return asked[0]
