@@ -70,7 +70,7 @@ class Options:
         features: one flag per stream, see ``data.features.feature_sources.parse_features``.
         tasks: "va", "expr", "au".
         folds: scheme, see ``emojax.datasets.folds.make_folds``.
-        seed: of the folds.
+        seed: the seed of the folds.
         fps: frames per second, or a CSV file with the columns ``video,fps``.
         timestamps: folder with the seconds of every frame, or None for ``fps``.
         frame_counts: CSV file with the columns ``video,frames``, or None.
@@ -78,7 +78,7 @@ class Options:
         max_mismatch: "10" frames or "1%" by which lengths may differ.
         max_missing: how often a video may be without features of a stream.
         pickles: read pickled features, through a restricted reader.
-        dtype: of stored features.
+        dtype: the dtype of stored features.
     """
 
     annotations: Path
@@ -107,9 +107,9 @@ def build(
 
     Args:
         out: folder to create.
-        options: see there.
+        options: the options of that function.
         overwrite: replace a store that is there already.
-        say: takes lines and tables for the user.
+        say: called with lines and tables for the user.
 
     Returns:
         the report that was saved.

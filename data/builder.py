@@ -18,7 +18,7 @@ def define_store_flags(define: cli.Flags, *, dtype: bool = True) -> None:
     """Defines the flags of the store to build: ``--out``, ``--overwrite`` and ``--dtype``.
 
     Args:
-        define: of the command.
+        define: the flags of the command.
         dtype: the type of stored features can be chosen.
     """
     define.string("out", None, "Folder of the store to build.", required=True)
@@ -31,9 +31,9 @@ def define_export_flags(define: cli.Flags, file: str, seed: str) -> None:
     """Defines the flags of a builder that reads one exported file.
 
     Args:
-        define: of the command.
+        define: the flags of the command.
         file: name of the exported file.
-        seed: what ``--seed`` decides.
+        seed: the meaning of ``--seed``.
     """
     define.string("source", None, f"Folder that holds {file}.", required=True)
     define.integer("seed", 0, seed)

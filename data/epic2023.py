@@ -51,11 +51,11 @@ class Export:
     Attributes:
         streams: stream -> (V, N, source width) float32.
         labels_VN2: valence and arousal, NaN where unlabelled.
-        person_V: who was recorded.
+        person_V: the person in each recording.
         test_fold: scenario -> (V,) the fold that tests on each recording.
         scored: scenario -> (start, stop), the frames that count.
         pts_N: seconds of each frame.
-        sha256: of the file.
+        sha256: the sha256 of the file.
     """
 
     streams: dict[str, np.ndarray]
@@ -197,7 +197,7 @@ def build(
         out: folder to create.
         seed: see ``make_folds``.
         overwrite: replace a store that is there already.
-        say: takes lines of progress.
+        say: called with lines of progress.
 
     Raises:
         InputError: see ``read_export``; or the target exists.

@@ -17,11 +17,11 @@ class NpzArrays:
     """The arrays of an npz file, checked one by one; pickled ones are refused.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         about: name of the file in messages, such as "MELD export".
 
     Attributes:
-        sha256: of the file.
+        sha256: the sha256 of the file.
 
     Raises:
         InputError: the file cannot be read.

@@ -40,14 +40,14 @@ class ImportedStream:
     """A row of the report: one stream of one video.
 
     Attributes:
-        video: its name.
+        video: the name of the video.
         frames: N.
-        stream: its name.
+        stream: the name of the stream.
         file: read, or "" if there is none.
         found: rows in the file.
         expected: rows that the clock calls for, None for clocks of their own.
-        rows: in the store.
-        valid: of these.
+        rows: the number of rows in the store.
+        valid: the number of valid rows.
         how: rows came to their instants, and what went wrong.
     """
 
@@ -82,8 +82,8 @@ def build(
         fps: frames per second of the videos, if ``pts`` is not given. A video then begins at 0
             and has as many frames as its longest stream tells.
         pts: folder with VIDEO.npy or VIDEO.txt, the seconds of each frame.
-        name: of the data set.
-        dtype: of the rows, "float16" or "float32".
+        name: the name of the data set.
+        dtype: the dtype of the rows, "float16" or "float32".
         allow_missing: accept videos that lack a stream, whose rows are then not valid.
         overwrite: replace a store that is there already.
         features: the flags, to be written down.

@@ -69,7 +69,7 @@ class Export:
         streams: stream name -> (U, D).
         emotion_U: class index of ``TASKS["ekman"]``.
         dialogue_U: number of the dialogue.
-        sha256: of the file.
+        sha256: the sha256 of the file.
     """
 
     streams: dict[str, np.ndarray]
@@ -207,7 +207,7 @@ def build(
         out: folder to create.
         seed: see ``make_folds``.
         overwrite: replace a store that is there already.
-        say: takes lines of progress.
+        say: called with lines of progress.
 
     Raises:
         InputError: see ``read_export``; or the target exists.

@@ -73,7 +73,7 @@ class Options:
         seed: non-negative.
         folds: a number of blocks, or a scheme of ``emojax.datasets.folds.make_folds``; None
             for 6, or 1 where there are too few training sources.
-        dtype: of stored features.
+        dtype: the dtype of stored features.
     """
 
     preset: str
@@ -178,7 +178,7 @@ def build(
         out: folder to create.
         options: see ``make_options``.
         overwrite: replace a store that is there already.
-        say: takes lines of progress and, at the end, of the optimum's scores.
+        say: called with lines of progress and, at the end, of the optimum's scores.
 
     Returns:
         partition -> task -> score name -> the optimum's official score on its annotated frames.

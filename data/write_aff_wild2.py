@@ -125,7 +125,7 @@ def write(
         out: folder to create.
         per_frame: streams to write as a file per frame.
         test_labels: write the labels of test videos as well.
-        say: takes lines of progress.
+        say: called with lines of progress.
 
     Returns:
         the arguments of ``data.aff_wild2`` that read everything back, without ``--out``.

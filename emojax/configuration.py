@@ -77,7 +77,7 @@ def choose(variants: Mapping[str, Callable[[], ConfigDict]], variant: str, file:
 
     Args:
         variants: name -> function; "" is the paper's own.
-        variant: what follows the colon of ``--config=NAME:VARIANT``.
+        variant: the text after the colon of ``--config=NAME:VARIANT``.
         file: ``__file__`` of the configuration, for the message.
 
     Raises:

@@ -62,7 +62,7 @@ class InputError(Exception):
         field: the stream, label, option or record concerned, if any.
         found: the value or content that is there.
         expected: the value or content that should be there.
-        remedy: what the user can do about it.
+        remedy: an action of the user that resolves it.
     """
 
     status: ClassVar[int] = 2

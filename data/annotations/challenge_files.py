@@ -65,7 +65,7 @@ class Annotation:
         task: "va", "expr" or "au".
         partition: "train", "validation" or "test", by the file's folder.
         video: the annotation's name ("7-60-1920x1080_left").
-        file: where it was read.
+        file: the file that it was read from.
         labels_NK: (N, columns) float32, row i the i-th frame; the task's ignore value where
             not annotated.
     """
@@ -82,7 +82,7 @@ class AnnotationFiles:
     """The places of annotations below a root: the challenges' folders, or multi-task files.
 
     Attributes:
-        root: what the user gave.
+        root: the folder that the user named.
         folders: task -> its folder.
         multitask: partition -> file.
     """

@@ -67,7 +67,7 @@ def parse_numbers(path: Path, lines: list[str], columns: int, *, first_line: int
     """Reads the numbers of comma-separated lines, all at once because there may be millions.
 
     Args:
-        path: of the file, for messages.
+        path: the file that messages name.
         lines: without the header.
         columns: numbers in each line.
         first_line: number of the first of ``lines`` in its file.

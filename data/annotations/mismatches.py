@@ -37,9 +37,9 @@ class AlignedVideo:
 
     Attributes:
         name, source_video, partition: as in the store.
-        frames: for the features.
+        frames: the number of frames for the features.
         labels: task -> (N, columns) float32.
-        items: what was compared with N so far.
+        items: the counts that were compared with N so far.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Item:
         expected: how many there should be; None where nothing says so.
         off: rows by which a length is wrong. Frames without a crop are not: they are
             missing where they are missing, and shift nothing.
-        how: what was done.
+        how: the way in which it was resolved.
     """
 
     what: str
@@ -76,7 +76,7 @@ class Limit:
 
     Attributes:
         amount: frames, or percent of a video's frames.
-        percent: which of the two.
+        percent: True for a percentage.
     """
 
     amount: float

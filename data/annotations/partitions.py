@@ -33,8 +33,8 @@ class LabelledVideo:
     """A video of Aff-Wild2 before it has a clock.
 
     Attributes:
-        name: of the annotation ("7-60-1920x1080_left").
-        source_video: of the recording ("7-60-1920x1080").
+        name: the name of the annotation ("7-60-1920x1080_left").
+        source_video: the name of the recording ("7-60-1920x1080").
         partition: the only one it has.
         labels: task -> (n, columns) float32 of the tasks that have it in this partition; n
             may differ between tasks.
@@ -84,7 +84,7 @@ def merge_tasks(
     """Gives every video one partition.
 
     Args:
-        annotations: of all tasks to build for.
+        annotations: the annotations of all tasks to build for.
         test_names: videos of test lists, whatever the task.
 
     Returns:

@@ -177,9 +177,9 @@ def table_rows(table: Table, names: Sequence[str], options: TableOptions) -> Raw
     ``face_id`` or the most confident remains, a valid one before others.
 
     Args:
-        table: as read.
-        names: of the feature columns.
-        options: how.
+        table: the table as it was read.
+        names: the names of the feature columns.
+        options: the options of the form.
 
     Raises:
         InputError: a column is missing, a cell is no number, several rows are about one frame and

@@ -68,12 +68,12 @@ class FeatureSource:
     """One stream of features on disk; the module lists the options of a flag.
 
     Args:
-        options: of the flag.
+        options: the options of the flag.
         pickles: accept a pickle.
 
     Attributes:
-        spec: of the stream, its width read from the first video.
-        clock: that puts rows on time.
+        spec: the specification of the stream, its width read from the first video.
+        clock: the clock of the rows.
 
     Raises:
         InputError: nothing is there, the first video is malformed, or something that must be

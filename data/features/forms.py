@@ -176,7 +176,7 @@ def open_form(options: FeatureOptions, *, pickles: bool) -> Form:
     """Opens features in their declared form, or in the only one that fits the path.
 
     Args:
-        options: of the flag.
+        options: the options of the flag.
         pickles: accept a pickle.
 
     Raises:

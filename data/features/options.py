@@ -20,21 +20,21 @@ class FeatureOptions:
     """One flag; an option that was not given is empty or None.
 
     Attributes:
-        name: of the stream.
+        name: the name of the stream.
         path: folder or file with the features.
-        form: of the files.
+        form: the form of the files.
         clock: "frame", "hop:10ms" and so on, see ``data.features.row_clocks``.
         offset: time added to the rows' times, "0.5s".
         columns: patterns of table columns.
         face: the face_id that counts.
         first: number of the first frame, 0 or 1.
         time: table column of timestamps.
-        unit: of timestamps, "s" or "ms".
+        unit: the unit of timestamps, "s" or "ms".
         key: array of an .npz file, or element of a pickled tuple.
         reduce: "flatten", "mean:1" and so on, see ``data.features.rows.as_rows``.
         missing: "zeros" if a row of zeros means that nothing was found, or "none".
         width: columns that there must be.
-        modality: of the stream.
+        modality: the modality of the stream.
         rate: rows per second, declared, or to resample to.
         resample: method, see ``data.features.resampling``.
         flag: the text, for messages.

@@ -163,7 +163,7 @@ def read_pickle(path: Path) -> Any:
     """Reads a pickle of dicts, lists, tuples, texts, numbers, bytes and ``PickledArray``.
 
     Args:
-        path: of the file.
+        path: the path of the file.
 
     Raises:
         InputError: the file cannot be read, is damaged, or holds anything else. Nothing was run.

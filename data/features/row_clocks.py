@@ -125,9 +125,9 @@ def place(
 
     Args:
         raw: rows, finite where valid.
-        clock: as declared.
+        clock: the declared clock.
         video: whose frames they belong to.
-        file: for messages.
+        file: the file that messages name.
         method: of "stretch", "nearest" or "linear".
 
     Raises:

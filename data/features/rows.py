@@ -45,7 +45,7 @@ def as_rows(array: np.ndarray, reduce: str, file: Path) -> np.ndarray:
         array: real numbers, (n, ...).
         reduce: "" takes (n, D) and (n, 1, D) only; "flatten" joins all axes after the first;
             "mean:1" averages over axis 1, "mean:1+2" over two axes, and joins what is left.
-        file: for messages.
+        file: the file that messages name.
 
     Raises:
         InputError: there are no rows or columns, or ``reduce`` does not fit the axes.
@@ -104,7 +104,7 @@ def frames_from_numbers(
         numbers_N: (n,) int64.
         first: the number of the first frame, if declared.
         known_first: the number of the first frame, if the tool is known.
-        file: for messages.
+        file: the file that messages name.
 
     Raises:
         InputError: a number is below the first or implausibly large, or it is unknown what the

@@ -31,11 +31,11 @@ def plot(
     Classes and units become a heat map of their probabilities.
 
     Args:
-        predictions: what ``Run.predict`` returned, without ``replicas``.
+        predictions: the result of ``Run.predict``, without ``replicas``.
         labels: annotations to draw beside them: the store with the video, or task -> (N, columns)
             as in ``Video``.
-        video: which one; the first by default.
-        task: which one, where several were predicted; the first by default.
+        video: the name of the video; the first by default.
+        task: the task to draw; the first by default.
 
     Returns:
         A figure, which a notebook shows, and ``figure.savefig`` writes.

@@ -30,8 +30,8 @@ def prediction_frame(
     """Makes a table of predictions, a row for every frame.
 
     Args:
-        store: with the videos.
-        tasks: that were predicted.
+        store: the store with the videos.
+        tasks: the tasks that were predicted.
         predictions: replica -> predictions. The key "" is an ensemble and has no column.
 
     Returns:
@@ -58,7 +58,7 @@ def score_frame(results: Sequence[FoldResult], references: bool) -> pd.DataFrame
     """Makes a table of the scores of each fold's ensemble.
 
     Args:
-        results: of the folds.
+        results: the results of the folds.
         references: add the scores of the best possible prediction (simulated data) and of a ridge
             regression, NaN where there are none.
 

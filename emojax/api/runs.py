@@ -41,9 +41,9 @@ class Run:
         >>> run.predict(rows, fps=25)
 
     Attributes:
-        path: its folder.
+        path: the folder of the run.
         system: name of the model, such as "rjcma".
-        tasks: what it predicts.
+        tasks: the tasks that it predicts.
         streams: stream -> width, what it needs.
         replicas: a name for each of the trainings that it consists of.
         best_scores: replica -> best validation score, NaN where there is none.
@@ -163,9 +163,9 @@ class Run:
             data: stream -> (rows, D) array of one video; or a ``Video``, or several; or a store or
                 its folder. The training store by default.
             fps, times, rates, row_times, valid: of arrays, see ``Video``.
-            partition: which videos of a store; all by default.
+            partition: the videos of a store to predict; all by default.
             replicas: predict by every replica on its own, and not by the mean of all.
-            combine: how replicas are combined: "mean", or "ccc_centring" (see
+            combine: the way in which replicas are combined: "mean", or "ccc_centring" (see
                 ``emojax.ops.ensembles``).
             full_sequence: apply the model to whole videos, not to windows, if it allows that.
 
@@ -303,7 +303,7 @@ def fit(
             so call ``Run.save`` to keep it.
         overrides: "section.key" -> value, such as {"train.learning_rate": 1e-3}.
         overwrite: discard a run in ``workdir``.
-        devices: of JAX, to run on; all by default.
+        devices: the devices of JAX, to run on; all by default.
         verbose: show progress on standard error.
 
     Raises:

@@ -214,7 +214,7 @@ def simulate(
         path: folder to create.
         preset: "plain", or another of ``emojax simulate --help``.
         size: "tiny" (12 videos), "demo", "medium" or "full" (594 videos).
-        seed: of everything that is drawn.
+        seed: the seed of everything that is drawn.
         **options: others of the builder's ``make_options``, such as ``streams`` and ``tasks``.
 
     Raises:
@@ -247,12 +247,12 @@ def write_store(
     Args:
         path: folder to create.
         videos: ``Video`` objects, or mappings with the same keys.
-        name: of the data; the folder's name by default.
+        name: the name of the data; the folder's name by default.
         folds: how many: fold "0" is the partitions as given, further ones rotate blocks of the
             training videos. Or the folds themselves.
         streams: specifications, where the names in ``emojax.specs.STREAMS`` and the widths of the
             arrays do not say enough.
-        dtype: of stream rows on disk.
+        dtype: the dtype of stream rows on disk.
         overwrite: replace a store that is there.
 
     Raises:

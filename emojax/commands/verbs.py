@@ -22,7 +22,7 @@ class Verb:
     """One verb.
 
     Attributes:
-        module: of emojax, or of its builders.
+        module: the name of the module in emojax or among its builders.
         about: one line for ``emojax --help``.
         builds: True if the module is a builder.
     """

@@ -25,7 +25,7 @@ def label_counts(store: Store, videos: tuple[str, ...], task: str) -> tuple[np.n
     """Counts how often each class (unit) of a task is annotated.
 
     Args:
-        store: where the videos are.
+        store: the store with the videos.
         videos: names.
         task: categorical or binary.
 

@@ -33,7 +33,7 @@ class Layout:
     Attributes:
         mesh: the devices in use.
         devices: all there are, for more or fewer replicas.
-        sizes: of the axes, where a configuration says so, see ``make_layout``.
+        sizes: the sizes of the axes, where a configuration says so, see ``make_layout``.
     """
 
     mesh: Mesh
@@ -149,7 +149,7 @@ def make_layout(
     Args:
         num_replicas: R.
         batch_size: B.
-        devices: to choose from; all by default.
+        devices: the devices to choose from; all by default.
         sizes: devices along ``replica`` and ``data`` at most, ``config.mesh``; 0 for as many as
             there are. Fewer are used where they divide R or B no further.
     """
@@ -303,8 +303,8 @@ def agree(name: str, problem: BaseException | None = None) -> None:
     For what process 0 does alone, such as writing: the others must not go on without it.
 
     Args:
-        name: of this place in the program.
-        problem: of process 0; the others' is not looked at.
+        name: the name of this place in the program.
+        problem: the problem of process 0; the others' is not looked at.
 
     Raises:
         BaseException: ``problem``, in process 0.

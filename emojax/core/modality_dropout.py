@@ -57,7 +57,7 @@ class ModalityDropout:
 
         Args:
             streams: stream -> (B, T_s, D_s), normalised.
-            key: of this step; the draws do not depend on the order of the streams.
+            key: the key of this step; the draws do not depend on the order of the streams.
         """
         key = jax.random.fold_in(key, _PURPOSE)
         names = sorted(streams)

@@ -59,7 +59,7 @@ def schedule_config(
         train: ``config.train``.
         store: the data.
         folds: names of the folds that replicas are trained on.
-        spec: how windows are cut.
+        spec: the length, stride and content of windows.
         batch_size: windows in a batch.
 
     Raises:

@@ -46,7 +46,7 @@ class Session:
     Attributes:
         config: the checked configuration; ``as_plain`` makes it a nested dict for JSON.
         streams: the specification of each stream the model reads, in the model's order.
-        window_spec: what windows hold.
+        window_spec: the length, stride and content of windows.
         model: the Linen module.
         optimizer: Adam, without the learning rate.
         losses: task -> loss function.
@@ -174,7 +174,7 @@ def build_session(
         config: nested mapping as ``configs/rjcma.py`` makes it.
         streams: specifications of at least the streams the configuration names, from the
             store or from a checkpoint.
-        devices: to run on; all by default.
+        devices: the devices to run on; all by default.
         trusted: True for a configuration of the user's own. If its model is the place of a file,
             the file is executed. False for what a checkpoint or another file holds.
 

@@ -196,7 +196,7 @@ def put(tree: Any, members_G: Array, part: Any, sharding: jax.sharding.Sharding)
         tree: with leading R, laid out as ``sharding``; its buffers are donated.
         members_G: (G,) int, which replicas these are; those beyond the last are dropped.
         part: the same tree with leading G, on the same devices.
-        sharding: of all leaves of the result.
+        sharding: the sharding of all leaves of the result.
     """
     return _putting(sharding)(tree, members_G, part)
 

@@ -98,7 +98,7 @@ def forward(
     Args:
         model: a module called as ``emojax.models.rjcma.RJCMA.__call__`` is.
         params: parameters of one replica.
-        model_state: its other collections.
+        model_state: the other collections of its variables.
         batch: a batch of windows.
         normalisation: see ``prepare``.
         train: True turns dropout on and updates running statistics.
@@ -165,7 +165,7 @@ def total_loss(
         outputs: task -> (B, T, C).
         aux: the model's; its ``losses`` count whatever the objective is, and so do its
             ``target_losses`` (name -> task -> (targets,)), as their targets weigh.
-        batch: with the labels.
+        batch: a batch with labels.
         losses: task -> loss.
         target_weights: task -> (targets,).
         branches: scalar bool; True for the sum over ``aux["branches"]`` of the losses of each
@@ -304,7 +304,7 @@ def replica_step(learner: Learner, shared: Shared) -> Step:
 
     Args:
         learner: see ``train_step``.
-        shared: how replicas find their batch and normalisation.
+        shared: the indices by which replicas find their batch and normalisation.
     """
     axes = (0, data_axis(shared.members), data_axis(shared.fold_members), 0)
     over_replicas = jax.vmap(functools.partial(train_step, learner), in_axes=axes)
@@ -340,9 +340,9 @@ def train_steps(learner: Learner, shared: Shared, layout: Layout, spec: WindowSp
 
     Args:
         learner: see ``train_step``.
-        shared: how replicas find their data.
+        shared: the indices by which replicas find their data.
         layout: the devices.
-        spec: what the windows hold.
+        spec: the length, stride and content of windows.
     """
     step = replica_step(learner, shared)
 

@@ -145,11 +145,11 @@ def read_entries(
     """Reads the videos of ``index.json``.
 
     Args:
-        rows: of the index.
-        shards: of ``dataset.json``.
-        streams: of the store.
+        rows: the rows of the index.
+        shards: the shards of ``dataset.json``.
+        streams: the streams of the store.
         itemsize: bytes of a number of a stream's row.
-        folder: of the store, named in errors.
+        folder: the folder of the store, named in errors.
 
     Raises:
         InputError: a record lies outside its shard, or is shorter than what it has to hold.

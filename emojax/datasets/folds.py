@@ -62,7 +62,7 @@ def make_folds(
     Args:
         scheme: a name, ``blocks`` with ``:K`` where K is not 6.
         videos: (name, source video, partition) of each video; their order does not matter.
-        seed: of the order in which sources are dealt.
+        seed: the seed of the order in which sources are dealt.
         classes: video name -> (classes,) number of annotated frames of each class.
 
     Returns:
@@ -124,7 +124,7 @@ def official_and_blocks(
     Args:
         videos: (name, source video, partition) of each video; their order does not matter.
         k: number of folds, at least 1; 1 gives only the official split.
-        seed: of the order in which sources are dealt.
+        seed: the seed of the order in which sources are dealt.
         classes: video name -> (classes,) number of annotated frames of each class, to make
             the blocks even in (``deal_evenly``); without, they are even in videos.
 
@@ -218,8 +218,8 @@ def deal_evenly(amounts: Mapping[str, np.ndarray], blocks: int, seed: int) -> li
 
     Args:
         amounts: source -> (amounts,) numbers >= 0, for instance frames of each class.
-        blocks: how many.
-        seed: of the order in which sources of similar size are dealt.
+        blocks: the number of blocks.
+        seed: the seed of the order in which sources of similar size are dealt.
 
     Raises:
         InputError: there are fewer sources than blocks.
@@ -270,8 +270,8 @@ def deal(sources: Sequence[str], blocks: int, seed: int) -> list[set[str]]:
 
     Args:
         sources: the source of each video (or of whatever is to be even between blocks).
-        blocks: how many.
-        seed: of the order in which sources of equal size are dealt.
+        blocks: the number of blocks.
+        seed: the seed of the order in which sources of equal size are dealt.
 
     Raises:
         InputError: there are fewer sources than blocks.

@@ -24,11 +24,11 @@ class MemoryStore(Store):
     can be evaluated and predict on it, but not be trained.
 
     Args:
-        videos: with distinct names.
-        streams: what every video holds.
-        tasks: what videos may be labelled for.
-        dtype: of stream rows, "float16" or "float32".
-        name: of the data.
+        videos: videos with distinct names.
+        streams: the streams that every video holds.
+        tasks: the tasks that videos may be labelled for.
+        dtype: the dtype of stream rows, "float16" or "float32".
+        name: the name of the data.
 
     Raises:
         InputError: a video does not fit, see ``store_checks.conform``, or two have one name.

@@ -121,9 +121,9 @@ class _Rows:
     """Some rows of each batch of a data set: a random access source for Grain.
 
     Attributes:
-        entries: what batches are made of, one after another.
+        entries: the windows of the batches, in order.
         batch_size: B.
-        rows: which of each batch.
+        rows: the rows of each batch to read.
     """
 
     entries: grain.MapDataset
@@ -148,9 +148,9 @@ def window_list(
     """Lists the (video index, first tick) of every window of these videos, in order.
 
     Args:
-        store: where the videos are.
+        store: the store with the videos.
         videos: their names.
-        spec: how windows are cut.
+        spec: the length, stride and content of windows.
         evaluation: use ``evaluation_stride``, if it is set.
     """
     entries = []
@@ -178,9 +178,9 @@ def training_batches(
     returned iterator resume it exactly.
 
     Args:
-        store: where the videos are.
+        store: the store with the videos.
         videos: names of the training videos of a fold.
-        spec: what a window holds.
+        spec: the length, stride and content of windows.
         batch_size: B.
         seed: decides order and offsets, together with nothing else.
         load: reads the windows; several streams may share one, and what it keeps in memory.
@@ -237,13 +237,13 @@ def evaluation_batches(
     """Yields every window of these videos once, in order; fillers complete the last batches.
 
     Args:
-        store: where the videos are.
+        store: the store with the videos.
         videos: names of the videos; every frame of each is covered.
         spec: what a window holds; ``random_offset`` plays no role here.
         batch_size: B.
         num_batches: deliver exactly so many batches (for folds that advance together);
             as many as needed by default.
-        rows: of each batch that are read and delivered; all by default.
+        rows: the rows of each batch that are read and delivered; all by default.
     """
     batches = evaluation_entries(
         store, videos, spec, batch_size=batch_size, num_batches=num_batches

@@ -108,7 +108,7 @@ def from_features(
         buffer: what the offsets count from, for instance a whole mapped shard.
         fields: feature name -> (offset, length) in ``buffer``.
         streams: the streams that the record holds.
-        dtype: of the stream rows.
+        dtype: the dtype of the stream rows.
 
     Raises:
         KeyError, ValueError: a feature is absent or its length cannot be right.

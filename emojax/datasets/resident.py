@@ -63,7 +63,7 @@ class Entries:
     """Batches as places in resident data, from which a step gathers its windows.
 
     Attributes:
-        data: where the windows lie.
+        data: the resident data.
         entries: (K, B, 2) or, for several samplers, (K, groups, B, 2) int32, the video and the
             first tick of each window of K batches.
     """
@@ -147,9 +147,9 @@ def load_resident(
     """Reads videos and brings them onto the clock, as numpy arrays.
 
     Args:
-        store: where the videos are.
+        store: the store with the videos.
         videos: their names; of one that is named twice there is one copy.
-        spec: what windows hold.
+        spec: the length, stride and content of windows.
         progress: called after each video with how many are read, and of how many.
     """
     numbers = _numbers(store, videos)

@@ -51,10 +51,10 @@ class Store:
 
     Attributes:
         metadata: ``dataset.json``.
-        name: of the data set.
-        dtype: of stream rows.
+        name: the name of the data set.
+        dtype: the dtype of stream rows.
         streams: stream name -> specification.
-        tasks: what videos may be labelled for.
+        tasks: the tasks that videos may be labelled for.
         videos: entries in the order of ``read``.
         folds: fold name -> fold.
         partitions: partition -> names of its videos.

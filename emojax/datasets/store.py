@@ -53,13 +53,13 @@ class StoreWriter:
 
     Args:
         path: folder to create.
-        name: of the data set.
-        streams: what every video holds.
-        tasks: what videos may be labelled for.
-        dtype: of stream rows, "float16" or "float32".
+        name: the name of the data set.
+        streams: the streams that every video holds.
+        tasks: the tasks that videos may be labelled for.
+        dtype: the dtype of stream rows, "float16" or "float32".
         videos_per_shard: records in one file.
         description: free text.
-        builder: how the store was built (command, options, seed), JSON values.
+        builder: a record of the build (command, options, seed), JSON values.
         sources: source file -> sha256.
         overwrite: replaces a store that is there already; any other folder is refused.
 
@@ -196,7 +196,7 @@ class StoreWriter:
         """Writes statistics, index and ``dataset.json``, and gives the store its name.
 
         Args:
-            folds: with distinct names, over videos that were added. Statistics of a fold come
+            folds: folds with distinct names, over videos that were added. Statistics of a fold come
                 from the valid rows of its training videos alone.
 
         Raises:

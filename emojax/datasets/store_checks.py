@@ -26,9 +26,9 @@ def conform(
 
     Args:
         record: the video as a builder made it.
-        streams: what it must hold, no more and no less.
-        tasks: what it may have labels and references for.
-        dtype: of stream rows in the store.
+        streams: the streams that it must hold, exactly.
+        tasks: the tasks that it may have labels and references for.
+        dtype: the dtype of stream rows in the store.
 
     Raises:
         InputError: the video does not fit the store; the field names the video and the stream,
@@ -157,8 +157,8 @@ def check_stored(record: VideoRecord, tasks: Sequence[str]) -> None:
     not checked again.
 
     Args:
-        record: as it was read.
-        tasks: of the store.
+        record: the record as it was read.
+        tasks: the tasks of the store.
 
     Raises:
         ValueError, InputError: times, validity, labels, references or attributes are wrong.

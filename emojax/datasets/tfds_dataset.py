@@ -53,7 +53,7 @@ def write_tfds(
         version: three numbers.
         citation: BibTeX of whoever made the data.
         license_text: under which the data may be used.
-        homepage: of the data.
+        homepage: the homepage of the data.
         videos_per_shard: examples in one file.
         overwrite: replaces this version of the data set.
 

@@ -67,7 +67,7 @@ def check_record(
 
     Args:
         buffer: the whole file.
-        offset: where the frame begins.
+        offset: the position of the frame in the file.
         length: payload bytes according to the index.
         crc: masked CRC of the payload according to the index.
         file: named in errors.

@@ -60,7 +60,7 @@ class MultiHeadAttention(nn.Module):
         heads: h; divides ``features``.
         features: width of all queries, keys and values; None for the query's own.
         dropout: rate on the attention weights.
-        dtype: of the computation; parameters and the softmax are float32.
+        dtype: the dtype of the computation; parameters and the softmax are float32.
     """
 
     heads: int = 1
@@ -83,7 +83,7 @@ class MultiHeadAttention(nn.Module):
             query_BTD: finite features; padded queries may hold any finite number.
             source_BSD: (B, S, D_source), features; padded rows may hold anything.
             source_mask_BS: bool, False on padding, which gets a weight of exactly zero.
-            train: whether dropout acts (needs a "dropout" key).
+            train: True if dropout acts (needs a "dropout" key).
 
         Returns:
             (B, T, D_query). A query that sees nothing gives the output bias.

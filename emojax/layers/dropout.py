@@ -38,7 +38,7 @@ def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
     Args:
         key: a JAX random key.
-        shape: of the result; beyond 2**32 elements the numbers repeat.
+        shape: the shape of the result; beyond 2**32 elements the numbers repeat.
     """
     word = jnp.uint32
     k_0, k_1 = jax.random.bits(key, (2,), word)

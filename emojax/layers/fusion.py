@@ -49,7 +49,7 @@ class JointCrossAttention(nn.Module):
     Attributes:
         window: K, the longest window.
         dropout: rate on H_m.
-        dtype: of the computation; parameters stay float32.
+        dtype: the dtype of the computation; parameters stay float32.
     """
 
     window: int
@@ -67,7 +67,7 @@ class JointCrossAttention(nn.Module):
                 mapping is the order of concatenation.
             mask_BT: bool, False on padding. The output is zero there, and real frames do
                 not depend on it: J's bias and the K x K weights would leak otherwise.
-            train: whether dropout acts (needs a "dropout" key).
+            train: True if dropout acts (needs a "dropout" key).
 
         Returns:
             stream -> attended features, (B, T, d_m).
@@ -125,7 +125,7 @@ class UpstreamCrossAttention(nn.Module):
     Attributes:
         window: K, the longest window.
         dropout: rate on S_m and on the update (0.6 in the public code).
-        dtype: of the computation; parameters stay float32.
+        dtype: the dtype of the computation; parameters stay float32.
     """
 
     window: int

@@ -33,7 +33,7 @@ class MLPHead(nn.Module):
         batch_norm: normalise the hidden layer over the real frames.
         bounded: end in tanh, for labels in [-1, 1].
         dropout: rate on the hidden layer.
-        dtype: of the hidden layer; the output is float32.
+        dtype: the dtype of the hidden layer; the output is float32.
     """
 
     outputs: int
@@ -106,7 +106,7 @@ def task_heads(
         heads: see ``head_columns``.
         hidden, batch_norm, dropout, dtype: as in ``MLPHead``.
         output: "linear", or "tanh" to end continuous tasks' heads in tanh.
-        train: whether dropout acts and running statistics move.
+        train: True if dropout acts and running statistics move.
 
     Returns:
         task -> (B, T, C) float32.

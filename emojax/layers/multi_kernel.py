@@ -74,7 +74,7 @@ class MultiKernelTCN(nn.Module):
             x_BTD: features; padded frames may hold anything.
             mask_BT: bool, False on padding. The output is zero there, and real frames do
                 not depend on what padded frames hold.
-            train: whether dropout acts (needs a "dropout" key).
+            train: True if dropout acts (needs a "dropout" key).
 
         Raises:
             InputError: unknown ``way``.

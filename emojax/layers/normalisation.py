@@ -23,7 +23,7 @@ class MaskedBatchNorm(nn.Module):
     Attributes:
         momentum: share of the running statistics that survives a step.
         epsilon: added to the variance.
-        dtype: of the output; statistics and parameters stay float32.
+        dtype: the dtype of the output; statistics and parameters stay float32.
     """
 
     momentum: float = 0.9

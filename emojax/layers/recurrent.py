@@ -33,7 +33,7 @@ class LSTM(nn.Module):
     Attributes:
         features: output width. Bidirectional layers give each direction half of it.
         causal: True runs forward only, False in both directions.
-        dtype: of the computation; parameters stay float32.
+        dtype: the dtype of the computation; parameters stay float32.
     """
 
     features: int
@@ -73,7 +73,7 @@ class GRU(nn.Module):
     Attributes:
         features: output width. Bidirectional layers give each direction half of it.
         causal: True runs forward only, False in both directions.
-        dtype: of the computation; parameters stay float32.
+        dtype: the dtype of the computation; parameters stay float32.
     """
 
     features: int
@@ -132,7 +132,7 @@ class _Stacked(nn.Module):
             x_BTD: features; padded frames may hold anything.
             mask_BT: bool, False on padding. The output is zero there, and real frames do
                 not depend on what padded frames hold.
-            train: whether dropout acts (needs a "dropout" key).
+            train: True if dropout acts (needs a "dropout" key).
         """
         for i, features in enumerate(self.channels):
             if i > 0:

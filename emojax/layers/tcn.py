@@ -38,7 +38,7 @@ class WeightNormConv(nn.Module):
         kernel_size: taps.
         dilation: frames between taps.
         causal: True sees the present and the past, False is centred (odd kernels only).
-        dtype: of the computation; parameters stay float32.
+        dtype: the dtype of the computation; parameters stay float32.
     """
 
     features: int
@@ -132,7 +132,7 @@ class TemporalConvNet(nn.Module):
             x_BTD: features; padded frames may hold anything.
             mask_BT: bool, False on padding. The output is zero there, and real frames do
                 not depend on what padded frames hold.
-            train: whether dropout acts (needs a "dropout" key).
+            train: True if dropout acts (needs a "dropout" key).
 
         Raises:
             InputError: unknown ``activation``.

@@ -76,7 +76,7 @@ def attend(scores_BTS: Array, sequence: Sequence) -> tuple[Array, Array]:
 
     Args:
         scores_BTS: finite numbers.
-        sequence: what is attended to.
+        sequence: the sequence to attend to.
 
     Returns:
         context (B, T, H) and the float32 weights (B, T, S): exactly zero on padding and on
@@ -102,7 +102,7 @@ class AttentionFusion(nn.Module):
         locality: lowers the score of a row by its distance from the anchor, in ticks, times a
             learned rate for each stream, which starts at 0 (as Press et al. 2022 do with fixed
             rates); ours. Without it rows are found by their content alone.
-        dtype: of the computation; parameters and the softmax are float32.
+        dtype: the dtype of the computation; parameters and the softmax are float32.
     """
 
     features: int = 128
@@ -140,7 +140,7 @@ class BilinearFusion(nn.Module):
     All sequences need one width, for they are added. There is no scale, as printed.
 
     Attributes:
-        dtype: of the computation; parameters and the softmax are float32.
+        dtype: the dtype of the computation; parameters and the softmax are float32.
     """
 
     dtype: Any = jnp.float32
@@ -182,7 +182,7 @@ class AdditiveFusion(nn.Module):
     and sum to one; ours. All sequences need one width.
 
     Attributes:
-        dtype: of the computation; parameters are float32.
+        dtype: the dtype of the computation; parameters are float32.
     """
 
     dtype: Any = jnp.float32
@@ -206,7 +206,7 @@ class GatedFusion(nn.Module):
     is ours (after Arevalo et al. 2017): whether one can be trusted shows beside the others.
 
     Attributes:
-        dtype: of the computation; parameters are float32.
+        dtype: the dtype of the computation; parameters are float32.
     """
 
     dtype: Any = jnp.float32

@@ -36,12 +36,12 @@ class EncoderLayer(nn.Module):
     attention weights, hidden units and both branches, as in ``torch.nn.TransformerEncoderLayer``.
 
     Attributes:
-        heads: of the attention; divides D.
+        heads: the number of heads of the attention; divides D.
         hidden: width of the feed-forward block.
         dropout: rate.
         activation: a key of ``ACTIVATIONS``.
         norm: "post" or "pre".
-        dtype: of the computation; parameters, softmax and statistics are float32.
+        dtype: the dtype of the computation; parameters, softmax and statistics are float32.
     """
 
     heads: int
@@ -59,7 +59,7 @@ class EncoderLayer(nn.Module):
             x_BTD: features; padded frames may hold anything.
             mask_BT: bool, False on padding. The output is zero there, and real frames do
                 not depend on what padded frames hold.
-            train: whether dropout acts (needs a "dropout" key).
+            train: True if dropout acts (needs a "dropout" key).
 
         Raises:
             InputError: unknown ``activation`` or ``norm``, or heads that do not divide D.
@@ -116,7 +116,7 @@ class TransformerEncoder(nn.Module):
     It adds no position codes and no embedding; see ``attention.sinusoidal_positions``.
 
     Attributes:
-        layers: how many.
+        layers: the number of layers.
         heads, hidden, dropout, activation, norm, dtype: as in ``EncoderLayer``.
         final_norm: normalise the output of the last layer once more; of use with "pre".
     """

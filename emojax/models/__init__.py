@@ -39,7 +39,7 @@ def register(name: str) -> Callable[[Model], Model]:
     counts.
 
     Args:
-        name: what ``config.model.name`` says.
+        name: the value of ``config.model.name``.
 
     Raises:
         InputError: emojax has a model of this name, or the class is not a model.
@@ -119,7 +119,7 @@ def build_model(name: str, outputs: Mapping[str, int], **fields: Any) -> nn.Modu
     """Builds a model from its name and its fields, which are its whole configuration.
 
     Args:
-        name: of the model, see ``model_class``.
+        name: the name of the model, see ``model_class``.
         outputs: task -> C, the number of output columns.
         **fields: the module's other fields. Lists become tuples and mappings (of a config)
             plain dicts.

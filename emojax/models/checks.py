@@ -16,9 +16,9 @@ def check_choice(model: str, field: str, value: object, choices: Iterable[str]) 
 
     Args:
         model: name of the model, for the message.
-        field: of the model.
-        value: what it holds.
-        choices: what it may hold.
+        field: the field of the model.
+        value: the value of the field.
+        choices: the values that it may have.
 
     Raises:
         InputError: ``value`` is none of ``choices``.
@@ -66,7 +66,7 @@ def check_channels(
         model: name of the model, for the message.
         streams: those that need an entry; ``channels`` may know more.
         channels: stream -> width of each layer.
-        field: of the model that holds ``channels``.
+        field: the field of the model that holds ``channels``.
         least: layers that a stream needs; 0 allows ().
 
     Raises:

@@ -54,9 +54,9 @@ class Fusion:
     """One way to make z.
 
     Attributes:
-        module: of ``emojax.layers.temporal_attention``.
+        module: the module of ``emojax.layers.temporal_attention``.
         reads: the sequences it fuses: "all", those of the "anchor" stream alone, or "none".
-        adds: whether it sums the sequences, which then need one width.
+        adds: True if it sums the sequences, which then need one width.
     """
 
     module: Callable[..., nn.Module]

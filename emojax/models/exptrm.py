@@ -140,7 +140,7 @@ class ExpTrm(nn.Module):
                 stream says so; real frames do not depend on what padded rows hold.
             valid: not used: missing faces and silence are zeros, as in section 5.3, and their
                 frames count.
-            train: whether dropout acts (needs a "dropout" key).
+            train: True if dropout acts (needs a "dropout" key).
 
         Returns:
             task -> (B, T, C) float32, and ``{"losses": {}}``.

@@ -59,10 +59,10 @@ class ModalityAttention(nn.Module):
     W_s over heads, then (Q, K, V), then d: weights of the public code fit transposed.
 
     Attributes:
-        width: of each stream's queries, keys and values over all heads (modal_dim there).
+        width: the width of each stream's queries, keys and values over all heads (modal_dim there).
         heads: divides ``width``.
         dropout: rate after the projection.
-        dtype: of the computation; parameters, softmax and statistics are float32.
+        dtype: the dtype of the computation; parameters, softmax and statistics are float32.
     """
 
     width: int = 32
@@ -76,7 +76,7 @@ class ModalityAttention(nn.Module):
 
         Args:
             features: stream -> (B, T, D_s), finite. The order of the mapping is S's.
-            train: whether dropout acts (needs a "dropout" key).
+            train: True if dropout acts (needs a "dropout" key).
 
         Returns:
             (B, T, S * width).

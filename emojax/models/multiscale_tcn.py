@@ -78,7 +78,7 @@ class RegressionLayer(nn.Module):
         outputs: C, columns of the output.
         hidden: width of the layer in between.
         dropout: rate on the hidden layer.
-        dtype: of the hidden layer; statistics and the output are float32.
+        dtype: the dtype of the hidden layer; statistics and the output are float32.
     """
 
     outputs: int

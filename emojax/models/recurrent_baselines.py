@@ -94,7 +94,7 @@ class RecurrentBaseline(nn.Module):
             masks: stream -> (B, T) bool, False on padding. A frame is real if every stream
                 says so; real frames do not depend on what padded frames hold.
             valid: not used: missing faces and silence are zeros, and their frames count.
-            train: whether dropout acts (needs a "dropout" key).
+            train: True if dropout acts (needs a "dropout" key).
 
         Returns:
             task -> (B, T, C) float32, and ``{"losses": {}}``.

@@ -96,7 +96,7 @@ class RJCMA(nn.Module):
             one MLP between the columns of a task.
         head_width: hidden width of the head.
         output: "linear" or "tanh", the end of continuous tasks' heads.
-        dtype: of the computation, as a name ("float32", "bfloat16") or a dtype;
+        dtype: the dtype of the computation, as a name ("float32", "bfloat16") or a dtype;
             parameters, statistics and outputs are float32.
     """
 

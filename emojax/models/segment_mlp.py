@@ -28,12 +28,12 @@ class SegmentMLP(nn.Module):
         outputs: task -> C, columns to predict.
         streams: the streams used, in the order of concatenation.
         window: K, the longest window in frames; segments divide K, not the frames given.
-        segments: how many equal parts of the window are told apart.
+        segments: the number of equal parts of the window with inputs of their own.
         hidden: width of the hidden layer.
         input_dropout: rate on segment means.
         dropout: rate on the hidden layer.
-        degree: of the polynomial in time; 0 predicts one value for the whole window.
-        centre: what an untrained model predicts; the middle of the labels' scale.
+        degree: the degree of the polynomial in time; 0 predicts one value for the whole window.
+        centre: the prediction of an untrained model; the middle of the labels' scale.
     """
 
     outputs: Mapping[str, int]

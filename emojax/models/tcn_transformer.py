@@ -57,7 +57,7 @@ class LinearHead(nn.Module):
     Attributes:
         outputs: C, columns of the output.
         hidden: width of the layer in between.
-        dtype: of the hidden layer; the output is float32.
+        dtype: the dtype of the hidden layer; the output is float32.
     """
 
     outputs: int
@@ -79,7 +79,7 @@ class Variant:
     """Holds the choices in which the paper and the authors' public code differ.
 
     Attributes:
-        width: of the Transformer; 0 is that of the concatenated streams.
+        width: the width of the Transformer; 0 is that of the concatenated streams.
         head: a key of ``HEADS``.
         heads: a key of ``SEPARATIONS``.
     """
@@ -130,7 +130,7 @@ class TCNTransformer(nn.Module):
         causal: TCNs see only the past, as in the code; else they are centred.
         width: of the Transformer; streams are projected to it. 0 takes the concatenation as
             it is.
-        layers: of the Transformer, 8 in the code; 0 leaves it out.
+        layers: the number of layers of the Transformer, 8 in the code; 0 leaves it out.
         attention_heads: divides the width; 4 in the code.
         feed_forward: hidden width of the Transformer's layers; 512 in the code.
         norm: "post" as in the code, or "pre" with one more normalisation at the end (ours).
@@ -141,7 +141,7 @@ class TCNTransformer(nn.Module):
         heads: "joint" has one head a task, "per_dimension" one for each dimension of a
             continuous task.
         head_width: hidden width of a head; 256 in the code.
-        dtype: of the computation, as a name ("float32", "bfloat16") or a dtype;
+        dtype: the dtype of the computation, as a name ("float32", "bfloat16") or a dtype;
             parameters, statistics and outputs are float32.
     """
 

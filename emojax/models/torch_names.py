@@ -39,8 +39,8 @@ class Rule:
     """One line of a name map.
 
     Attributes:
-        names: what the tensor is called there, with holes; the first that is there counts.
-        path: what it is called here.
+        names: names of the tensor in the state dict, with holes; the first that exists counts.
+        path: the path of the parameter in emojax.
         transform: a key of ``TRANSFORMS``.
         subtract: take it away from what the other rules put there, instead of setting it.
     """
@@ -186,7 +186,7 @@ def find_modalities(names: Sequence[str], streams: Sequence[str]) -> dict[str, s
     A stream's own name counts before those of ``MODALITIES``, and no modality counts twice.
 
     Args:
-        names: of the tensors.
+        names: the names of the tensors.
         streams: in the order in which the model was given its modalities.
 
     Raises:

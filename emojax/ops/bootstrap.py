@@ -29,7 +29,7 @@ class PairedDifference:
     """By how much one system's score exceeds another's on the same videos.
 
     Attributes:
-        difference: of the scores over all videos, first minus second.
+        difference: the difference of the scores over all videos, first minus second.
         low, high: ends of the bootstrap interval of the difference; NaN below two videos.
         p: two-sided, for "the difference is 0"; at least 1 / draws, and NaN below two videos.
     """
@@ -183,8 +183,8 @@ def paired_difference(
         task: a key of ``TASK_OPS``.
         first, second: one metric state per video, the same videos in the same order.
         draws: data sets to draw.
-        seed: of the draws.
-        level: of the interval.
+        seed: the seed of the draws.
+        level: the level of the interval.
 
     Returns:
         Score name -> difference first - second, its interval and p.

@@ -27,7 +27,7 @@ class DecisionRule:
     """Tunes the decisions of a kind of task.
 
     Attributes:
-        parameter: what is tuned, one number per column: "threshold" or "offset".
+        parameter: the tuned parameter, one number per column: "threshold" or "offset".
         tune: (probabilities_NC, labels_NK, mask_NK) -> parameters (C,).
         move: (probabilities_NC, parameters_C) -> probabilities (N, C) to be decided upon by
             argmax or at one half.
@@ -48,7 +48,7 @@ def move_to_half(probabilities_NC: np.ndarray, thresholds_C: np.ndarray) -> np.n
 
     Args:
         probabilities_NC: any number of leading axes; NaN stays NaN.
-        thresholds_C: of each unit, from 0 (every frame is a yes) to 1.
+        thresholds_C: the thresholds of each unit, from 0 (every frame is a yes) to 1.
 
     Returns:
         float64, the logits moved by the threshold's.
@@ -108,7 +108,7 @@ def add_offsets(probabilities_NC: np.ndarray, offsets_C: np.ndarray) -> np.ndarr
 
     Args:
         probabilities_NC: any number of leading axes, C classes; NaN stays NaN.
-        offsets_C: of each class.
+        offsets_C: the offsets of each class.
     """
     scores_NC = _log_scores(probabilities_NC, offsets_C)
     raised_NC = np.exp(scores_NC - scores_NC.max(axis=-1, keepdims=True))

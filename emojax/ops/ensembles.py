@@ -98,7 +98,7 @@ def combine(rule: str, kind: str, values_MNC: np.ndarray, used_MC: np.ndarray) -
 
     Args:
         rule: a key of ``ENSEMBLES``.
-        kind: of the task, see ``emojax.specs.TaskSpec``.
+        kind: the kind of the task, see ``emojax.specs.TaskSpec``.
         values_MNC: finite predictions of M members for the N frames of one video.
         used_MC: bool, which columns of which member count.
 

@@ -90,7 +90,7 @@ def unit_log_loss(probability_BTC: Array, target_BTC: Array, mask_BTC: Array) ->
     """Computes the binary cross-entropy of C independent probabilities.
 
     Args:
-        probability_BTC: of a yes, any number of leading axes.
+        probability_BTC: the probability of a yes, any number of leading axes.
         target_BTC: truth, bool or 0/1, the same shape; arbitrary finite where masked.
         mask_BTC: bool, the same shape, False where there is no annotation.
 
@@ -110,7 +110,7 @@ class Outcomes:
 
     Attributes:
         decisions: outcomes of what was decided.
-        log_loss: of the probabilities that were decided upon.
+        log_loss: the log loss of the probabilities that were decided upon.
     """
 
     decisions: ConfusionCounts | BinaryCounts

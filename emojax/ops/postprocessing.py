@@ -29,9 +29,9 @@ class Smoother:
 
     Attributes:
         filter: the filter.
-        width: what its width means.
+        width: the meaning of its width.
         seconds: widths to choose from, ascending, beginning with 0, which leaves values alone.
-        causal: whether it looks only back, so that it may run on a stream.
+        causal: True if it looks only back, so that it may run on a stream.
     """
 
     filter: Filter

@@ -87,7 +87,7 @@ def score_kind(name: str) -> ScoreKind:
     """Returns the row of a score.
 
     Args:
-        name: of the score, such as "ccc_valence".
+        name: the name of the score, such as "ccc_valence".
 
     Raises:
         KeyError: no row fits the name.
@@ -104,7 +104,7 @@ def without_parts(names: Iterable[str], parts: Iterable[str]) -> list[str]:
     """Leaves out the scores of some targets, and the means, which those targets are part of.
 
     Args:
-        names: of scores.
+        names: the names of scores.
         parts: names of targets, such as "valence"; if there is none, all scores stay.
     """
     left_out = set(parts)

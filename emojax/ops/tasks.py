@@ -299,7 +299,7 @@ def register_loss(kind: str, name: str) -> Callable[[LossFn], LossFn]:
 
     Args:
         kind: "continuous", "categorical" or "binary".
-        name: what ``config.loss`` says.
+        name: the value of ``config.loss``.
 
     Raises:
         InputError: there is no such kind, or emojax has a loss of this name.
@@ -333,7 +333,7 @@ def register_score(
 
     Args:
         kind: "continuous", "categorical" or "binary".
-        name: of the score, which those of single targets begin with.
+        name: the name of the score, which those of single targets begin with.
         axis: label in pictures; the name by default.
         higher_is_better: False for an error.
 

@@ -41,8 +41,8 @@ def write_page(
     Args:
         path: the HTML file; folders are made.
         runs: at least one, all evaluated on the partition.
-        partition: its name.
-        draws: of the bootstrap, at least 1.
+        partition: the name of the partition.
+        draws: the number of draws of the bootstrap, at least 1.
 
     Raises:
         InputError: a picture of a run cannot be read.

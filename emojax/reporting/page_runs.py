@@ -25,11 +25,11 @@ class ReportedRun:
 
     Attributes:
         name: tells it apart from the other runs of the report.
-        workdir: its folder.
-        config: its configuration.
+        workdir: the folder of the run.
+        config: the configuration of the run.
         document: its ``scores.json``.
         metrics: step -> metric name -> value; empty for a run that was not trained here.
-        videos: of all folds.
+        videos: the videos of all folds.
         pictures: PNG files of the studies that emojax.analyse made on the partition.
     """
 

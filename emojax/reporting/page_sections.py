@@ -38,7 +38,7 @@ class Cell:
     """A cell of a table that is more than its text.
 
     Attributes:
-        text: what it says.
+        text: the text of the cell.
         note: faint, behind the text.
         below: small, below the text.
         strong: printed bold.

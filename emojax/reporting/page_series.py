@@ -36,7 +36,7 @@ class _Code:
     """A way to turn the values of a task into integers.
 
     Attributes:
-        dtype: of the numbers.
+        dtype: the dtype of the numbers.
         low, high: the least and the greatest; values beyond are drawn at the edge.
         none: the integer that stands for a missing value.
     """

@@ -55,7 +55,7 @@ class VideoTimeline:
 
     Attributes:
         fold: name of the fold whose replicas predicted it.
-        name: of the video.
+        name: the name of the video.
         seconds_N: (N,) time of each frame, seconds.
         tasks: task -> what was annotated and predicted.
     """

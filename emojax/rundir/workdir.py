@@ -165,7 +165,7 @@ def replace_text(path: Path, text: str, what: str) -> None:
 
     Args:
         path: the file.
-        text: its whole content.
+        text: the whole content of the file.
         what: its name in a message, as in "The summary".
 
     Raises:

@@ -149,7 +149,7 @@ def fit_ridge(
     is predicted by its mean.
 
     Args:
-        store: where the videos are.
+        store: the store with the videos.
         fold: name of the fold.
         streams: names of the streams to use.
         task: name of the task.
@@ -232,7 +232,7 @@ def _groups(store: Store, frames_of: Mapping[str, int]) -> dict[str, int]:
     """Deals whole source videos to groups with similar numbers of frames: video -> group.
 
     Args:
-        store: where the videos are.
+        store: the store with the videos.
         frames_of: annotated frames of each video.
     """
     source_of = {name: store.videos[store.index_of(name)].source_video for name in frames_of}

@@ -49,14 +49,14 @@ class CrossValidation:
 
     Attributes:
         partition: name of the partition that the folds are scored on.
-        results: of each fold, the ensemble of its seeds beside optimum and baseline.
+        results: the results of each fold, the ensemble of its seeds beside optimum and baseline.
         seeds: fold -> seed -> task -> scores of the replicas of that seed alone.
         out_of_fold: each validation video predicted by the first fold that validates on it,
             so by replicas that did not train on it.
         processed: the same after postprocessing; empty without.
         test: task -> ensemble of all folds' replicas -> scores on the test videos; empty
             where they are not annotated, or are not the same in all folds.
-        postprocessing: what was fitted, or None.
+        postprocessing: the fitted postprocessing, or None.
     """
 
     partition: str
@@ -195,7 +195,7 @@ def seed_groups(replicas: Sequence[Replica], folds: Groups, number: int) -> dict
     Args:
         replicas: all that were trained.
         folds: the same, grouped by fold.
-        number: of the fold, in ``folds``.
+        number: the number of the fold, in ``folds``.
     """
     groups: dict[str, list[int]] = {}
     for r in fold_members(folds, number):

@@ -53,9 +53,9 @@ class Tuning:
     """Predictions that decisions and widths are tuned on: of videos that were trained on.
 
     Attributes:
-        store: where their annotations are.
+        store: the store with their annotations.
         folds: in the order of ``session.folds``; the training videos of each are tuned on.
-        predictions: of each replica.
+        predictions: the predictions of each replica.
     """
 
     store: Store
@@ -127,7 +127,7 @@ def evaluate_run(
     """Predicts a partition of each of a run's folds, and scores it.
 
     Args:
-        run: what predicts.
+        run: the run that predicts.
         store: the data.
         partition: "train", "validation" or "test".
         baseline: fit ridge + smoothing as well; by default where the run was trained on the store.

@@ -28,14 +28,14 @@ class FoldResult:
     """Scores and predictions on one fold.
 
     Attributes:
-        fold: its name.
+        fold: the name of the fold.
         names: videos, in order.
         predictions: system, one of ``SYSTEMS`` -> predictions.
         scores: task -> system -> score name -> value.
         states: task -> system -> metric state behind the scores.
         decisions: task -> (C,) tuned thresholds or offsets, see ``ops.decisions``; empty if none
             were tuned.
-        scored_frames: which frames of each video count, start and stop; None for all.
+        scored_frames: start and stop of the frames that count in each video; None for all.
     """
 
     fold: str

@@ -26,7 +26,7 @@ class Epoch:
     Attributes:
         start: steps taken before it.
         rates_SR: learning rates of each of its S steps.
-        hyper: of all replicas, NumPy arrays.
+        hyper: the hyper-parameters of all replicas, NumPy arrays.
         active_R: (R,) bool, who trains.
         non_finite: ``config.train.non_finite``.
     """

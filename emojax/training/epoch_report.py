@@ -19,7 +19,7 @@ class EpochReport:
     """The numbers of one epoch.
 
     Attributes:
-        session: what is trained.
+        session: the session of the training.
         step: steps taken so far.
         means: metric -> (R,) mean over the epoch's steps.
         rates_R: learning rates of its last step.
@@ -107,7 +107,7 @@ def beginning(step: int, total: int, epoch_steps: int) -> str:
     """Says in one line what a call is going to do, as the first numbers take a while.
 
     Args:
-        step: where the run stands.
+        step: the number of steps taken.
         total: steps of the whole training.
         epoch_steps: steps between two validations.
     """

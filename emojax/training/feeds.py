@@ -43,7 +43,7 @@ class Feed(Protocol):
     """The interface of a feed.
 
     Attributes:
-        iterators: of each of the run's samplers; their states go into checkpoints.
+        iterators: the iterators of each of the run's samplers; their states go into checkpoints.
         steps: the most steps of one dispatch.
     """
 
@@ -67,8 +67,8 @@ class Reader:
     their place, from which nobody learns.
 
     Args:
-        iterators: of all samplers of the run.
-        group: who trains.
+        iterators: the iterators of all samplers of the run.
+        group: the replicas that train.
         active_G: (G,) bool, which places of it do.
         begun: sampler of the run -> state that it had when the epoch began, of those that another
             group of this epoch has read; they are read again from there. Filled in.
@@ -156,7 +156,7 @@ class ResidentFeed:
     Args:
         store: the data.
         samplers: (fold, seed) of each sampler.
-        spec: what windows hold.
+        spec: the length, stride and content of windows.
         size: windows in a batch.
         videos: names of the videos to load.
         steps: the most steps of one dispatch.

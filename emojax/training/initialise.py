@@ -30,7 +30,7 @@ class Initialisation:
     """A report of the arrays that were taken; paths are the same for all replicas.
 
     Attributes:
-        workdir: of the source.
+        workdir: the workdir of the source.
         taken: arrays whose path and shape agree.
         missing: arrays of the model that the source does not have.
         reshaped: arrays that the source has with another shape.
@@ -103,8 +103,8 @@ def initialise(
     one, else of the same target, else of the first that was trained.
 
     Args:
-        names: of the new run's replicas.
-        replicas: of the new run.
+        names: the names of the new run's replicas.
+        replicas: the replicas of the new run.
         state: fresh, as ``session.init_state`` gives it.
         source: the opened run.
 

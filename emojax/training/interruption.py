@@ -31,7 +31,7 @@ class StopRequest:
 
     Attributes:
         seen: True once ``requested`` has returned True.
-        name: of the signal, once there is one.
+        name: the name of the signal, once there is one.
     """
 
     def __init__(self) -> None:

@@ -72,9 +72,9 @@ class Trainer:
     """Trains all replicas of a session.
 
     Args:
-        session: what to train.
+        session: the session to train.
         store: the data.
-        workdir: where checkpoints and metrics go; a run found there is continued.
+        workdir: the folder of checkpoints and metrics; a run in it is continued.
         stop_after: stop (with a checkpoint) after this many epochs of this call; for tests
             and for machines that are taken away.
         fresh: True if a run found in ``workdir`` will be deleted before ``run`` is called.

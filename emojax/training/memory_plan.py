@@ -47,7 +47,7 @@ class Footprint:
     Attributes:
         state: its train state.
         params: its parameters; gradients and new parameters are as large.
-        kept: what backward keeps of one batch.
+        kept: the activations of one batch that backward keeps.
         batch: one batch, as stored.
     """
 
@@ -129,7 +129,7 @@ def footprint(session: Session, *, trace: bool = True) -> Footprint:
     """Estimates the bytes of one replica.
 
     Args:
-        session: what is trained.
+        session: the session of the training.
         trace: True to trace the model; otherwise ``kept`` is more than any model needs.
     """
     state = jax.tree.map(
@@ -183,9 +183,9 @@ def needed_bytes(
     """Estimates the bytes of the fullest device while ``size`` replicas train at once.
 
     Args:
-        of_one: of one replica.
+        of_one: the memory of one replica.
         session: all replicas and devices.
-        size: how many train.
+        size: the number of replicas that train.
         resident: bytes of data that every device holds.
     """
     layout = group_layout(session.layout, session.batch_size, size)
@@ -206,7 +206,7 @@ def plan_memory(session: Session, *, resident: int = 0) -> MemoryPlan:
     does not change how many.
 
     Args:
-        session: what is trained.
+        session: the session of the training.
         resident: bytes of the data, 0 if they are not to lie on the devices.
     """
     limit = device_limit(session.layout, session.config.train.memory_limit)

@@ -26,8 +26,8 @@ class NonFinite:
     """A loss or gradient that was not finite.
 
     Attributes:
-        replica: who met it.
-        step: of the run, counted from 1.
+        replica: the replica that met it.
+        step: the step of the run, counted from 1.
         what: "loss" or "gradient".
         videos: numbers of the videos that the batch's windows were of.
         skipped: True if no step was taken.
@@ -64,7 +64,7 @@ def find_non_finite(
     """Finds the first one of each replica in a dispatch of K steps.
 
     Args:
-        group: who trains.
+        group: the replicas that train.
         active_G: (G,) bool, which places of it do.
         loss_KG: (K, G) losses.
         norm_KG: (K, G) norms of the gradients.
@@ -97,10 +97,10 @@ def refuse_non_finite(
     """Ends a run that was asked to stop at a loss that is not finite.
 
     Args:
-        found: what was met.
-        names: of all replicas.
-        store: what it is trained on.
-        workdir: of the run.
+        found: the losses and gradients that are not finite.
+        names: the names of all replicas.
+        store: the store that it is trained on.
+        workdir: the workdir of the run.
 
     Raises:
         InputError: something was.

@@ -19,7 +19,7 @@ class Profile:
         running: True while it is under way.
 
     Args:
-        folder: where; None profiles nothing.
+        folder: the folder of the profile; None profiles nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:

@@ -62,7 +62,7 @@ def pace(steps: int, batch_size: int, seconds: float) -> dict[str, float | None]
     Args:
         steps: done in this call.
         batch_size: windows in a batch, through which every replica goes.
-        seconds: it took.
+        seconds: the time that it took.
 
     Returns:
         "steps_per_second" and "windows_per_second", None where nothing was trained.
@@ -104,7 +104,7 @@ class TrainingProgress:
     Args:
         total_steps: steps of the whole run.
         start_step: steps done before, in a resumed run.
-        stream: where to write; standard error by default.
+        stream: the stream to write to; standard error by default.
         clock: seconds, monotonic.
     """
 

@@ -29,8 +29,8 @@ class Training:
 
     Attributes:
         run: the trained run, opened from its checkpoint.
-        first_step: where this call began; 0 for a new run.
-        step: where it ended; ``first_step`` if there was nothing left to train.
+        first_step: the step at the start of this call; 0 for a new run.
+        step: the step at its end; ``first_step`` if no steps were left to train.
         seconds: between the two, with compiling, validating and saving.
         notes: lines about the profile, if one was made.
     """
@@ -56,8 +56,8 @@ def open_training(
 
     Args:
         config: the configuration, a mapping of mappings or a ConfigDict.
-        store: to train on; the one that ``config.data.store`` names by default.
-        devices: to run on; all by default.
+        store: the store to train on; the one that ``config.data.store`` names by default.
+        devices: the devices to run on; all by default.
 
     Raises:
         InputError: the configuration is wrong, or the store does not serve it.
@@ -101,10 +101,10 @@ def train_run(
     The folder is locked until the ``with`` block ends, so a report can be written there.
 
     Args:
-        session: what to train.
-        store: on what.
-        workdir: folder of the run; made if it is not there.
-        overwrite: discard a run found there, once nothing is wrong with the new one.
+        session: the session to train.
+        store: the store to train on.
+        workdir: the folder of the run; created if needed.
+        overwrite: if True, discards a run in the folder after the checks of the new one.
         profile: folder for a profile of a few steps; None for none.
         on_start: called after all checks, before the first step.
 

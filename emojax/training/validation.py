@@ -19,7 +19,7 @@ class Validation:
     """Scores replicas on the validation videos of their folds.
 
     Attributes:
-        truths: of each fold, task -> annotations.
+        truths: for each fold, task -> annotations.
 
     Args:
         session: the session of all replicas.
