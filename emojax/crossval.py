@@ -44,7 +44,10 @@ from emojax.training.train_run import open_training, train_run, training_store
 
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    define.config("Configuration file, see configs/.", required=True)
+    define.config(
+        "A name that emojax.systems lists, such as rjcma:demo, or the path of a Python file.",
+        required=True,
+    )
     define.string("workdir", None, "Folder of the run; created if missing.", required=True)
     define.bool("overwrite", False, "Delete the run in the workdir, and start anew.")
     define.list(

@@ -89,9 +89,13 @@ class InputError(Exception):
         super().__init__(summary)
 
     def within(self, file: str | Path, remedy: str) -> InputError:
-        """Returns this error with the file and, if it has no remedy of its own, with this one."""
+        """Returns this error with the file and, if it has no remedy of its own, with this one.
+
+        It has this error's traceback and cause, so that ``raise error.within(...) from
+        error.__cause__`` shows the message once.
+        """
         details: dict[str, Any] = {"file": file, "remedy": remedy} | self.details
-        return InputError(self.summary, **details)
+        return InputError(self.summary, **details).with_traceback(self.__traceback__)
 
     def __str__(self) -> str:
         """Returns the summary and one indented line for each detail that is known."""

@@ -28,7 +28,10 @@ from emojax.training.train_run import Training, open_training, train_run
 
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    define.config("Configuration file, see configs/.", required=True)
+    define.config(
+        "A name that emojax.systems lists, such as rjcma:demo, or the path of a Python file.",
+        required=True,
+    )
     define.string("workdir", None, "Folder of the run; made if it is not there.", required=True)
     define.string(
         "profile", None, "Folder for a profile of a few training steps, made with jax.profiler."

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from flax import linen as nn
 
 from emojax import models
 from emojax.core.extensions import execute
+from emojax.core.model_outputs import checked_outputs
 from emojax.datasets.source import Store
 from emojax.errors import InputError
 from emojax.ops import tasks
@@ -170,6 +172,59 @@ def test_names_of_emojax_are_not_taken() -> None:
     ):
         with pytest.raises(InputError):
             add()
+
+
+def _returned(result: Any) -> Any:
+    """The model of the page with another result."""
+
+    class Other(nn.Module):
+        outputs: Any
+
+        @nn.compact
+        def __call__(self) -> Any:
+            return result
+
+    return checked_outputs(Other({"va": 2, "expr": 8}), Other({}).apply({}))
+
+
+@pytest.mark.parametrize(
+    ("result", "field"),
+    [
+        ({"va": 1, "expr": 2}, "returned value"),  # without aux: its two keys would be unpacked
+        (([], {"losses": {}}), "outputs"),
+        (({}, {}), "aux"),
+        (({}, {"losses": 0}), "aux"),
+        (({"va": np.zeros((1, 5, 2))}, {"losses": {}}), "tasks"),
+        (({"va": np.zeros((1, 5, 3)), "expr": np.zeros((1, 5, 8))}, {"losses": {}}), "output va"),
+        (({"va": np.zeros((5, 2)), "expr": np.zeros((1, 5, 8))}, {"losses": {}}), "output va"),
+        (({"va": 1.0, "expr": np.zeros((1, 5, 8))}, {"losses": {}}), "output va"),
+    ],
+)
+def test_a_model_that_returns_something_else_is_refused(result: Any, field: str) -> None:
+    with pytest.raises(InputError) as caught:
+        _returned(result)
+    assert field in caught.value.details["field"]
+
+
+def test_what_a_model_returns_is_passed_on() -> None:
+    outputs = {"va": np.ones((1, 5, 2)), "expr": np.zeros((1, 5, 8))}
+    assert _returned((outputs, {"losses": {}, "branches": {}})) == (
+        outputs, {"losses": {}, "branches": {}}
+    )  # fmt: skip
+
+
+def test_training_refuses_a_model_with_another_number_of_columns(
+    here: Path, tmp_path: Path
+) -> None:
+    models._REGISTERED.pop(PLACE, None)
+    text = BLOCKS["gated_gru.py"].replace("nn.Dense(columns,", "nn.Dense(columns + 1,")
+    (here / "gated_gru.py").write_text(text)
+    try:
+        with pytest.raises(InputError) as caught:
+            run_of(here, tmp_path / "run")
+    finally:
+        (here / "gated_gru.py").write_text(BLOCKS["gated_gru.py"])
+    assert caught.value.details["found"] == "shape (4, 100, 3)"
 
 
 @pytest.mark.parametrize(

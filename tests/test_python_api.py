@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ from emojax.datasets.memory_store import MemoryStore
 from emojax.datasets.source import Store
 from emojax.prediction.long_videos import predict_groups
 from emojax.prediction.predictor import ensemble
+from emojax.prediction.trained_run import stored
 from emojax.scoring.evaluation import evaluate_run
 from emojax.specs import StreamSpec
 from tests.small_store import STREAMS, build_small_store
-from tests.training_runs import one_device, quick_compiling, tiny_config  # noqa: F401 - a fixture
+from tests.training_runs import (
+    one_device,
+    quick_compiling,  # noqa: F401 - a fixture
+    subprocess_environment,
+    tiny_config,
+)
 
 LABELS = ["valence", "arousal"]
 
@@ -328,6 +335,7 @@ def test_replicas_and_their_mean(run: emojax.Run) -> None:
         ({"ir50": None}, {}, "streams"),
         ({"ir50": np.zeros((70, 9))}, {}, "ir50"),
         ({"ir50": np.zeros(70)}, {}, "ir50"),
+        ({"ir50": np.zeros(8)}, {}, "stream ir50"),
         ({"ir50": np.full((70, 8), np.nan)}, {}, "ir50"),
         ({"ir50": np.array([["x"] * 8] * 70)}, {}, "ir50"),
         ({"vggish": np.zeros((300, 6))}, {}, "vggish"),
@@ -335,6 +343,8 @@ def test_replicas_and_their_mean(run: emojax.Run) -> None:
         ({}, {"fps": -25}, "fps"),
         ({}, {"fps": float("nan")}, "fps"),
         ({}, {"fps": None}, "fps"),
+        ({}, {"fps": "25"}, "fps"),
+        ({}, {"rates": {"vggish": "40"}}, "vggish"),
         ({}, {"times": np.arange(70)}, "fps"),
         ({}, {"fps": None, "times": np.zeros(70)}, "times"),
         ({}, {"rates": {"vggish": 0}}, "vggish"),
@@ -402,3 +412,28 @@ def test_what_cannot_be_drawn_is_refused(run: emojax.Run, store: Store) -> None:
     ):
         with pytest.raises(emojax.InputError):
             wrong()
+
+
+def test_opening_a_run_prints_nothing_and_its_error_is_shown_once(
+    run: emojax.Run, tmp_path: Path
+) -> None:
+    run.save(tmp_path / "run")
+    opened = subprocess.run(
+        [sys.executable, "-c", f"import emojax; emojax.open_run({str(tmp_path / 'run')!r})"],
+        capture_output=True,
+        text=True,
+        env=subprocess_environment(),
+        check=True,
+    )
+    assert opened.stdout == opened.stderr == ""
+
+    message = "It is wrong."
+
+    def fails() -> None:
+        raise emojax.InputError(message, field="x")
+
+    with pytest.raises(emojax.InputError) as caught, stored(tmp_path), stored(tmp_path):
+        fails()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.count(message) == 1
+    assert "in fails" in shown

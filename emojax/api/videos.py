@@ -122,7 +122,7 @@ class Video:
             )
         if self.fps is None:
             return check_clock(self.times, f"times of {self.name}", strictly=True)
-        if not (np.isfinite(self.fps) and self.fps > 0):
+        if not _is_positive(self.fps):
             raise InputError(
                 "Frames per second must be positive.",
                 field=f"fps of {self.name}",
@@ -179,7 +179,7 @@ class Video:
                     expected="one row a frame, or the stream's rate",
                     remedy=f"give rates={{{name!r}: ROWS PER SECOND}}, or row_times",
                 )
-        if not (np.isfinite(rate) and rate > 0):
+        if not _is_positive(rate):
             raise InputError(
                 "The rate of a stream must be positive.",
                 field=f"rates of {self.name}: {name}",
@@ -188,6 +188,14 @@ class Video:
             )
         start = float(times_N[0]) if len(times_N) else 0.0
         return start + np.arange(count) / rate
+
+
+def _is_positive(value: Any) -> bool:
+    """Returns True for a finite number above 0; a text is no number."""
+    try:
+        return not isinstance(value, str) and 0 < float(value) < np.inf
+    except (TypeError, ValueError):
+        return False
 
 
 def open_store(path: str | Path) -> Store:
@@ -373,5 +381,12 @@ def _numbers(values: Any, what: str) -> np.ndarray:
             field=what,
             found=array.dtype,
             expected="(rows, D) floats",
+        )
+    if array.ndim != 2:
+        raise InputError(
+            "Stream rows are not a table.",
+            field=what,
+            found=f"shape {array.shape}",
+            expected="(rows, D): a row for each frame, or at the stream's rate",
         )
     return array

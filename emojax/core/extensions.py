@@ -66,7 +66,7 @@ def _run(path: Path, field: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except InputError as error:
-        raise error.within(path, "mend the file") from error
+        raise error.within(path, "mend the file") from error.__cause__
     except Exception as error:  # whatever a user's file does
         raise InputError(
             "The file fails when it is executed.",

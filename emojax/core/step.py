@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from emojax.core.devices import Layout
 from emojax.core.modality_dropout import ModalityDropout, zero_rows
+from emojax.core.model_outputs import checked_outputs
 from emojax.core.optimizer import Optimizer, trained_only
 from emojax.core.programs import kept
 from emojax.core.state import TrainState
@@ -121,11 +122,11 @@ def forward(
                     streams, masks, call["valid"]
                 )
             streams = zero_rows(streams, drop)
-        outputs, aux = cast(Any, model.apply(variables, streams, masks, **call))
+        outputs, aux = checked_outputs(model, model.apply(variables, streams, masks, **call))
         return outputs, aux, model_state
     if modality_dropout and dropout_key is not None:
         streams = modality_dropout(streams, dropout_key)
-    (outputs, aux), updated = model.apply(
+    result, updated = model.apply(
         variables,
         streams,
         batch.stream_mask,
@@ -133,6 +134,7 @@ def forward(
         rngs=None if dropout_key is None else {"dropout": dropout_key},
         mutable=list(model_state),
     )
+    outputs, aux = checked_outputs(model, result)
     return outputs, aux, {**model_state, **updated}
 
 

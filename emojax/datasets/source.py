@@ -349,7 +349,7 @@ def _reading(file: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise error.within(file, "build the store again") from error
+        raise error.within(file, "build the store again") from error.__cause__
     except _MALFORMED as error:
         raise InputError(
             "A file of the store is malformed.",

@@ -327,7 +327,7 @@ def _per_frame(values: np.ndarray, num_frames: int, columns: int, what: str) -> 
             "Values are not finite.",
             field=what,
             found=f"NaN or infinity in row {np.argwhere(~np.isfinite(array))[0][0]}",
-            expected="finite numbers, the ignore value where not annotated",
+            expected="finite numbers, -5 (valence, arousal) or -1 (classes, units) if unannotated",
         )
     return array.astype(np.float32)
 

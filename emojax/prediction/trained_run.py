@@ -268,7 +268,7 @@ def stored(file: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise error.within(file, _AGAIN) from error
+        raise error.within(file, _AGAIN) from error.__cause__
     except _MALFORMED as error:
         raise InputError(
             "The file does not describe a trained model.",

@@ -1,4 +1,4 @@
-"""Keeps off the screen what Orbax prints besides raising when a write fails.
+"""Keeps off the screen what Orbax logs: warnings about its options, and failures it also raises.
 
 Orbax writes arrays in the background. When one cannot be written it raises, which
 ``checkpoint.py`` reports in a few lines, and closes its event loop. The writes of the other arrays
@@ -34,8 +34,17 @@ def silence() -> None:
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
-    """Returns False, which hides it, for an error that Orbax logs."""
-    return record.levelno < logging.ERROR or "orbax" not in record.pathname
+    """Returns False, which hides it, for what Orbax logs.
+
+    Errors are always hidden, because they are also raised. The rest is shown where emojax itself
+    is to print debug messages. A notebook that opens a run reads none of it: there each opening
+    would print three warnings that a reader of checkpoints writes none.
+    """
+    if "orbax" not in record.pathname:
+        return True
+    return record.levelno < logging.ERROR and logging.getLogger("emojax").isEnabledFor(
+        logging.DEBUG
+    )
 
 
 def _not_unheard(record: logging.LogRecord) -> bool:
