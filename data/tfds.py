@@ -24,7 +24,7 @@ def define_flags(define: cli.Flags) -> None:
     define.string("store", None, "The store to be written.", required=True)
     define.string("out", None, "Data directory of TFDS.", required=True)
     define.string("version", "1.0.0", "Of the data set.")
-    define.string("citation", "", "BibTeX of whoever made the data.")
+    define.string("citation", "", "BibTeX entry of the data.")
     define.string("license", "", "Under which the data may be used.")
     define.string("homepage", "", "Of the data.")
     define.integer("videos_per_shard", 16, "Examples in one file.")

@@ -149,7 +149,7 @@ def check_decisions(tasks: Sequence[str]) -> None:
     """
     if not any(TASKS[task].kind in DECISION_RULES for task in tasks):
         raise InputError(
-            "There is no decision to tune.",
+            "The run has no decisions to tune.",
             field="--decision",
             found="tuned, for " + ", ".join(tasks),
             expected="a run with classes or units",

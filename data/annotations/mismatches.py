@@ -2,8 +2,8 @@
 
 Everything is aligned by index: frame i is frame i in all of them. A video has as many frames as
 its longest annotation; without annotations, as its timestamps or ``--frame_counts`` say, and
-without those as many as its features have rows. What is missing at the end is masked, what is
-too much is left out, and both are told.
+without those as many as its features have rows. Missing frames at the end are masked, surplus rows
+are left out, and both are reported.
 """
 
 from __future__ import annotations

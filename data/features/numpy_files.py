@@ -56,7 +56,7 @@ def read_npz(path: Path, name: str) -> np.ndarray:
     """Reads one array of a .npz file, see ``read_npy`` and ``npz_names``.
 
     Raises:
-        InputError: also if there is no such array, or it is compressed beyond what is possible.
+        InputError: also if the file has no such array, or its compression ratio is impossible.
     """
     try:
         with zipfile.ZipFile(path) as archive:

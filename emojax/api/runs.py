@@ -189,7 +189,7 @@ class Run:
             names = list(store.partitions[partition])
         if not names:
             raise InputError(
-                "There are no such videos.",
+                "There are no videos to predict.",
                 file=store.path,
                 field="partition",
                 found=partition,

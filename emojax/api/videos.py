@@ -19,7 +19,7 @@ from emojax.errors import InputError, closest
 from emojax.shipped import builder
 from emojax.specs import STREAMS, StreamSpec
 
-# By how much the rows of a stream may end before or after the video, if nobody gave their rate.
+# The greatest difference between the ends of a stream without a given rate and of the video.
 _SECONDS_OFF = 1.0
 
 

@@ -76,7 +76,7 @@ class Entries:
 
 
 def obstacle(store: Store, spec: WindowSpec, videos: Sequence[str] | None = None) -> str | None:
-    """Says why windows of these videos (all by default) cannot be gathered; None if they can."""
+    """Returns the reason why windows of these videos cannot be gathered, or None if they can."""
     names = [video.name for video in store.videos] if videos is None else videos
     ticks, rows = _counts(store, names, spec)
     for what, count in {

@@ -51,7 +51,7 @@ def write_tfds(
         store: the videos; whatever fails their checksums stops the build.
         folder: data directory of TFDS; the data set goes to ``folder/NAME/VERSION``.
         version: three numbers.
-        citation: BibTeX of whoever made the data.
+        citation: the BibTeX entry of the data.
         license_text: under which the data may be used.
         homepage: the homepage of the data.
         videos_per_shard: examples in one file.

@@ -137,7 +137,7 @@ class AttentionFusion(nn.Module):
 class BilinearFusion(nn.Module):
     """z = [f_c; C], C = sum over m of softmax_s(f_c^T W_m H_m,s) H_m (eq. 11).
 
-    All sequences need one width, for they are added. There is no scale, as printed.
+    All sequences need one width, because they are added. There is no scale, as in the paper.
 
     Attributes:
         dtype: the dtype of the computation; parameters and the softmax are float32.

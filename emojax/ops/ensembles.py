@@ -12,13 +12,13 @@ that the members have in common, weighed by their agreement, and then averaged:
     c = sum_i a_i m_i / sum_i a_i
     y(t) = 1/M sum_i (x_i(t) - m_i + c)
 
-So y is the plain average moved by a constant: members that nobody agrees with have a say in the
-course but not in the level. With two members both agreements are equal and y is the average.
+So y is the plain average moved by a constant: members without agreement influence the course of
+the trace but not its level. With two members both agreements are equal and y is the average.
 
-Where this differs from the script: CCC has biased moments throughout, as everywhere here (Lin
-1989; the script divides variances by n - 1 and covariances by n), a negative agreement weighs
-nothing instead of turning the sign of a mean, and where nobody agrees with anybody (constant
-traces, say) all members weigh alike.
+This differs from the script in three points. CCC has biased moments, as everywhere in emojax (Lin
+1989; the script divides variances by n - 1 and covariances by n). A negative agreement has weight
+0 instead of turning the sign of a mean. If no members agree, as with constant traces, all members
+have equal weights.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def write_results(
         write_timelines(folder / TIMELINES_FILE, videos)
         write_per_video(folder / PER_VIDEO_FILE, videos)
         for result in results:
-            # Folds are told apart by folder only where there are several.
+            # Several folds have folders of their own.
             of_fold = folder / f"fold_{result.fold}" if len(results) > 1 else folder
             _draw_videos(of_fold, store, result)
         workdir = folder.parent
@@ -128,7 +128,7 @@ def _document(
 def _data(
     store: Store, results: Sequence[FoldResult], streams: Sequence[str], replicas: Sequence[str]
 ) -> dict[str, Any]:
-    """Describes the data, so that nobody takes simulated ones for measured ones.
+    """Describes the data, with a mark if they are simulated.
 
     Args:
         store: the store that was evaluated.

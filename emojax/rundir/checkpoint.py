@@ -236,7 +236,7 @@ class Checkpoints:
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
             raise InputError(
-                "There is no such checkpoint.",
+                "The checkpoint does not exist.",
                 file=self.folder,
                 field="step",
                 found=f"steps {steps}" if steps else "no checkpoint",

@@ -26,7 +26,7 @@ from emojax.file_writing import replacing
 from emojax.scoring.baseline import GROUPS, PENALTIES, WIDTHS, RidgeBaseline, fit_ridge
 from emojax.scoring.ridge import Statistics
 
-# To be raised by whoever changes the numbers that ``fit_ridge`` returns.
+# Raise this version with every change of the numbers that ``fit_ridge`` returns.
 _FIT_VERSION = 1
 
 

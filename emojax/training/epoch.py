@@ -153,7 +153,7 @@ class GroupMetrics:
         return lost >= set(self._group.members[self._active_G].tolist())
 
     def add_means(self, means: dict[str, np.ndarray]) -> None:
-        """Writes the mean of each metric over the epoch into (R,) arrays, NaN where nobody trains.
+        """Writes the mean of each metric over the epoch into (R,) arrays, NaN for idle replicas.
 
         Args:
             means: metric -> (R,), of the groups before; changed in place.

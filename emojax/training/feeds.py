@@ -63,8 +63,8 @@ class Feed(Protocol):
 class Reader:
     """Reads the samplers of one group, step by step, within one epoch.
 
-    Samplers whose replicas are all finished are not read; in a batch another one's windows take
-    their place, from which nobody learns.
+    Samplers whose replicas are all finished are not read. In a batch the windows of another sampler
+    take their place, but no replica learns from them.
 
     Args:
         iterators: the iterators of all samplers of the run.

@@ -26,9 +26,9 @@ class Group:
     """Replicas that train at once, G of them.
 
     Attributes:
-        members: (G,) int64, which replicas of the run. Places that nobody needs repeat the
+        members: (G,) int64, the positions of the replicas in the run. Unused places repeat the
             first one.
-        real: (G,) bool, False in those places.
+        real: (G,) bool, False in unused places.
         run: the session of all replicas.
         session: that of the members, on the devices that so many of them use.
     """

@@ -24,10 +24,10 @@ _NAMES = {0: "", 1: "SIGINT", 2: "SIGTERM"}
 
 
 class StopRequest:
-    """Tells when somebody wants the training to stop. Use in a ``with``, from the main thread.
+    """Records requests to stop the training; a context manager for the main thread.
 
-    Inside it, SIGTERM and the first SIGINT (Ctrl-C) are requests; a second Ctrl-C interrupts at
-    once. In another thread than the main one there are no requests.
+    Within its block, SIGTERM and the first SIGINT (Ctrl-C) are requests; a second Ctrl-C interrupts
+    at once. Outside the main thread there are no requests.
 
     Attributes:
         seen: True once ``requested`` has returned True.

@@ -32,8 +32,8 @@ from emojax.types import Batch
 _USABLE = 0.9
 # One large model keeps two CPU cores busy, and convolutions over replicas are slower there than one
 # after the other: RJCMA at the paper's size made 0.92, 0.86 and 0.73 of the windows per second as
-# 2, 4 and 12 replicas in one program that it made alone (docs/speed.md). What is large is told by
-# the bytes of a batch's rows, because that needs no tracing.
+# 2, 4 and 12 replicas in one program that it made alone (docs/speed.md). The bytes of a batch's
+# rows decide which models are large, because that needs no tracing.
 _LARGE_BATCH_ON_CPU = 1_000_000
 # Backward has never needed so many times the bytes of a batch (the systems here: 20 to 200), so
 # that what would be small even then need not be traced.

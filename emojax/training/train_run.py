@@ -77,7 +77,7 @@ def training_store(config: Mapping[str, Any]) -> Store:
     path = config.get("data", {}).get("store")
     if not path:
         raise InputError(
-            "There is nothing to train on.",
+            "The configuration names no store to train on.",
             field="--config.data.store",
             found="nothing",
             expected="the folder of a store",
