@@ -30,13 +30,13 @@ from emojax.rundir.metric_log import METRICS_FILE
 
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    define.enum("study", "systems", list(STUDIES), "Which study.")
+    define.enum("study", "systems", list(STUDIES), "Study to run.")
     define.string("workdir", None, "Folder of runs and results.", required=True)
     define.string("stores", "stores/study", "Folder of the simulated stores.")
     define.list("only", [], "Labels of cases to run; all by default.")
     define.string("size", "", "Size of the stores, instead of the study's.")
     define.integer("seeds", 0, "Number of seeds, instead of the study's.")
-    define.list("partitions", ["validation", "test"], "What to score.")
+    define.list("partitions", ["validation", "test"], "Partitions to score.")
     define.multi_string("set", [], "A flag for every training, config.x=y.")
 
 

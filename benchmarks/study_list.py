@@ -27,7 +27,7 @@ def _reliability(
 ) -> Study:
     data = f"{train_videos} training videos" if train_videos else f"size {size}"
     return Study(
-        question=f"Who notices which modality to trust? (preset switching, {data})",
+        question=f"Scores when the reliable modality switches (preset switching, {data})",
         preset="switching",
         size=size,
         seeds=3,
@@ -65,7 +65,7 @@ def _precision(label: str, name: str, *overrides: str) -> tuple[Case, ...]:
 
 STUDIES: dict[str, Study] = {
     "precision": Study(
-        question="What does computing in bfloat16 cost?",
+        question="Scores in bfloat16 beside float32",
         preset="switching",
         size="demo",
         seeds=2,
@@ -79,7 +79,7 @@ STUDIES: dict[str, Study] = {
         ),
     ),
     "systems": Study(
-        question="How near does each system come to the optimum of its own streams?",
+        question="Scores of each system beside the optimum of its own streams",
         preset="plain",
         size="medium",
         seeds=1,

@@ -36,7 +36,7 @@ SMALL = Small(
 
 
 def paper() -> ConfigDict:
-    """ExpTrm (A+V). Hyper-parameters of the paper; "ours" marks what it does not state."""
+    """ExpTrm (A+V). Hyper-parameters of the paper; "ours" marks those that it does not state."""
     config = base_config()
 
     config.data.streams = ("vggface", "compare_lld")  # section 4.2

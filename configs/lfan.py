@@ -32,7 +32,7 @@ SMALL = Small(
 
 
 def paper() -> ConfigDict:
-    """Hyper-parameters of the public code; "ours" marks what differs."""
+    """Hyper-parameters of the public code; "ours" marks differences."""
     config = base_config()
 
     config.data.streams = ("ir50", "bert", "vggish")  # as RJCMA's Table 2 has it

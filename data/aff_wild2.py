@@ -343,15 +343,17 @@ def define_flags(define: cli.Flags) -> None:
         "features", None, "STREAM=FOLDER[,clock=...][,...], once per stream.", required=True
     )
     define_store_flags(define)
-    define.list("tasks", ["va"], "Of va, expr and au; one has its official partition.")
+    define.list(
+        "tasks", ["va"], "Some of va, expr and au; a single one has its official partition."
+    )
     define.string("folds", "blocks:6", "official, blocks:K, emma or tcn_transformer.")
-    define.integer("seed", 0, "Of the folds.")
+    define.integer("seed", 0, "Seed of the folds.")
     define.string("fps", "30", "Frames per second, or a CSV file: video,fps.")
     define.string("timestamps", None, "Folder with the seconds of every frame, per video.")
     define.string("frame_counts", None, "CSV file: video,frames.")
     define.multi_string("test_list", [], "File with names of test videos; repeatable.")
     define.string("max_mismatch", "10", "Frames, or N%, by which lengths may differ.")
-    define.integer("max_missing", 0, "How often a video may lack a stream's features.")
+    define.integer("max_missing", 0, "Number of times a video may lack a stream's features.")
     define.bool("allow_pickle", False, "Read pickled features, restrictedly.")
 
 

@@ -24,7 +24,7 @@ def define_store_flags(define: cli.Flags, *, dtype: bool = True) -> None:
     define.string("out", None, "Folder of the store to build.", required=True)
     define.bool("overwrite", False, "Replace a store that is there already.")
     if dtype:
-        define.string("dtype", "float16", "Of the features: float16 or float32.")
+        define.string("dtype", "float16", "Precision of the features: float16 or float32.")
 
 
 def define_export_flags(define: cli.Flags, file: str, seed: str) -> None:

@@ -120,7 +120,7 @@ def make_options(
     folds: int | str | None = None,
     dtype: str = "float16",
 ) -> Options:
-    """Makes options from a size and from what differs from it.
+    """Makes options from a size and from changes to it.
 
     Args:
         preset, size: keys of ``PRESETS`` and ``SIZES``.

@@ -23,16 +23,16 @@ def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     define.string("store", None, "The store to be written.", required=True)
     define.string("out", None, "Data directory of TFDS.", required=True)
-    define.string("version", "1.0.0", "Of the data set.")
+    define.string("version", "1.0.0", "Version of the data set.")
     define.string("citation", "", "BibTeX entry of the data.")
     define.string("license", "", "Under which the data may be used.")
-    define.string("homepage", "", "Of the data.")
+    define.string("homepage", "", "Homepage of the data.")
     define.integer("videos_per_shard", 16, "Examples in one file.")
     define.bool("overwrite", False, "Replace this version of the data set.")
 
 
 def main(given: flags.FlagValues) -> None:
-    """Writes the data set and says how to open it."""
+    """Writes the data set and prints the code that opens it."""
     cli.folder("out", given.out)
     with Store(given.store) as store:
         path = write_tfds(

@@ -50,7 +50,7 @@ def key(default: Any, about: str, **rules: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class WindowConfig:
-    """The keys of ``config.data`` that say what a window holds and how windows are cut."""
+    """The keys of ``config.data`` that define the content and the places of windows."""
 
     streams: tuple[str, ...] = key((), "streams that the model reads", required=True, names=True)
     tasks: tuple[str, ...] = key(("va",), "tasks to train", required=True, names=True)

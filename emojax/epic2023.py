@@ -77,7 +77,7 @@ def main(given: flags.FlagValues) -> None:
 
 
 def _report(training: Training, store: Store, folds: Mapping[str, Fold], console: Console) -> None:
-    """Scores what was trained; prints and writes the table."""
+    """Scores the trained run; prints and writes the table."""
     cli.tell(**training.facts())
     results = evaluate_run(training.run, store, "test")
     by_fold: dict[str, dict[str, Predictions]] = {

@@ -37,16 +37,16 @@ from emojax.specs import TASKS
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     define.string("checkpoint", None, "The --workdir of a training run.", required=True)
-    define.integer("step", None, "Which saved step; the latest by default.")
+    define.integer("step", None, "The saved step to open; the latest by default.")
     define.string("store", "", "Store to evaluate on; the training store by default.")
     define.enum(
-        "partition", "validation", ["train", "validation", "test"], "Which videos of the fold(s)."
+        "partition", "validation", ["train", "validation", "test"], "Videos of the fold(s)."
     )
     define.enum(
         "decision",
         "paper",
         ["paper", "tuned"],
-        "How classes and units are decided: by argmax and at 0.5, or also with offsets and "
+        "Decisions of classes and units: by argmax and at 0.5, or also with offsets and "
         "thresholds tuned for F1 on the training videos.",
     )
     define.list("postprocess", [], "Also score predictions after these: smooth, clip.")
@@ -54,7 +54,7 @@ def define_flags(define: cli.Flags) -> None:
         "smoother",
         "moving_average",
         list(SMOOTHERS),
-        "How predictions are smoothed; the exponential one is causal. --widths brings its own.",
+        "Kernel of the smoothing; the exponential one is causal. --widths has its own.",
     )
     define.string(
         "widths", "", "A postprocessing.json to take the widths from, instead of tuning them."

@@ -39,22 +39,25 @@ from emojax.scoring.fitted_postprocessing import Postprocessing, check_steps, pr
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     define.string("checkpoint", None, "The --workdir of a training run.", required=True)
-    define.integer("step", None, "Which saved step; the latest by default.")
+    define.integer("step", None, "The saved step to open; the latest by default.")
     define.string("store", "", "Store with the videos; the training store by default.")
     define.enum(
-        "partition", "test", ["train", "validation", "test", "all"], "Which of the store's videos."
+        "partition",
+        "test",
+        ["train", "validation", "test", "all"],
+        "The store's videos to predict.",
     )
     define.list("videos", [], "Names of single videos, instead of a partition.")
     define.string("fold", "", "Use only the replicas of this fold.")
     define.enum(
-        "ensemble", "mean", list(ENSEMBLES), "How replicas are combined; classes and units by mean."
+        "ensemble", "mean", list(ENSEMBLES), "Rule to combine replicas; classes and units by mean."
     )
-    define.list("postprocess", [], "What is done afterwards: smooth, clip.")
+    define.list("postprocess", [], "Steps after the prediction: smooth, clip.")
     define.enum(
         "smoother",
         "moving_average",
         list(SMOOTHERS),
-        "How predictions are smoothed; the exponential one is causal. --widths brings its own.",
+        "Kernel of the smoothing; the exponential one is causal. --widths has its own.",
     )
     define.string(
         "widths", "", "A postprocessing.json to take the widths from, instead of tuning them."

@@ -53,7 +53,7 @@ COLUMNS = (
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     define.string("configs", "", "Folder of configuration files, instead of those of emojax.")
-    define.enum("format", "table", list(_PRINTERS), "How to print.")
+    define.enum("format", "table", list(_PRINTERS), "Form of the output.")
     define.bool("fast", False, "Leave out the receptive field of each system.")
     define.string("store", "", "Store whose streams are known beside the papers'.")
 

@@ -66,7 +66,7 @@ def main(given: flags.FlagValues) -> None:
 
 
 def _announce(session: Session, store: Store) -> None:
-    """Prints what is about to be trained."""
+    """Prints the model, the data and the replicas before the training."""
     names = session.names
     cli.console().print(
         f"{session.config.model['name']} on {store.name}: {len(names)} replicas "
@@ -77,7 +77,7 @@ def _announce(session: Session, store: Store) -> None:
 
 
 def _report(training: Training, store: Store) -> None:
-    """Prints and writes what was trained."""
+    """Prints the scores of the trained run and writes its report."""
     console, run, workdir = cli.console(), training.run, training.run.workdir
     cli.tell(**training.facts())
     console.print(f"trained to step {training.step} in {training.seconds:.0f} s", highlight=False)

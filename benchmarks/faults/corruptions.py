@@ -264,6 +264,6 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_integer("count", 1000, "Number of corruptions.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of all corruptions.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of all corruptions.", lower_bound=0)
     flags.DEFINE_integer("only", None, "Repeats the corruption of this number.", lower_bound=0)
     app.run(main)

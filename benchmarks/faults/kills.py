@@ -147,6 +147,6 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_integer("count", 50, "Number of kills of each kind.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of the moments.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of the moments.", lower_bound=0)
     flags.DEFINE_list("what", [TRAINING], f"Kinds of commands to kill: {', '.join(KINDS)}.")
     app.run(main)

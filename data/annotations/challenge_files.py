@@ -93,7 +93,7 @@ class AnnotationFiles:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Tasks that there are annotations for."""
+        """Returns the tasks that have annotations."""
         return tuple(CHALLENGES) if self.multitask else tuple(self.folders)
 
 

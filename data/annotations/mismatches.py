@@ -52,7 +52,7 @@ class AlignedVideo:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One line of the report: a count and what it should be.
+    """One line of the report: a count and its expected value.
 
     Attributes:
         what: "va", "clock" or the name of a stream.

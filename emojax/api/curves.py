@@ -24,7 +24,7 @@ def plot(
     video: str | None = None,
     task: str | None = None,
 ) -> Figure:
-    """Draws what was predicted for one video over time: a curve for each target.
+    """Draws the predictions of one video over time: a curve for each target.
 
         >>> figure = emojax.plot(run.predict(store), store, video="test-0")
 

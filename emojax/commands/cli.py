@@ -41,7 +41,7 @@ _PROCESS: _Process | None = None
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One command: what it does and the flags that it takes.
+    """A command: its function and its flags.
 
     Each run gets flags of its own, so that any number of commands can be imported into a process
     and called there, one after another.
@@ -93,7 +93,7 @@ class Command:
             sys.argv = before
 
     def _checked(self, given: flags.FlagValues, argv: Sequence[str]) -> None:
-        """Calls ``main`` and turns what it raises into messages and statuses."""
+        """Calls ``main`` and turns its exceptions into messages and statuses."""
         _set_level(given)
         try:
             if len(argv) > 1 and not self.arguments:

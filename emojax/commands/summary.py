@@ -20,7 +20,7 @@ PREFIX = "summary: "
 
 
 class Summary:
-    """Collects the facts of one call of a command; ``line`` tells them as JSON.
+    """Collects the facts of one call of a command; ``text`` returns them as JSON.
 
     The clock starts when the object is made.
 

@@ -195,7 +195,7 @@ _PROCESSES = "EMOJAX_PROCESSES"
 
 
 def join_processes(environment: Mapping[str, str] | None = None) -> None:
-    """Joins the other processes of a run, if the environment says that there are some.
+    """Joins the other processes of a run, if the environment names any.
 
     To be called before anything else is asked of JAX. With ``EMOJAX_PROCESSES=auto`` JAX finds
     the others by itself (TPU slices, SLURM, Open MPI); otherwise ``JAX_COORDINATOR_ADDRESS``

@@ -1,4 +1,4 @@
-"""The contract between a model and what reads its outputs."""
+"""The contract between a model and the readers of its outputs."""
 
 from __future__ import annotations
 

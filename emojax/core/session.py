@@ -95,7 +95,7 @@ class Session:
 
     @property
     def learner(self) -> Learner:
-        """Returns what the train step needs of the session."""
+        """Returns the parts of the session that the train step needs."""
         return Learner(
             self.model,
             self.optimizer,
@@ -135,7 +135,7 @@ class Session:
         )
 
     def check_stages(self) -> None:
-        """Checks that the model has what the stages train.
+        """Checks that the model has the parts that the stages train.
 
         Raises:
             InputError: a stage's objective is "branches" and the model has none, a pattern of

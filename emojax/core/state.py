@@ -1,4 +1,4 @@
-"""The train state: what a step changes and a checkpoint keeps. Every leaf leads with R."""
+"""The train state, which a step changes and a checkpoint keeps. Every leaf leads with R."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def abstract_state(
     replicas: Sequence[Replica],
     ema: bool = False,
 ) -> TrainState:
-    """Returns shapes and dtypes of ``init_state`` without computing anything."""
+    """Returns shapes and dtypes of ``init_state`` without computing them."""
     one = _initialiser(model, tuple(streams.items()), tuple(lengths.items()), optimizer, ema)
     count = len(replicas)
     return jax.tree.map(

@@ -50,7 +50,7 @@ def write_document(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Reads what ``write_document`` wrote.
+    """Reads a document that ``write_document`` wrote.
 
     Returns:
         the content, with "checksum" (text) and without "format_version".

@@ -1,4 +1,4 @@
-"""A store whose videos are arrays in memory, for what reads stores."""
+"""A store whose videos are arrays in memory."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class MemoryStore(Store):
         return self._records[i]
 
     def statistics(self, fold: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Raises ``InputError``: there are no folds here."""
+        """Raises ``InputError``, because the store has no folds."""
         check_known([fold], self.folds, "fold", "fold", self.path)
         raise AssertionError("unreachable")
 

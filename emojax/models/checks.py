@@ -79,7 +79,7 @@ def check_channels(
 
 
 def check_outputs(model: str, streams: Sequence[str], outputs: Mapping[str, int]) -> None:
-    """Raises InputError unless there is something to read and something to predict."""
+    """Raises InputError unless the model has a stream to read and an output to predict."""
     if not streams or not outputs:
         raise InputError(
             f"{model} needs at least one stream and one task.",

@@ -276,7 +276,7 @@ class EMMANet(nn.Module):
         return Extent()
 
     def _check_fields(self) -> None:
-        """Raises InputError for a field that holds what it cannot."""
+        """Raises InputError for a field with a value that is not allowed."""
         check_outputs(NAME, self.streams, self.outputs)
         check_choice(NAME, "anchor", self.anchor, self.streams)
         check_choice(NAME, "fusion", self.fusion, FUSIONS)

@@ -210,7 +210,7 @@ class LFAN(nn.Module):
         return tcn_extent(blocks, self.kernel_size, causal=self.causal)
 
     def _check_fields(self) -> None:
-        """Refuses what cannot be built."""
+        """Refuses fields with values that are not allowed."""
         check_outputs(NAME, self.streams, self.outputs)
         check_choice(NAME, "leader", self.leader, self.streams)
         check_choice(NAME, "output", self.output, OUTPUTS)

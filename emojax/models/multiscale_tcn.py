@@ -230,7 +230,7 @@ class MultiscaleTCN(nn.Module):
         return tcn_extent(blocks, max(self.kernel_sizes), causal=self.causal)
 
     def _check_fields(self) -> None:
-        """Refuses what cannot be built."""
+        """Refuses fields with values that are not allowed."""
         check_outputs(NAME, self.streams, self.outputs)
         check_choice(NAME, "leader", self.leader, self.streams)
         check_choice(NAME, "heads", self.heads, HEADS)

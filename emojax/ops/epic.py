@@ -1,4 +1,4 @@
-"""The EPiC-2023 challenge: its official score, the loss that fits it, and what teams reached.
+"""The EPiC-2023 challenge: its official score, the loss that fits it, and the teams' results.
 
 Coles et al. 2025, "The Emotion Physiology and Experience Collaboration", Royal Society Open
 Science 12(6):241778. The error of a recording is its RMSE in each dimension; errors are

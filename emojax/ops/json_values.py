@@ -8,7 +8,7 @@ from typing import Any
 
 
 def json_values(value: Any) -> Any:
-    """Replaces what JSON cannot hold, at any depth.
+    """Replaces values that JSON does not have, at any depth.
 
     NaN and infinity become None, arrays and tuples lists, keys text; anything else that JSON
     does not know, such as a path, becomes its text.

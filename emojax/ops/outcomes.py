@@ -1,4 +1,4 @@
-"""Metric states of tasks whose labels are decisions: what was decided, and with what confidence.
+"""Metric states of tasks whose labels are decisions: the decisions and their confidence.
 
 Mergeable like those of ``metrics``; see there.
 """

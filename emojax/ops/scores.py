@@ -70,7 +70,7 @@ SCORES: dict[str, ScoreKind] = {
 
 
 def split_score(name: str) -> tuple[str, str]:
-    """Splits the name of a score into its kind and what it is of.
+    """Splits the name of a score into its kind and its part.
 
     The longest kind that fits is taken. A name that no kind fits is returned whole, with "" as
     the second part.

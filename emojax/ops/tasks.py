@@ -229,7 +229,7 @@ def _categorical(spec: TaskSpec) -> TaskOps:
 
 
 def _binary(spec: TaskSpec) -> TaskOps:
-    """Units that are there or not, each a target of its own, scored by their mean F1."""
+    """Returns the row of units, each a target of its own, which are scored by their mean F1."""
     details = tuple(f"f1_{label}" for label in spec.labels)
 
     def read_scores(state: Outcomes) -> dict[str, Array]:

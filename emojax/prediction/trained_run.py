@@ -257,7 +257,7 @@ def stored_session(config: Any, streams: Any, file: Path) -> Session:
 
 @contextlib.contextmanager
 def stored(file: Path) -> Iterator[None]:
-    """Raises what goes wrong in its block as an ``InputError`` about a file.
+    """Raises exceptions in its block as an ``InputError`` about a file.
 
     Args:
         file: the file of a run or of weights.

@@ -43,7 +43,7 @@ TABLE_2 = PaperTable(
     scheme="blocks:6",
     digits=4,
     notes=(
-        "How the paper dealt its folds is not published; fold 0 is the official split here.",
+        "The paper's folds are not published; fold 0 is the official split here.",
         "The paper states no width, rate, optimiser or window, and its Transformer encoder is "
         "described nowhere and left out: those of ours are in configs/multiscale_tcn.py.",
         "The baseline is the organisers', on the official validation videos.",

@@ -93,7 +93,7 @@ TABLE_2 = PaperTable(
     notes=(
         "* is published from the paper's own experimental setup: RJCA's fusion with this paper's "
         "streams and TCNs.",
-        "Which fold's model the paper tested is not said; ours is that of fold 0.",
+        "The paper does not name the fold of the tested model; ours is that of fold 0.",
     ),
 )
 
@@ -151,7 +151,7 @@ TABLE_4 = PaperTable(
     digits=4,
     notes=(
         "* are teams without a citation in the paper.",
-        "Which fold's model the paper tested is not said; ours is that of fold 0.",
+        "The paper does not name the fold of the tested model; ours is that of fold 0.",
     ),
 )
 

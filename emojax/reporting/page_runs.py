@@ -70,7 +70,7 @@ class ReportedRun:
 
 
 def read_runs(workdirs: Sequence[str], partition: str) -> list[ReportedRun]:
-    """Reads what training and evaluation left in each folder.
+    """Reads the files of training and evaluation in each folder.
 
     Args:
         workdirs: folders of runs.

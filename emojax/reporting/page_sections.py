@@ -315,7 +315,7 @@ def short_count(count: int) -> str:
 
 
 def data_tables(runs: Sequence[ReportedRun]) -> list[Table]:
-    """Tells what was scored, where it is from, and how it was built."""
+    """Describes the scored data, their source and their build."""
     of_runs = [_data_rows(run) for run in runs]
     keys = dict.fromkeys(key for rows in of_runs for key in rows)
     cells = [[key, *(rows.get(key, NOTHING) for rows in of_runs)] for key in keys]
@@ -324,7 +324,7 @@ def data_tables(runs: Sequence[ReportedRun]) -> list[Table]:
     for run in runs:
         builder = [list(pair) for pair in flat(run.data.get("builder", {})).items()]
         if builder:
-            caption = "How the data were built" + (f": {run.name}" if len(runs) > 1 else "")
+            caption = "Build of the data" + (f": {run.name}" if len(runs) > 1 else "")
             parts.append(Table(caption, ["", "value"], builder, kind="words", folded=True))
     return parts
 
@@ -358,7 +358,7 @@ def _data_rows(run: ReportedRun) -> dict[str, str]:
 
 
 def configuration_tables(runs: Sequence[ReportedRun]) -> list[Table]:
-    """Tells what differs between several runs, and each configuration as a whole."""
+    """Lists the differences between several runs, and each configuration as a whole."""
     parts = []
     if len(runs) > 1:
         rows = [
@@ -367,7 +367,7 @@ def configuration_tables(runs: Sequence[ReportedRun]) -> list[Table]:
         ]
         header = ["key", *(run.name for run in runs)]
         facts = {"part": "differing"}
-        parts = [Table("What differs", header, rows, kind="words", facts=facts)] if rows else []
+        parts = [Table("Differences", header, rows, kind="words", facts=facts)] if rows else []
     for run in runs:
         cells = [list(pair) for pair in flat(run.config).items()]
         caption = "Whole configuration" + (f": {run.name}" if len(runs) > 1 else "")

@@ -53,7 +53,7 @@ REPORT_FILE = "report.html"
 def write_results(
     folder: Path, session: Session, store: Store, results: Sequence[FoldResult], partition: str
 ) -> None:
-    """Writes what the head of this module lists into ``folder``.
+    """Writes the files that the module's docstring lists into ``folder``.
 
     The report also shows what lies in the parent folder, if that is the run's: the learning
     curves of ``metrics.csv`` and the studies of the partition.

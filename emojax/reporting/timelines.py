@@ -148,7 +148,7 @@ def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
 
 
 def read_timelines(path: str | Path) -> list[VideoTimeline]:
-    """Reads what ``write_timelines`` wrote.
+    """Reads a file that ``write_timelines`` wrote.
 
     Raises:
         InputError: the file is not there, or is not such a file.

@@ -247,7 +247,7 @@ def spreads(found: CrossValidation, task: str, system: str = OURS) -> dict[str, 
 
 
 def document(found: CrossValidation, run: TrainedRun, store: Store) -> dict[str, Any]:
-    """Collects the content of ``scores.json``, with None where there is no number."""
+    """Collects the content of ``scores.json``, with None for missing numbers."""
     tasks = scored_tasks(found.results)
     systems = [OURS, *([PROCESSED] if found.postprocessing else [])]
     content: dict[str, Any] = {
@@ -295,7 +295,7 @@ def _first_fold(folds: Sequence[Fold]) -> dict[str, str]:
 def _others(
     folds: Sequence[Fold], alone: Sequence[Predictions], number: int, scored: Sequence[str]
 ) -> list[tuple[Fold, Predictions]]:
-    """Selects what a fold's widths may be tuned on: other folds, without videos it is scored on."""
+    """Selects the data to tune a fold's widths on: other folds, without videos it is scored on."""
     barred = {*scored, *folds[number].validation}
     return [
         (fold, {name: tasks for name, tasks in alone[k].items() if name not in barred})

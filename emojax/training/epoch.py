@@ -139,7 +139,7 @@ class GroupMetrics:
         self.pending, self.done = metrics, self.done + count
 
     def close(self) -> None:
-        """Fetches what is pending, and moves the position on."""
+        """Fetches pending results, and advances the position."""
         self._fetch()
         self._position.done = self.done
         self._position.seen = {name: np.concatenate(parts) for name, parts in self._parts.items()}

@@ -104,7 +104,7 @@ def finite_mean(values_R: Any) -> float:
 
 
 def beginning(step: int, total: int, epoch_steps: int) -> str:
-    """Says in one line what a call is going to do, as the first numbers take a while.
+    """Returns one line about the steps to come, because the first numbers take a while.
 
     Args:
         step: the number of steps taken.

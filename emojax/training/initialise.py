@@ -165,7 +165,7 @@ def initialise(
 
 
 def _choose(replica: Replica, source: TrainedRun) -> tuple[int, str]:
-    """Chooses one of the source's replicas, and says in what it agrees."""
+    """Chooses one of the source's replicas, and names the fields in which it agrees."""
     trained = [r for r in range(len(source.session.replicas)) if not source.lost_R[r]]
     target = [r for r in trained if source.session.replicas[r].target == replica.target]
     fold = [r for r in target if source.session.replicas[r].fold == replica.fold]

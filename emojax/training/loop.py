@@ -243,7 +243,7 @@ class Trainer:
         return min(self._total_steps, (run.step // size + 1) * size)
 
     def _hyper(self, run: Run) -> Hyper:
-        """Returns what holds for a whole epoch; the learning rates change with every step."""
+        """Returns hyper-parameters of a whole epoch; learning rates change with every step."""
         stages, stage_R = self.session.stages, run.schedule.stage
         return Hyper(
             learning_rate=self._base_R.astype(np.float32),
@@ -365,7 +365,7 @@ class Trainer:
         return opened.enter_context(RunWriter(self.workdir, resume_step=resumed_at))
 
     def _open_progress(self, run: Run, opened: contextlib.ExitStack) -> TrainingProgress:
-        """Opens the progress, and says what this call is going to do."""
+        """Opens the progress, and prints the steps that this call will take."""
         stream = (
             None
             if is_primary()

@@ -40,7 +40,7 @@ class NonFinite:
     skipped: bool
 
     def line(self, name: str, store: Store) -> str:
-        """Says what happened, in a line for the user; ``name`` is the replica's."""
+        """Returns a line for the user; ``name`` is the name of the replica."""
         done = "skipped, as others like it may be" if self.skipped else "not finite"
         return f"{name}: the {self.what} of step {self.step} is {done}; {self.batch(store)}"
 

@@ -25,7 +25,7 @@ from emojax.training.progress import pace
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A training that came to its end, and what this call of it took.
+    """A finished training, with the steps and the time of this call.
 
     Attributes:
         run: the trained run, opened from its checkpoint.
