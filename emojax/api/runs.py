@@ -68,8 +68,9 @@ class Run:
     def __repr__(self) -> str:
         """Tells system, tasks, streams, replicas and scores in a few lines."""
         streams = ", ".join(f"{name} ({width})" for name, width in self.streams.items())
+        without = "diverged or not validated yet"
         scores = ", ".join(
-            f"{name} {'diverged' if lost else 'no score' if np.isnan(score) else f'{score:.3f}'}"
+            f"{name} {without if lost else 'no score' if np.isnan(score) else f'{score:.3f}'}"
             for (name, score), lost in zip(
                 self.best_scores.items(), self.trained.lost_R, strict=True
             )

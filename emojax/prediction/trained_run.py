@@ -163,12 +163,13 @@ class TrainedRun:
         """
         if self.lost_R.all():
             raise InputError(
-                "The run has no trained weights, because its training diverged.",
+                "The run has no trained weights: it diverged, or stopped before a validation.",
                 file=self.workdir,
                 field="replicas",
                 found=", ".join(self.session.names),
                 expected="at least one replica with a finite validation score",
-                remedy="train again with a lower config.train.learning_rate",
+                remedy="continue a stopped training; after a divergence train anew with a lower "
+                "config.train.learning_rate",
             )
         layout = self.session.layout
         weights = dict(self.best)
