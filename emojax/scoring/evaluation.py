@@ -265,7 +265,7 @@ def _baseline(
 
 
 def print_scores(results: Sequence[FoldResult], title: str, console: Console) -> None:
-    """Prints one table per task, or that there is nothing to score by.
+    """Prints one table per task, or a line if no annotations exist.
 
     With several folds, scores of single classes and units are shown over all folds only.
     """
