@@ -180,7 +180,7 @@ def test_replicas_that_take_turns_stop_and_go_on(store: Store, tmp_path: Path) -
     stop(store, workdir, config, at=7)
     with pytest.raises(InputError, match="grouped in another way") as caught:
         train(store, workdir, config_of(store, train={"epochs": 1}))
-    assert caught.value.details["expected"].startswith("turns of 2 + 2")
+    assert caught.value.details["expected"].startswith("groups of 2 + 2")
 
 
 def test_a_run_stopped_on_eight_devices_goes_on_with_one_and_back(
