@@ -10,6 +10,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,17 @@ PLACE = "gated_gru.py:GatedGRU"
 
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forgets afterwards what a test registers."""
     monkeypatch.setattr(models, "_REGISTERED", dict(models._REGISTERED))
     extensions = {kind: dict(known) for kind, known in tasks._EXTENSIONS.items()}
     monkeypatch.setattr(tasks, "_EXTENSIONS", extensions)
-    for table in (tasks.TASK_OPS, SCORES):
-        for name, row in list(table.items()):
-            monkeypatch.setitem(table, name, row)
-    monkeypatch.delitem(SCORES, "bias", raising=False)
+    tables: tuple[dict[str, Any], ...] = (tasks.TASK_OPS, SCORES)
+    before = [dict(table) for table in tables]
+    yield
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)
 
 
 @pytest.fixture(scope="module")

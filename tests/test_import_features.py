@@ -128,6 +128,7 @@ def test_what_does_not_tell_the_frames_is_refused(tmp_path: Path) -> None:
     assert [video.num_frames for video in Store(tmp_path / "sound").videos] == [30, 41]
 
 
+@pytest.mark.slow
 def test_a_trained_run_predicts_imported_features(tmp_path: Path) -> None:
     trained_on = build_small_store(tmp_path / "train")
     config = tiny_config(

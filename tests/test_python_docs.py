@@ -74,6 +74,7 @@ def inside(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here)
 
 
+@pytest.mark.slow
 def test_the_page_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
@@ -102,6 +103,7 @@ def documented() -> Iterator[str]:
             yield from (f"{name}.{m}" for m in vars(thing) if not m.startswith("_"))
 
 
+@pytest.mark.slow
 def test_examples_in_docstrings_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "_REGISTERED", {})
     names: dict[str, Any] = {

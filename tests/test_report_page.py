@@ -354,6 +354,7 @@ def test_damaged_files_are_told(tmp_path: Path, file: str, content: bytes) -> No
     assert details["remedy"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_or_says_why_not(tmp_path: Path) -> None:
     run = invented_run(tmp_path / "run", invented_videos(["1", "2"]))
 
