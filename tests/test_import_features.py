@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from data.features.feature_sources import parse_features
 from data.import_features import build
