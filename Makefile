@@ -60,7 +60,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	  $$found -m venv --clear $(VENV); \
 	fi
 	@echo "Installing the locked requirements into $(VENV) (one to three minutes)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -24,6 +24,8 @@ from emojax.papers.variants import Variant, discover
 from emojax.specs import STREAMS, StreamSpec
 from emojax.studies.system_facts import abstract_variables
 
+# The papers' own.
+SYSTEMS = ("rjcma", "exptrm", "emma_net", "multiscale_tcn", "tcn_transformer")
 WINDOW = 12
 CONTEXT = 2
 # Both kinds of head, whatever the variant predicts.

@@ -173,7 +173,7 @@ def _losses(model: Any) -> Any:
 # ---- configurations -----------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_configuration_builds_its_model(variant: str) -> None:
     config = get_config(variant)

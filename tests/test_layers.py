@@ -268,7 +268,7 @@ def test_a_short_window_equals_one_padded_to_k(variant: str) -> None:
         np.testing.assert_array_equal(long[name][:, 6:], 0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("variant", BLOCKS)
 def test_feature_rms_stays_of_order_one(variant: str) -> None:
     """At initialisation and after 50 steps of Adam; as printed it would reach hundreds."""

@@ -261,7 +261,7 @@ def test_streams_and_classes_of_a_store_go_all_the_way(store: Store, tmp_path: P
         data={"streams": streams, "tasks": ["ekman"], "window": 12, "stride": 12},
         model={"channels": {name: [6] for name in streams}},
         replicas={"folds": ["0", "1"], "targets": ["ekman"], "seeds": [0]},
-        train={"epochs": 2, "epoch_steps": 30, "learning_rate": 1e-2},
+        train={"epochs": 2, "epoch_steps": 5, "learning_rate": 1e-2},
     )
     config["loss"], config["evaluation"] = {}, {"selection": {"ekman": "cross_entropy"}}
     run, _ = train(store, tmp_path / "run", config)

@@ -12,7 +12,7 @@ from emojax.core.session import Session
 from emojax.core.state import TrainState, init_variables
 from emojax.core.step import Hyper, Shared, make_train_step
 from emojax.types import Batch
-from tests.small_models import make_inputs, shipped, small_session
+from tests.small_models import SYSTEMS, make_inputs, shipped, small_session
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,10 @@ def stacked(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in SYSTEMS else pytest.mark.nightly) for name in FIRST],
+)
 def test_two_replicas_train_as_two_runs(name: str) -> None:
     session = small_session(FIRST[name])
     step = make_train_step(session.learner, Shared(None, None))
