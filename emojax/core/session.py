@@ -305,6 +305,6 @@ def _known_streams(
                 field="config.data.streams",
                 found=name,
                 expected="some of " + ", ".join(streams),
-                remedy="change config.data.streams, or build the store with this stream",
+                remedy="build the store with this stream, or train on those that it has",
             )
     return {name: streams[name] for name in names}
