@@ -91,7 +91,7 @@ def test_five_lines_of_the_package_do(capsys: pytest.CaptureFixture[str]) -> Non
     assert emojax.__doc__
     (example,) = re.findall(r"\n\n((?:    .*\n)+)", emojax.__doc__)
     assert len(example.splitlines()) == 5
-    exec(compile(textwrap.dedent(example), "emojax", "exec"), {})
+    exec(compile(textwrap.dedent(example), "<emojax.__doc__>", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) > 5
 
 
