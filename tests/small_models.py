@@ -23,6 +23,7 @@ from emojax.models import model_class
 from emojax.papers.variants import Variant, discover
 from emojax.specs import STREAMS, StreamSpec
 from emojax.studies.system_facts import abstract_variables
+from emojax.types import Batch
 
 # The papers' own.
 SYSTEMS = ("rjcma", "exptrm", "emma_net", "multiscale_tcn", "tcn_transformer")
@@ -162,3 +163,23 @@ def make_inputs(session: Session, lengths: tuple[int, ...], seed: int = 0) -> In
         streams[name] = np.where(valid[name][..., None], x_BTD, np.float32(0))
     frames_BT = np.arange(spec.window)[None] < np.array(lengths)[:, None]
     return Inputs(streams, masks, valid, frames_BT)
+
+
+def labelled_batch(inputs: Inputs, seed: int) -> Batch:
+    """Returns two windows of 12 ticks with labels of both kinds of head, drawn from this seed."""
+    rng = np.random.default_rng(seed)
+    labels = {
+        "va": rng.uniform(-1, 1, (2, 12, 2)).astype(np.float32),
+        "expr": rng.integers(0, 8, (2, 12, 1)).astype(np.float32),
+    }
+    real_BT1 = inputs.frames_BT[..., None]
+    return Batch(
+        streams=inputs.streams,
+        stream_mask=inputs.masks,
+        stream_valid=inputs.valid,
+        labels=labels,
+        label_mask={task: np.broadcast_to(real_BT1, y.shape) for task, y in labels.items()},
+        example_mask=np.ones(2, bool),
+        video_ids=np.arange(2, dtype=np.int32),
+        frame_ids=np.where(inputs.frames_BT, np.arange(12, dtype=np.int32)[None], -1),
+    )

@@ -238,7 +238,7 @@ def test_programs_of_a_model_agree(name: str) -> None:
     near = functools.partial(chex.assert_trees_all_close, rtol=2e-5, atol=2e-5)
     near(predict(model, first, *parts), expected)
 
-    # What padding holds does not reach a real frame in evaluation either.
+    # In evaluation, too, the content of padding reaches no real frame.
     poisoned = compiled(first, inputs.poisoned(np.nan).streams, *parts[1:])
     for task, y_BTC in poisoned.items():
         np.testing.assert_array_equal(y_BTC[inputs.frames_BT], expected[task][inputs.frames_BT])

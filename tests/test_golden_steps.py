@@ -18,12 +18,16 @@ import jax
 import numpy as np
 import pytest
 
-from emojax.core.session import Session
 from emojax.core.state import TrainState, named_leaves
 from emojax.core.step import Hyper, Shared, make_train_step
 from emojax.papers.variants import Variant
-from emojax.types import Batch
-from tests.small_models import make_inputs, random_variables, shipped, small_session
+from tests.small_models import (
+    labelled_batch,
+    make_inputs,
+    random_variables,
+    shipped,
+    small_session,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -39,27 +43,6 @@ GOLDEN: dict[str, Any] = json.loads(FILE.read_text())
 def paper_variants() -> dict[str, Variant]:
     """Returns the first variant of each model, by the model's name."""
     return {variant.make().model.name: variant for variant in reversed(shipped())}
-
-
-def batch_of(session: Session) -> Batch:
-    """Returns two windows, the second padded, with labels of both kinds of head."""
-    inputs = make_inputs(session, (12, 6), seed=3)
-    rng = np.random.default_rng(4)
-    labels = {
-        "va": rng.uniform(-1, 1, (2, 12, 2)).astype(np.float32),
-        "expr": rng.integers(0, 8, (2, 12, 1)).astype(np.float32),
-    }
-    real_BT1 = inputs.frames_BT[..., None]
-    return Batch(
-        streams=inputs.streams,
-        stream_mask=inputs.masks,
-        stream_valid=inputs.valid,
-        labels=labels,
-        label_mask={task: np.broadcast_to(real_BT1, y.shape) for task, y in labels.items()},
-        example_mask=np.ones(2, bool),
-        video_ids=np.arange(2, dtype=np.int32),
-        frame_ids=np.where(inputs.frames_BT, np.arange(12, dtype=np.int32)[None], -1),
-    )
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -91,9 +74,9 @@ def measure(name: str) -> dict[str, Any]:
         for stream, spec in session.streams.items()
     }
     step = make_train_step(session.learner, Shared(None, None))
-    after, metrics = jax.device_get(
-        step(jax.device_put(one_replica), batch_of(session), normalisation, hyper)
-    )
+    # Two windows, the second padded.
+    batch = labelled_batch(make_inputs(session, (12, 6), seed=3), seed=4)
+    after, metrics = jax.device_get(step(jax.device_put(one_replica), batch, normalisation, hyper))
     # After one step Adam's first moment is a tenth of the gradient.
     gradients = named_leaves(after.opt_state.mu)
     before, updated = named_leaves(params), named_leaves(after.params)

@@ -95,7 +95,7 @@ def test_values_and_gradients_are_those_of_the_equations(kind: str, reverse: boo
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected
     )
-    # What padding holds reaches nothing.
+    # The content of padding reaches nothing.
     slope_BTG = np.asarray(found[1]["gates"])
     assert np.all(slope_BTG[:, ~MASK] == 0)
     assert np.all(np.any(slope_BTG[:, MASK] != 0, axis=-1))

@@ -11,8 +11,7 @@ import pytest
 from emojax.core.session import Session
 from emojax.core.state import TrainState, init_variables
 from emojax.core.step import Hyper, Shared, make_train_step
-from emojax.types import Batch
-from tests.small_models import SYSTEMS, make_inputs, shipped, small_session
+from tests.small_models import SYSTEMS, labelled_batch, make_inputs, shipped, small_session
 
 pytestmark = pytest.mark.slow
 
@@ -22,27 +21,6 @@ STEPS, RATE = 3, 1e-3
 # nothing but rounding (the bias of a key, or before a normalisation), Adam steps a whole rate to
 # either side. No output changes, only the running mean that follows such a bias.
 LOSS_TOLERANCE, TOLERANCE = 1e-5, 5e-6
-
-
-def batch_of(session: Session, seed: int) -> Batch:
-    lengths = (12, 6)
-    inputs = make_inputs(session, lengths, seed)
-    rng = np.random.default_rng(seed)
-    labels = {
-        "va": rng.uniform(-1, 1, (2, 12, 2)).astype(np.float32),
-        "expr": rng.integers(0, 8, (2, 12, 1)).astype(np.float32),
-    }
-    real_BT1 = inputs.frames_BT[..., None]
-    return Batch(
-        streams=inputs.streams,
-        stream_mask=inputs.masks,
-        stream_valid=inputs.valid,
-        labels=labels,
-        label_mask={task: np.broadcast_to(real_BT1, y.shape) for task, y in labels.items()},
-        example_mask=np.ones(2, bool),
-        video_ids=np.arange(2, dtype=np.int32),
-        frame_ids=np.where(inputs.frames_BT, np.arange(12, dtype=np.int32)[None], -1),
-    )
 
 
 def state_of(session: Session, seed: int) -> TrainState:
@@ -89,7 +67,9 @@ def test_two_replicas_train_as_two_runs(name: str) -> None:
         )
         seen = []
         for i in range(STEPS):
-            state, metrics = step(state, batch_of(session, i), normalisation, hyper)
+            state, metrics = step(
+                state, labelled_batch(make_inputs(session, (12, 6), i), i), normalisation, hyper
+            )
             seen.append(jax.device_get(metrics))
         return jax.device_get(state), seen
 

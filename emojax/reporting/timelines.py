@@ -26,6 +26,7 @@ import numpy as np
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
 from emojax.errors import InputError
+from emojax.file_writing import replacing
 from emojax.prediction.predictor import Annotations, read_annotations
 from emojax.scoring.fold_scores import SYSTEMS, FoldResult, assess
 from emojax.specs import TASKS
@@ -132,10 +133,8 @@ def write_timelines(path: Path, videos: Sequence[VideoTimeline]) -> None:
                     ],
                     np.float32,
                 )
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
 
 
 def _nothing(task: str, frames: int) -> TaskTimeline:
