@@ -28,7 +28,10 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.published import emma_net_differences
 from emojax.small import Small, Windows
+
+DIFFERENCES = emma_net_differences.DIFFERENCES
 
 # The small form, for two cores and for tests.
 SMALL = Small(

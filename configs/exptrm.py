@@ -21,7 +21,10 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.published import exptrm_differences
 from emojax.small import FRAMES, Small, Windows
+
+DIFFERENCES = exptrm_differences.EXPTRM
 
 # The small form, for two cores and for tests.
 SMALL = Small(

@@ -21,7 +21,10 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.published import lfan_differences
 from emojax.small import SIXTHS, Small
+
+DIFFERENCES = lfan_differences.DIFFERENCES
 
 # The small form, for two cores and for tests.
 SMALL = Small(

@@ -25,6 +25,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.published import multiscale_tcn_differences
 from emojax.small import SIXTHS, Small
 
 
@@ -35,6 +36,8 @@ def _stages(epochs: int) -> tuple[dict[str, Any], ...]:
         {"objective": "outputs", "epochs": 0, "frozen": ("branch_*",)},
     )
 
+
+DIFFERENCES = multiscale_tcn_differences.DIFFERENCES
 
 # The small form, for two cores and for tests.
 SMALL = Small(

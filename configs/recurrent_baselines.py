@@ -28,7 +28,10 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.published import exptrm_differences
 from emojax.small import Small
+
+DIFFERENCES = exptrm_differences.RECURRENT
 
 # The small form, for two cores and for tests.
 SMALL = Small(widths={"hidden": 16, "recurrent": 2, "fused": 2}, epochs=6, steps=40)

@@ -23,7 +23,10 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose, other_tasks, some_streams
+from emojax.published import rjcma_differences
 from emojax.small import SIXTHS, Small
+
+DIFFERENCES = rjcma_differences.DIFFERENCES
 
 # The small form, for two cores and for tests.
 SMALL = Small(

@@ -17,9 +17,12 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose
+from emojax.differences import Difference, Kind
 from emojax.small import Small, Windows
 
 FOLDS = {"s2": 5, "s3": 4, "s4": 2}
+
+DIFFERENCES = (Difference("No paper describes this system; all of it is ours.", "none", Kind.OURS),)
 
 # The small form, for two cores and for tests.
 SMALL = Small(widths={"hidden": 4}, least={"segments": 4}, windows=Windows())

@@ -39,6 +39,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from emojax.configuration import base_config, choose
+from emojax.published import tcn_transformer_differences
 from emojax.published.tcn_transformer_tables import ABLATIONS
 from emojax.small import SIXTHS, Small
 
@@ -51,6 +52,8 @@ STREAMS: dict[str, tuple[str, ...]] = {
 LOSSES = {"va": "ccc", "expr": "cross_entropy", "au": "binary_cross_entropy"}  # section 3.6
 SELECTIONS = {"va": "ccc", "expr": "f1", "au": "f1"}  # code
 EPOCHS = {"va": 40, "expr": 30, "au": 30}  # code
+
+DIFFERENCES = tcn_transformer_differences.DIFFERENCES
 
 # The small form, for two cores and for tests.
 SMALL = Small(

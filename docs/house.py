@@ -27,7 +27,7 @@ COLUMNS = {
 # Files of emojax that all others may import; its other files are commands.
 VOCABULARY = (
     "specs", "types", "errors", "config_schema", "config_reading", "config_files", "screen",
-    "configuration", "shipped", "small", "file_writing",
+    "configuration", "differences", "shipped", "small", "file_writing",
 )  # fmt: skip
 MARK = "<!-- written by docs/house.py -->"
 

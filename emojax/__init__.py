@@ -9,9 +9,10 @@ Open a trained run, give it the rows of a video, get valence and arousal by fram
     print(run.predict(rows, fps=25)[["time", "valence", "arousal"]])
 
 ``open_store``, ``write_store``, ``simulate`` and ``Video`` are about data, ``fit``,
-``load_config`` and ``Run`` about training, ``plot`` draws and ``register`` adds a model;
-docs/python.md shows them. Bad input raises ``InputError``. Names are imported when they are used,
-so that ``import emojax`` itself is quick.
+``load_config`` and ``Run`` about training, ``differences_from_paper`` lists where a system differs
+from its paper, ``plot`` draws and ``register`` adds a model; docs/python.md shows them. Bad input
+raises ``InputError``. Names are imported when they are used, so that ``import emojax`` itself is
+quick.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from emojax.config_files import load_config
     from emojax.errors import InputError
     from emojax.models import register
+    from emojax.reporting.paper_differences import differences_from_paper
 
 __version__ = "0.1.0"
 
@@ -33,6 +35,7 @@ __all__ = [
     "InputError",
     "Run",
     "Video",
+    "differences_from_paper",
     "fit",
     "load_config",
     "open_run",
@@ -48,6 +51,7 @@ _HOMES = {
     "InputError": "errors",
     "Run": "api.runs",
     "Video": "api.videos",
+    "differences_from_paper": "reporting.paper_differences",
     "fit": "api.runs",
     "load_config": "config_files",
     "open_run": "api.runs",

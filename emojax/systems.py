@@ -1,8 +1,11 @@
 """Lists every system that can be trained: ``emojax systems``.
 
-    emojax systems [--format=table|csv|markdown] [--fast] [--configs=FOLDER]
+    emojax systems [--format=table|csv|markdown|json] [--fast] [--configs=FOLDER]
     emojax systems rjcma              the variants of one configuration, by name or path
     emojax systems rjcma:upstream     one in detail; "rjcma:" is the one without a name
+
+Those of one configuration, and the one in detail, come with the places where they differ from their
+paper. JSON has these for every list.
 
 Each variant of each configuration is built, not trained. *before* and *after* are the numbers of
 frames on either side that influence a prediction, measured on gradients; "window" means the whole
@@ -17,6 +20,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -53,7 +57,7 @@ COLUMNS = (
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     define.string("configs", "", "Folder of configuration files, instead of those of emojax.")
-    define.enum("format", "table", list(_PRINTERS), "Form of the output.")
+    define.enum("format", "table", [*_PRINTERS, "json"], "Form of the output.")
     define.bool("fast", False, "Leave out the receptive field of each system.")
     define.string("store", "", "Store whose streams are known beside the papers'.")
 
@@ -150,6 +154,7 @@ def list_systems(
     *,
     fast: bool = False,
     form: str = "table",
+    differences: bool = False,
 ) -> None:
     """Prints the list of systems.
 
@@ -157,13 +162,16 @@ def list_systems(
         variants: the systems.
         streams: the known streams, by name.
         fast: if True, leaves out the receptive fields.
-        form: "table", "csv" or "markdown".
+        form: "table", "csv", "markdown" or "json".
+        differences: if True, a table is followed by the places where the variants differ from
+            their paper.
 
     Raises:
         InputError: a system could not be built. The list of the others is printed first.
     """
     facts = Facts(fast=fast)
     rows: list[dict[str, str | int]] = []
+    built: list[Variant] = []
     problems: list[InputError] = []
     console = screen.console(stderr=True)
     for variant in track(
@@ -175,9 +183,22 @@ def list_systems(
     ):
         try:
             rows.append(describe(variant, streams, facts))
+            built.append(variant)
         except InputError as error:
             problems.append(error)
-    _PRINTERS[form](rows)
+    if form == "json":
+        listed = {variant.title: variant.differences() for variant in built}
+        print(
+            json.dumps(
+                [row | {"differences": listed[str(row["system"])]} for row in rows], indent=1
+            )
+        )
+    else:
+        _PRINTERS[form](rows)
+    if form == "table" and differences:
+        _print_differences(
+            {variant.name or "(default)": variant.differences() for variant in built}
+        )
     for problem in problems[:-1]:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
@@ -223,6 +244,7 @@ def show(variant: Variant, streams: Mapping[str, StreamSpec], *, fast: bool = Fa
         for name, text in pairs:
             table.add_row(name, text)
         console.print(table, markup=False, highlight=False)
+    _print_differences({variant.title: variant.differences()})
 
 
 def main(given: flags.FlagValues, *arguments: str) -> None:
@@ -247,9 +269,13 @@ def main(given: flags.FlagValues, *arguments: str) -> None:
     file, colon, name = arguments[0].partition(":")
     variants = {variant.name: variant for variant in read_variants(Path(find_config(file)))}
     if not colon:
-        list_systems(list(variants.values()), streams, fast=given.fast, form=given.format)
+        shown = list(variants.values())
+        list_systems(shown, streams, fast=given.fast, form=given.format, differences=True)
     elif name in variants:
-        show(variants[name], streams, fast=given.fast)
+        if given.format == "table":
+            show(variants[name], streams, fast=given.fast)
+        else:
+            list_systems([variants[name]], streams, fast=given.fast, form=given.format)
     else:
         raise InputError(
             "The configuration has no such variant.",
@@ -288,6 +314,32 @@ def _print_table(rows: Sequence[Row]) -> None:
     console.print(table, markup=False, highlight=False)
     for file, reference in references.items():
         console.print(f"{file}: {reference}", highlight=False, markup=False)
+
+
+def _print_differences(of_systems: Mapping[str, Sequence[Mapping[str, Any]] | None]) -> None:
+    """Prints where variants differ from their paper, and which of them, if there are several."""
+    console = cli.console(asked=True)
+    found: dict[tuple[str, ...], list[str]] = {}
+    for system, entries in of_systems.items():
+        if entries is None:
+            console.print(f"{system}: no list of differences from a paper", markup=False)
+        for entry in entries or ():
+            found.setdefault((entry["text"], entry["where"], entry["kind"]), []).append(system)
+    title = "where this differs from the paper"
+    table = Table(title=title, title_justify="left", title_style="bold", show_lines=True)
+    headings = ("difference", "in the paper", "kind", "variants")
+    for heading in headings if len(of_systems) > 1 else headings[:3]:
+        table.add_column(heading, overflow="fold")
+    for cells, systems in found.items():
+        others = [system for system in of_systems if system not in systems]
+        whom = ", ".join(systems)
+        if len(others) < len(systems):
+            whom = "all but " + ", ".join(others) if others else "all"
+        table.add_row(*cells, *([whom] if len(of_systems) > 1 else []))
+    if found:
+        console.print(table, markup=False, highlight=False)
+    elif any(entries is not None for entries in of_systems.values()):
+        console.print(f"{title}: none known", markup=False)
 
 
 def _print_csv(rows: Sequence[Row]) -> None:

@@ -15,6 +15,7 @@ DEFAULT_MAX_LINES = 420
 
 # Part -> the parts it may import. A part is a folder or a file of emojax, or a top-level folder.
 VOCABULARY = {"specs", "types", "errors", "config_schema", "config_reading", "file_writing"}
+VOCABULARY |= {"differences"}
 BELOW_MODELS = VOCABULARY | {"ops", "layers"}
 DATASETS = VOCABULARY | {"ops", "datasets"}
 CORE = BELOW_MODELS | {"models", "datasets", "core"}
@@ -22,18 +23,19 @@ RUNDIR = CORE | {"rundir", "__init__"}
 PREDICTION = RUNDIR | {"prediction", "screen"}
 TRAINING = PREDICTION | {"training"}
 SCORING = PREDICTION | {"scoring"}
-REPORTING = SCORING | {"reporting"}
+REPORTING = SCORING | {"reporting", "config_files", "shipped"}
 EXCHANGE = PREDICTION | {"exchange"}
 STUDIES = REPORTING | {"studies"}
-API = REPORTING | TRAINING | EXCHANGE | {"api", "shipped", "config_files"}
+API = REPORTING | TRAINING | EXCHANGE | {"api"}
 PAPERS = STUDIES | TRAINING | EXCHANGE
-PAPERS |= {"papers", "published", "shipped", "small", "config_files"}
+PAPERS |= {"papers", "published", "small"}
 ALLOWED = {
-    "__init__": VOCABULARY | {"api", "config_files", "models"},  # when used
+    "__init__": VOCABULARY | {"api", "config_files", "models", "reporting"},  # when used
     "specs": VOCABULARY,
     "types": VOCABULARY,
     "errors": VOCABULARY,
     "file_writing": VOCABULARY,
+    "differences": VOCABULARY,
     "config_schema": VOCABULARY,
     "config_reading": VOCABULARY,
     "config_files": VOCABULARY | {"shipped"},

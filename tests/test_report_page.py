@@ -26,6 +26,7 @@ from emojax.reporting.page_runs import read_runs
 from emojax.reporting.page_sections import percent, short_count
 from emojax.reporting.page_series import extremes
 from emojax.reporting.page_statistics import score_tables
+from emojax.reporting.paper_differences import differences_from_paper
 from emojax.reporting.timelines import assess_video, read_timelines
 from emojax.specs import TASKS
 from tests.report_reader import Page
@@ -66,11 +67,38 @@ def decoded(code: str, facts: dict[str, Any], scale: float) -> np.ndarray:
     return np.where(whole == facts["none"], np.nan, whole * scale)
 
 
+def test_the_report_lists_where_the_run_differs_from_its_paper(page: Page, run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    entries = differences_from_paper(config)
+    assert entries
+    (table,) = [rows for rows in page.rows if rows[0][0] == "difference"]
+    assert [row[:3] for row in table[1:]] == [
+        [entry["text"], entry["where"], entry["kind"]] for entry in entries
+    ]
+    assert "train.learning_rate = 0.003" in {row[3] for row in table[1:]}
+
+
+def test_a_report_of_runs_without_a_paper(tmp_path: Path) -> None:
+    """A model that no paper describes, and a configuration of another version."""
+    runs = [tmp_path / name for name in ("mine", "rjcma")]
+    for workdir in runs:
+        invented_run(workdir, invented_videos(["a", "b"]), store=workdir.name)
+    write_page(
+        tmp_path / "one.html", read_runs([str(runs[0])], "validation"), "validation", draws=1
+    )
+    assert "difference" not in {rows[0][0] for rows in Page(tmp_path / "one.html").rows}
+    write_page(tmp_path / "both.html", read_runs([*map(str, runs)], "validation"), "validation",
+               draws=1)  # fmt: skip
+    (table,) = [rows for rows in Page(tmp_path / "both.html").rows if rows[0][0] == "difference"]
+    assert "config.data" in table[1][0]
+
+
 def test_the_page_loads_nothing_and_holds_each_part(page: Page) -> None:
     page.check_closed()
     sections = [attributes["id"] for attributes in page.all("section")]
     assert sections == [
-        "scores", "timelines", "confusion", "curves", "studies", "data", "configuration",
+        "scores", "timelines", "confusion", "curves", "studies", "data", "paper",
+        "configuration",
     ]  # fmt: skip
     assert [a["href"] for a in page.all("a")] == [f"#{name}" for name in sections]
     assert len(page.all("img")) == 1

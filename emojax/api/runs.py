@@ -26,6 +26,7 @@ from emojax.prediction import trained_run
 from emojax.prediction.long_videos import predict_groups
 from emojax.prediction.predictor import Predictions, ensemble, read_annotations, replica_scores
 from emojax.prediction.trained_run import TrainedRun
+from emojax.reporting.paper_differences import differences_from_paper
 from emojax.scoring.evaluation import evaluate_run, partition_videos
 from emojax.training.train_run import open_training, train_run
 
@@ -64,6 +65,11 @@ class Run:
             best_R = np.where(np.isfinite(trained.best_R), trained.best_R, np.nan)
         self.best_scores = dict(zip(self.replicas, map(float, best_R), strict=True))
         self.config: dict[str, Any] = as_plain(session.config)
+
+    @property
+    def differences(self) -> list[dict[str, Any]] | None:
+        """Lists where the run differs from its paper, see ``emojax.differences_from_paper``."""
+        return differences_from_paper(self.config)
 
     def __repr__(self) -> str:
         """Tells system, tasks, streams, replicas and scores in a few lines."""

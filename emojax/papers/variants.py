@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from emojax.config_files import load_module
 from emojax.core.session import Session, build_session
+from emojax.differences import Difference, holding
 from emojax.errors import InputError
+from emojax.reporting.paper_differences import complete, differences_from_paper
 from emojax.small import Small
 from emojax.specs import StreamSpec
 
@@ -26,6 +28,8 @@ class Variant:
         summary: the first line of the variant's docstring.
         make: makes the configuration.
         small: the file's ``SMALL``; None if it defines none.
+        listed: the file's ``DIFFERENCES``; if it has none, those of the shipped configuration of
+            the variant's model.
     """
 
     file: Path
@@ -34,6 +38,7 @@ class Variant:
     summary: str
     make: Callable[[], Any]
     small: Small | None = None
+    listed: Sequence[Difference] | None = None
 
     @property
     def title(self) -> str:
@@ -49,6 +54,14 @@ class Variant:
         """Builds the session of the variant; errors name the variant."""
         with self._named():
             return build_session(self.make(), streams)
+
+    def differences(self) -> list[dict[str, Any]] | None:
+        """Lists where the variant differs from its paper; None if there is no list."""
+        with self._named():
+            config = self.make()
+            if self.listed is None:
+                return differences_from_paper(config)
+            return holding(self.listed, complete(config))
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -68,10 +81,10 @@ def read_variants(file: Path) -> list[Variant]:
     module = load_module(file)
     variants: Mapping[str, Callable[[], Any]] = getattr(module, "VARIANTS", {"": module.get_config})
     reference = _first_line(module)
-    small = getattr(module, "SMALL", None)
+    shared = getattr(module, "SMALL", None), getattr(module, "DIFFERENCES", None)
     # A partial's docstring is that of its class.
     return [
-        Variant(file, name, reference, _first_line(getattr(make, "func", make)), make, small)
+        Variant(file, name, reference, _first_line(getattr(make, "func", make)), make, *shared)
         for name, make in variants.items()
     ]
 

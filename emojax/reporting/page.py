@@ -12,14 +12,17 @@ from typing import Any
 import jinja2
 
 from emojax.datasets.origin import is_simulated
+from emojax.reporting.page_details import (
+    configuration_tables,
+    data_tables,
+    embedded_pictures,
+    paper_tables,
+)
 from emojax.reporting.page_runs import ReportedRun
 from emojax.reporting.page_sections import (
     NOTHING,
     Table,
-    configuration_tables,
     confusion_matrices,
-    data_tables,
-    embedded_pictures,
     glossary,
     not_compared,
     score_sections,
@@ -62,7 +65,7 @@ def page_context(runs: Sequence[ReportedRun], partition: str, draws: int) -> dic
     tables, panels, videos = score_tables(runs, draws), curve_panels(runs), timelines(runs)
     tasks = list(dict.fromkeys(task for video in videos for task in video["tasks"]))
     matrices, pictures = confusion_matrices(runs), embedded_pictures(runs)
-    configuration = configuration_tables(runs)
+    configuration, paper = configuration_tables(runs), paper_tables(runs)
     headings = {
         "scores": "Scores",
         "timelines": "Videos over time" if tasks else "",
@@ -70,6 +73,7 @@ def page_context(runs: Sequence[ReportedRun], partition: str, draws: int) -> dic
         "curves": "Training" if panels else "",
         "studies": "Studies" if pictures else "",
         "data": "Data",
+        "paper": "Where this differs from the paper" if paper else "",
         "configuration": "Configuration",
     }
     models = dict.fromkeys(str(run.config.get("model", {}).get("name", run.name)) for run in runs)
@@ -94,6 +98,7 @@ def page_context(runs: Sequence[ReportedRun], partition: str, draws: int) -> dic
         "curves": _curve_table(panels, runs),
         "pictures": pictures,
         "data": data_tables(runs),
+        "paper": paper,
         "configuration": configuration,
         "same_configuration": len(runs) > 1 and all(table.folded for table in configuration),
         "document": {

@@ -1,22 +1,20 @@
-"""The tables of the report: scores, confusion matrices, data and configuration.
+"""The tables of the report with scores and confusion matrices.
 
 They are made here as data; ``page.html.j2`` turns them into HTML.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from emojax.errors import InputError
 from emojax.ops.metrics import ConfusionCounts
 from emojax.ops.scores import SCORES, is_error, score_kind
 from emojax.ops.tasks import TASK_OPS
-from emojax.reporting.page_runs import ReportedRun, differing, flat
+from emojax.reporting.page_runs import ReportedRun
 from emojax.reporting.page_statistics import FEW_VIDEOS, Difference, Scored, ScoreTable, System
 from emojax.scoring.fold_scores import (
     BASELINE,
@@ -309,96 +307,3 @@ def short_count(count: int) -> str:
         if count >= 10 * size or (unit == "M" and count >= size):
             return f"{count / size:.1f}{unit}" if count < 100 * size else f"{count // size}{unit}"
     return str(count)
-
-
-# -- data, configuration and pictures --------------------------------------------------------
-
-
-def data_tables(runs: Sequence[ReportedRun]) -> list[Table]:
-    """Describes the scored data, their source and their build."""
-    of_runs = [_data_rows(run) for run in runs]
-    keys = dict.fromkeys(key for rows in of_runs for key in rows)
-    cells = [[key, *(rows.get(key, NOTHING) for rows in of_runs)] for key in keys]
-    facts = {"part": "data"}
-    parts = [Table("Data", ["", *(run.name for run in runs)], cells, kind="words", facts=facts)]
-    for run in runs:
-        builder = [list(pair) for pair in flat(run.data.get("builder", {})).items()]
-        if builder:
-            caption = "Build of the data" + (f": {run.name}" if len(runs) > 1 else "")
-            parts.append(Table(caption, ["", "value"], builder, kind="words", folded=True))
-    return parts
-
-
-def _data_rows(run: ReportedRun) -> dict[str, str]:
-    data, builder = run.data, run.data.get("builder", {})
-    rows = {
-        "store": str(data.get("name", "")),
-        "description": str(data.get("description", "")),
-        "built by": str(builder.get("command", "unknown")),
-    }
-    if "preset" in builder:
-        rows["preset"] = str(builder["preset"])
-    rows["checksum"] = str(data.get("checksum", ""))
-    for name, counts in data.get("counts", {}).get("partitions", {}).items():
-        annotated = ", ".join(f"{n} for {task}" for task, n in counts["annotated"].items())
-        sizes = f"{counts['videos']} videos, {counts['frames']} frames"
-        rows[f"{name} partition"] = f"{sizes}; annotated: {annotated or 'none'}"
-    rows["scored here"] = f"{run.document['partition']}: " + "; ".join(
-        f"fold {fold}: {count} videos" for fold, count in data.get("scored_videos", {}).items()
-    )
-    rows["streams"] = "; ".join(
-        f"{name} ({spec['modality']}, {spec['width']} wide, "
-        + ("a row a frame" if spec["rate"] is None else f"{spec['rate']:g} Hz")
-        + ")"
-        for name, spec in data.get("streams", {}).items()
-    )
-    replicas = data.get("replicas", ())
-    rows["replicas"] = f"{len(replicas)}: {', '.join(replicas)}" if replicas else NOTHING
-    return rows
-
-
-def configuration_tables(runs: Sequence[ReportedRun]) -> list[Table]:
-    """Lists the differences between several runs, and each configuration as a whole."""
-    parts = []
-    if len(runs) > 1:
-        rows = [
-            [key, *map(_differing_cell, values)]
-            for key, values in differing([run.config for run in runs]).items()
-        ]
-        header = ["key", *(run.name for run in runs)]
-        facts = {"part": "differing"}
-        parts = [Table("Differences", header, rows, kind="words", facts=facts)] if rows else []
-    for run in runs:
-        cells = [list(pair) for pair in flat(run.config).items()]
-        caption = "Whole configuration" + (f": {run.name}" if len(runs) > 1 else "")
-        parts.append(Table(caption, ["key", "value"], cells, kind="words", folded=True))
-    return parts
-
-
-def _differing_cell(value: str | None) -> str | Cell:
-    return NOTHING if value is None else Cell(value, marked=True)
-
-
-def embedded_pictures(runs: Sequence[ReportedRun]) -> dict[str, str]:
-    """Reads the pictures of ``emojax.analyse``: title -> base64 text of a PNG.
-
-    Raises:
-        InputError: a picture cannot be read.
-    """
-    found = {}
-    for run in runs:
-        for path in run.pictures:
-            try:
-                code = base64.b64encode(path.read_bytes()).decode("ascii")
-            except OSError as error:
-                raise InputError(
-                    "A picture of the report cannot be read.",
-                    file=path,
-                    found=error.strerror,
-                    expected="a PNG file",
-                    remedy="make it again: emojax analyse",
-                ) from error
-            study, picture = path.parent.parent.name, path.stem.replace("_", " ")
-            title = study if picture == study else f"{study}: {picture}"
-            found[title + (f", {run.name}" if len(runs) > 1 else "")] = code
-    return found
