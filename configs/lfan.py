@@ -11,7 +11,8 @@ Hyper-parameters are those of the authors' public code in its latest form, made 
 backbones from frames and log-mel spectrograms; here they are frozen features.
 
 Variants, after a colon: ``folds`` (six folds), ``window_loss`` (the code's loss, one CCC per
-window), ``abaw3`` (the code as it was for ABAW3), ``audio_visual`` (without text); other tasks,
+window), ``upstream`` (also the code's windows, warm-up and plateau), ``abaw3`` (the code as it was
+for ABAW3), ``audio_visual`` (without text); other tasks,
 ours: ``expr``, ``au``, ``all`` (one model of all three); ``simulated`` (narrow and quick, for a
 store of ``data.synthetic``).
 """
@@ -67,7 +68,8 @@ def paper() -> ConfigDict:
     config.train.optimizer = "adam_l2"  # trainer.py
     config.train.learning_rate = 1e-5  # main.py
     config.train.weight_decay = 1e-3  # trainer.py
-    config.train.warmup = "repetitive"  # base/scheduler.py
+    # Of RJCMA's paper, section 4.2.2, to compare with it. The code's is "rising", see "upstream".
+    config.train.warmup = "repetitive"
     config.train.warmup_epochs = 5  # main.py
     config.train.plateau_patience = 5  # main.py
     config.train.plateau_factor = 0.1  # main.py
@@ -91,6 +93,16 @@ def window_loss() -> ConfigDict:
     """One CCC per window, then their mean, as in the public code."""
     config = paper()
     config.loss.va = "ccc_window"
+    return config
+
+
+def upstream() -> ConfigDict:
+    """The public code's loss, windows, warm-up and plateau, too."""
+    config = window_loss()
+    config.data.align_end = True  # base/dataset.py
+    config.data.unannotated = "excluded"  # preprocessing
+    config.train.warmup = "rising"  # base/scheduler.py
+    config.train.plateau_reference = "best"  # trainer.py
     return config
 
 
@@ -136,6 +148,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "": paper,
     "folds": folds,
     "window_loss": window_loss,
+    "upstream": upstream,
     "abaw3": abaw3,
     "audio_visual": audio_visual,
     "expr": lambda: other_tasks(paper(), "expr"),

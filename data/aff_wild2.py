@@ -346,7 +346,7 @@ def define_flags(define: cli.Flags) -> None:
     define.list(
         "tasks", ["va"], "Some of va, expr and au; a single one has its official partition."
     )
-    define.string("folds", "blocks:6", "official, blocks:K, emma or tcn_transformer.")
+    define.string("folds", "blocks:6", "official, blocks:K, emma, tcn_transformer or rjcma.")
     define.integer("seed", 0, "Seed of the folds.")
     define.string("fps", "30", "Frames per second, or a CSV file: video,fps.")
     define.string("timestamps", None, "Folder with the seconds of every frame, per video.")

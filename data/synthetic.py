@@ -373,8 +373,8 @@ def define_flags(define: cli.Flags) -> None:
     define.string(
         "folds",
         None,
-        "A number, official, blocks:K (stratified by expression), emma or tcn_transformer; by "
-        "default 6, or 1 if sources are too few.",
+        "A number, official, blocks:K (stratified by expression), emma, tcn_transformer or rjcma; "
+        "by default 6, or 1 if sources are too few.",
     )
 
 

@@ -69,6 +69,22 @@ class WindowConfig:
     align_end: bool = key(
         False, "shift the last window of a video back to the video's end; otherwise it is padded"
     )
+    window_count: str = key(
+        "cover",
+        "windows of a video of n ticks: cover, as many as cover it, max(1, ceil((n - window) / "
+        "stride) + 1); floor, floor(n / stride) + 1 (TCN-Transformer, section 3.4), where a last "
+        "window without a tick is all padding. floor excludes `align_end`",
+        choices=("cover", "floor"),
+    )
+    unannotated: str = key(
+        "masked",
+        "frames without an annotation for any of `tasks`: masked, they keep their place and count "
+        "in no loss or score; excluded, they are left out before windows are cut (RJCMA, section "
+        "4.2.1), labels and predictions stay with their frames, and an excluded frame takes the "
+        "prediction of the nearest one that is not. A video without any annotation keeps all "
+        "frames. excluded needs `clock` 0",
+        choices=("masked", "excluded"),
+    )
     random_offset: bool = key(
         False,
         "draw the start of each training window anew in each epoch, uniformly over the video; "
@@ -187,8 +203,11 @@ class ScheduleKeys:
     warmup: str = key(
         "none",
         "linear: the rate climbs from 0 once, over all `warmup_epochs`; repetitive: it climbs "
-        "from 0 within each of them (RJCMA, section 4.2.2)",
-        choices=("repetitive", "linear", "none"),
+        "from 0 to the full rate within each of them (our reading of RJCMA, section 4.2.2); "
+        "rising: it climbs from 0 within each of them, higher each time but in the last only to "
+        "1 / `warmup_epochs` of the full rate: in step s of n of epoch e it is s (e + 1) / "
+        "(n `warmup_epochs`^2) of it (RJCMA's and LFAN's public code)",
+        choices=("repetitive", "rising", "linear", "none"),
         required=True,
     )
     warmup_epochs: int = key(
@@ -198,13 +217,20 @@ class ScheduleKeys:
         1000, "epochs without improvement until the rate drops", required=True, least=0
     )
     plateau_factor: float = key(0.1, "what the rate is then multiplied by", required=True, above=0)
+    plateau_reference: str = key(
+        "release",
+        "what an epoch must exceed to count as an improvement: the best score since the last "
+        "release, or the best score of the run (RJCMA's and LFAN's public code)",
+        choices=("release", "best"),
+    )
     minimum_rate: float = key(
         1e-8, "lowest rate; a drop below it exhausts the plateau", required=True, least=0
     )
     releases: int = key(
         0,
-        "how often an exhausted plateau starts over, with rate, warm-up and reference score reset, "
-        "before the replica is finished; with `stages` their number decides",
+        "how often an exhausted plateau starts over, with rate, warm-up and (unless "
+        "`plateau_reference` is best) reference score reset, before the replica is finished; with "
+        "`stages` their number decides",
         required=True,
         least=0,
     )

@@ -51,6 +51,8 @@ FRAMES = Windows(
 SIXTHS = Windows(
     {
         "data.clock": 6.0,
+        # Ticks are not frames here.
+        "data.unannotated": "masked",
         "data.window": 60,
         "data.stride": 40,
         "data.evaluation_stride": 20,

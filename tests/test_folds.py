@@ -191,8 +191,41 @@ def test_shares_of_a_fold() -> None:
     assert shares["validation"] == shares["test"] == []
 
 
+def test_rjcma_folds_of_aff_wild2_are_those_of_the_public_code() -> None:
+    # Neighbours share a source, and partitions alternate, as in a sorted list of all videos.
+    parts = ["train"] * 356 + ["validation"] * 76 + ["test"] * 162
+    order = np.random.default_rng(0).permutation(len(parts))
+    videos = [(f"{i:03}", f"{i // 2}", parts[j]) for i, j in enumerate(order)]
+    train, validation, test = (named(videos, part) for part in ("train", "validation", "test"))
+    folds = make_folds("rjcma", videos, seed=5)
+    assert folds == make_folds("rjcma", videos)
+    assert [fold.name for fold in folds] == ["0", "1", "2", "3", "4", "5"]
+    # numpy's roll of the six ranges, the last of which validates.
+    ranges = [range(71), range(71, 142), range(142, 213), range(213, 284), range(284, 356)]
+    listed = [tuple(train[i] for i in one) for one in ranges] + [validation]
+    for number, fold in enumerate(folds):
+        rolled = [listed[i] for i in np.roll(np.arange(6), number)]
+        assert fold.validation == rolled[-1]
+        assert {*fold.train} == {name for block in rolled[:-1] for name in block}
+        assert fold.test == test
+    assert [len(fold.validation) for fold in folds] == [76, 72, 71, 71, 71, 71]
+    assert folds[1].validation == train[284:]
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(5, [1] * 5), (9, [1, 1, 1, 1, 5]), (341, [68] * 5)])
+def test_rjcma_folds_of_other_counts(count: int, sizes: list[int]) -> None:
+    videos = [(f"{i}", f"{i}", "train") for i in range(count)] + [("v", "v", "validation")]
+    folds = make_folds("rjcma", videos)
+    sizes = [*sizes[:4], count - sum(sizes[:4])]
+    assert [len(fold.validation) for fold in folds[:0:-1]] == sizes
+    assert all(fold.train[-1] == "v" for fold in folds[1:])
+    with pytest.raises(InputError) as caught:
+        make_folds("rjcma", videos[-5:])
+    assert caught.value.details["field"] == "k"
+
+
 @pytest.mark.parametrize(
-    "scheme", ["", "block", "blocks:0", "blocks:x", "emma:3", "official:", "5"]
+    "scheme", ["", "rjcma:4", "block", "blocks:0", "blocks:x", "emma:3", "official:", "5"]
 )
 def test_unknown_schemes(scheme: str) -> None:
     with pytest.raises(InputError) as caught:

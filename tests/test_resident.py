@@ -32,6 +32,7 @@ from emojax.datasets.resident import (
     resident_bytes,
 )
 from emojax.datasets.source import Store
+from emojax.datasets.ticks import count_ticks
 from emojax.datasets.transforms import RESAMPLERS, resample
 from emojax.datasets.window_spec import WindowSpec
 from tests.training_runs import assert_same_bits
@@ -77,6 +78,7 @@ def gathered(data: ResidentData, entries: Any, spec: WindowSpec) -> Any:
 def specs(draw: st.DrawFn) -> WindowSpec:
     window = draw(st.sampled_from((4, 12, 30)))
     clock = draw(st.sampled_from((0.0, 6.0, 7.5)))
+    align_end = draw(st.booleans())
     rates = {}
     if clock:
         # Rows a window: of whole ticks, of broken ones, and several a tick.
@@ -89,7 +91,9 @@ def specs(draw: st.DrawFn) -> WindowSpec:
         stride=draw(st.integers(1, window)),
         evaluation_stride=draw(st.integers(0, window)),
         resampling={name: draw(st.sampled_from(sorted(RESAMPLERS))) for name in NAMES},
-        align_end=draw(st.booleans()),
+        align_end=align_end,
+        window_count="cover" if align_end else draw(st.sampled_from(("cover", "floor"))),
+        unannotated="masked" if clock else draw(st.sampled_from(("masked", "excluded"))),
         random_offset=draw(st.booleans()),
         clock=clock,
         rates=rates,
@@ -104,8 +108,8 @@ def all_entries(store: Store, spec: WindowSpec) -> list[tuple[int, int]]:
     for evaluation in (False, True):
         entries += window_list(store, names_of(store), spec, evaluation=evaluation)
     if spec.random_offset:
-        for number, video in enumerate(store.videos):
-            most = max(0, spec.num_ticks(video) - spec.window)
+        for number in range(len(store.videos)):
+            most = max(0, count_ticks(store, number, spec) - spec.window)
             entries += [(number, start) for start in range(most + 1)]
     return entries
 

@@ -67,6 +67,14 @@ def test_repetitive_warmup_climbs_within_each_epoch() -> None:
     np.testing.assert_allclose(found, 1e-2 * np.array(quarters * 2 + [1, 1, 1]), rtol=1e-6)
 
 
+def test_rising_warmup_climbs_to_a_higher_peak_in_each_epoch() -> None:
+    found = rates(config(warmup="rising", warmup_epochs=3), 14)
+    # The public code sets batch * rate * (epoch + 1) / (total * epochs), where total is the number
+    # of batches in all epochs of warm-up.
+    expected = [b * (e + 1) / ((4 * 3) * 3) for e in range(3) for b in range(4)] + [1, 1]
+    np.testing.assert_allclose(found, 1e-2 * np.array(expected), rtol=1e-6)
+
+
 def test_linear_warmup_climbs_once_over_all_epochs() -> None:
     found = rates(config(warmup="linear", warmup_epochs=2), 11)
     expected = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1, 1, 1, 1]
@@ -77,7 +85,7 @@ def test_no_warmup_is_full_rate_whatever_its_epochs() -> None:
     np.testing.assert_allclose(rates(config(warmup="none", warmup_epochs=3), 9), 1e-2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("warmup", ["repetitive", "linear"])
+@pytest.mark.parametrize("warmup", ["repetitive", "rising", "linear"])
 def test_zero_warmup_epochs_are_full_rate(warmup: str) -> None:
     np.testing.assert_allclose(rates(config(warmup=warmup, warmup_epochs=0), 9), 1e-2, rtol=1e-6)
 
@@ -271,6 +279,23 @@ def test_a_release_resets_rate_reference_and_warmup_but_not_the_best() -> None:
     assert state.stage_best[0] == 0.6
 
 
+def test_the_global_best_stays_the_reference_of_the_plateau_after_a_release() -> None:
+    """As in the public code of RJCMA: a later stage has to beat the best score of all."""
+    scores = [0.9, 0.5, 0.5, 0.6, 0.7, 0.95, 0.9]
+    fields = {"plateau_patience": 1, "minimum_rate": 5e-3, "releases": 2}
+    own = run(scores, config(**fields))
+    shared = run(scores, config(**fields, plateau_reference="best"))
+    # Epoch 3 exhausts the plateau of stage 0 in both. Then .6 and .7 improve on .5 alone.
+    assert [int(state.stage[0]) for state, _, _ in own] == [0, 0, 1, 1, 1, 1, 1]
+    assert [int(state.stage[0]) for state, _, _ in shared] == [0, 0, 1, 1, 2, 2, 2]
+    assert float(own[3][0].stage_best[0]) == 0.6
+    assert float(shared[3][0].stage_best[0]) == 0.9
+    assert float(shared[-1][0].stage_best[0]) == 0.95
+    # Another objective's scores do not compare, whatever the reference.
+    staged = run([0.9, 0.8, 0.1], config(stages=BRANCHES_FIRST, plateau_reference="best"))
+    assert float(staged[-1][0].stage_best[0]) == 0.1
+
+
 def test_early_stopping_counts_epochs_since_the_best_score_of_all() -> None:
     schedule = config(plateau_patience=100, stop_patience=3)
     log = run([0.5, 0.4, 0.6, 0.5, 0.5, 0.5, 0.9], schedule)
@@ -357,11 +382,15 @@ def test_a_state_is_read_back_as_it_was_saved() -> None:
     data=st.lists(
         st.tuples(*[st.sampled_from([0.1, 0.2, 0.3, float("nan")])] * 3), min_size=1, max_size=40
     ),
-    warmup=st.sampled_from(["none", "linear", "repetitive"]),
+    warmup=st.sampled_from(["none", "linear", "repetitive", "rising"]),
     releases=st.sampled_from([0, 1, 2, BRANCHES_FIRST, (Stage(), Stage("branches"), Stage())]),
+    reference=st.sampled_from(["release", "best"]),
 )
 def test_replicas_do_not_touch_each_other_and_finished_ones_stand_still(
-    data: list[tuple[float, float, float]], warmup: str, releases: int | tuple[Stage, ...]
+    data: list[tuple[float, float, float]],
+    warmup: str,
+    releases: int | tuple[Stage, ...],
+    reference: str,
 ) -> None:
     stages = releases if isinstance(releases, tuple) else ()
     schedule = config(
@@ -370,6 +399,7 @@ def test_replicas_do_not_touch_each_other_and_finished_ones_stand_still(
         stop_patience=7,
         warmup=warmup,
         warmup_epochs=2,
+        plateau_reference=reference,
         releases=0 if stages else releases,
         stages=stages,
     )

@@ -179,6 +179,9 @@ SPECS: dict[str, dict[str, Any]] = {
         "clock": 6.0, "rates": {"slow": 2.0, "fast": 12.0}, "context": {"slow": 2, "fast": 5},
         "stride": 4,
     },
+    # A video of 140 frames has 21 windows, the last of them empty.
+    "an empty window": {"window_count": "floor"},
+    "empty windows of ticks": {"clock": 6.0, "stride": 1, "window_count": "floor"},
     "context on frames": {"context": {"fast": 2, "frames": 9}},
 }  # fmt: skip
 
@@ -186,6 +189,7 @@ SPECS: dict[str, dict[str, Any]] = {
 CASES = [(case, method) for case in SPECS for method in ("nearest", "mean")]
 # How far a frame's mean reaches is the matter of test_transforms.
 CASES.remove(("context on frames", "mean"))
+CASES.remove(("an empty window", "mean"))
 
 
 @pytest.mark.parametrize("fill", ["zeros", "nearest"])
@@ -391,6 +395,7 @@ def test_the_fingerprint_tells_every_option_apart(coded: Store) -> None:
         {"clock": 6.0, "rates": {"slow": 3.0}}, {"context": {"slow": 1}},
         {"context": {"fast": 1}}, {"fill": "nearest"}, {"scored": "last"},
         {"scored": "centre"}, {"evaluation_stride": 3},
+        {"window_count": "floor"}, {"unannotated": "excluded"},
     ]  # fmt: skip
     found = [fingerprint(coded, windows_of(**changes), 4) for changes in others]
     assert len(set(found)) == len(others)

@@ -57,6 +57,18 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str, str]] = [
     ({"clock": 6.0, "rates": {"slow": -2.0}}, "rates.slow", "-2.0"),
     ({"clock": 6.0, "rates": {"slow": math.nan}}, "rates.slow", "nan"),
     ({"clock": 6.0, "rates": {"slow": "2"}}, "rates.slow", "2"),
+    ({"window_count": "ceil"}, "window_count", "ceil"),
+    (
+        {"window_count": "floor", "align_end": True},
+        "align_end",
+        "True, with config.data.window_count floor",
+    ),
+    ({"unannotated": "dropped"}, "unannotated", "dropped"),
+    (
+        {"unannotated": "excluded", "clock": 6.0},
+        "unannotated",
+        "excluded, with a clock of 6 ticks a second",
+    ),
     ({"rates": {"slow": 2.0}}, "clock", "0.0, with rates for slow"),
     (
         {"clock": 6.0, "rates": {"slow": 4.1}},

@@ -59,6 +59,47 @@ def test_every_frame_is_covered_and_no_window_is_idle(
 SCORED = ("all", "centre", "last")
 
 
+@pytest.mark.parametrize(
+    ("num_frames", "window", "stride", "starts"),
+    [
+        (1, 300, 200, [0]),
+        (199, 300, 200, [0]),
+        (200, 300, 200, [0, 200]),  # the second is empty
+        (300, 300, 200, [0, 200]),  # the second repeats frames
+        (501, 300, 200, [0, 200, 400]),
+        (600, 300, 300, [0, 300, 600]),  # the third is empty
+    ],
+)
+def test_the_printed_number_of_windows_by_hand(
+    num_frames: int, window: int, stride: int, starts: list[int]
+) -> None:
+    assert window_starts(num_frames, window, stride, count="floor").tolist() == starts
+    with pytest.raises(ValueError, match="aligned"):
+        window_starts(num_frames, window, stride, align_end=True, count="floor")
+
+
+@given(num_frames=LENGTHS, sizes=WINDOWS, scored=st.sampled_from(SCORED))
+@settings(max_examples=300, deadline=None)
+def test_the_printed_windows_hold_those_that_cover_and_score_each_frame_once(
+    num_frames: int, sizes: tuple[int, int], scored: str
+) -> None:
+    window, stride = sizes
+    starts = window_starts(num_frames, window, stride, count="floor")
+    assert len(starts) == num_frames // stride + 1
+    assert (starts[-1] == num_frames) == (num_frames % stride == 0)
+    cover = window_starts(num_frames, window, stride)
+    np.testing.assert_array_equal(starts[: len(cover)], cover)
+    first, stop = scored_bounds(starts, num_frames, window, stride, scored)
+    counts = np.zeros(num_frames, int)
+    for start, low, high in zip(starts, first, stop, strict=True):
+        assert low >= start
+        inside = range(max(low, 0), min(high, start + window, num_frames))
+        counts[inside.start : inside.stop] += 1
+    assert counts.min() >= 1
+    if scored != "all":
+        assert counts.max() == 1
+
+
 @given(num_frames=LENGTHS, sizes=WINDOWS, align_end=st.booleans(), seed=st.integers(0, 2**31))
 @settings(max_examples=200, deadline=None)
 def test_every_annotated_frame_is_scored_exactly_once(

@@ -91,7 +91,8 @@ class ScheduleState:
         scale: product of the plateau's drops since the last release.
         stage: releases so far.
         stage_start: step of the last release.
-        stage_best: best score since the last release, the plateau's reference.
+        stage_best: the plateau's reference: the best score since the last release, or under the
+            present objective (``plateau_reference``).
         stage_bad: epochs since that improved.
         best: best score so far under the present objective; the best weights belong to it,
             or, while it is -inf, to the stage before.
@@ -138,6 +139,14 @@ def _repetitive(elapsed_R: np.ndarray, config: ScheduleConfig) -> np.ndarray:
     return np.where(elapsed_R < config.warmup_epochs * config.epoch_steps, within_R, 1.0)
 
 
+def _rising(elapsed_R: np.ndarray, config: ScheduleConfig) -> np.ndarray:
+    # The public code divides by the number of epochs twice, and counts steps from 0.
+    epoch_R, step_R = elapsed_R // config.epoch_steps, elapsed_R % config.epoch_steps
+    epochs = max(1, config.warmup_epochs)
+    rising_R = step_R / config.epoch_steps * (epoch_R + 1) / epochs**2
+    return np.where(elapsed_R < config.warmup_epochs * config.epoch_steps, rising_R, 1.0)
+
+
 def _linear(elapsed_R: np.ndarray, config: ScheduleConfig) -> np.ndarray:
     return np.minimum(1.0, (elapsed_R + 1) / max(1, config.warmup_epochs * config.epoch_steps))
 
@@ -148,6 +157,7 @@ def _none(elapsed_R: np.ndarray, config: ScheduleConfig) -> np.ndarray:
 
 WARMUPS: dict[str, Callable[[np.ndarray, ScheduleConfig], np.ndarray]] = {
     "repetitive": _repetitive,
+    "rising": _rising,
     "linear": _linear,
     "none": _none,
 }
@@ -202,6 +212,7 @@ def observe(
 
     A release resets rate, warm-up, plateau and the count of early stopping. The best score
     stays, unless the next stage has another objective: then the next finite score is the best.
+    With ``plateau_reference="best"`` the plateau compares with that score, too.
 
     Args:
         state: the state so far.
@@ -239,12 +250,13 @@ def observe(
         release = exhausted & more
         finished = (exhausted & ~release) | stopped
     fresh = release & _other_objective(config, state.stage)
+    forgotten = release if config.plateau_reference == "release" else fresh
     return (
         ScheduleState(
             scale=np.where(release, 1.0, scale),
             stage=state.stage + release,
             stage_start=np.where(release, step, state.stage_start),
-            stage_best=np.where(release, -np.inf, stage_best),
+            stage_best=np.where(forgotten, -np.inf, stage_best),
             stage_bad=np.where(release, 0, stage_bad),
             # Scores of another objective do not compare.
             best=np.where(fresh, -np.inf, best),

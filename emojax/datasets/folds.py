@@ -1,8 +1,8 @@
 """Cross-validation folds: which videos train, validate and test together.
 
-Schemes have names, see ``make_folds``. In all of them fold "0" is the official split, the test
-videos are the same in every fold, and videos of one source stay together in the folds that are
-dealt.
+Schemes have names, see ``make_folds``. In all of them fold "0" is the official split and the test
+videos are the same in every fold. Videos of one source stay together in the folds that are dealt,
+except in the scheme ``rjcma``, which deals as its authors did.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from emojax.errors import InputError, closest
 from emojax.specs import TaskSpec
 
 # Scheme -> number of folds.
-SCHEMES = {"official": 1, "blocks": 6, "emma": 6, "tcn_transformer": 5}
+SCHEMES = {"official": 1, "blocks": 6, "emma": 6, "tcn_transformer": 5, "rjcma": 6}
+NAMES = "official, blocks:6 (or another number), emma, tcn_transformer, rjcma"
 _ROUNDS = 20  # of moving sources between blocks; two or three are usual
 
 
@@ -55,13 +56,17 @@ def make_folds(
       videos are in fold 0 alone (EMMA-Net, section 4).
     - ``tcn_transformer``: folds 1 to 4 rotate quarters of the training and validation videos
       together (TCN-Transformer's public code).
+    - ``rjcma``: folds 1 to 5 rotate contiguous blocks of the training videos in list order, see
+      ``rolled_blocks`` (RJCMA's and LFAN's public code). No seed or class matters.
 
-    Blocks are grouped by source video. ``blocks`` and ``emma`` are stratified by class share
-    where classes are given; the third scheme never is, as it was published.
+    Blocks are grouped by source video, except those of ``rjcma``. ``blocks`` and ``emma`` are
+    stratified by class share where classes are given; ``tcn_transformer`` never is, as it was
+    published.
 
     Args:
         scheme: a name, ``blocks`` with ``:K`` where K is not 6.
-        videos: (name, source video, partition) of each video; their order does not matter.
+        videos: (name, source video, partition) of each video; their order matters to ``rjcma``
+            alone.
         seed: the seed of the order in which sources are dealt.
         classes: video name -> (classes,) number of annotated frames of each class.
 
@@ -69,11 +74,14 @@ def make_folds(
         the folds; names inside a fold keep the order of ``videos``.
 
     Raises:
-        InputError: the scheme is unknown, or there are fewer sources than blocks.
+        InputError: the scheme is unknown, or there are fewer sources (``rjcma``: videos) than
+            blocks.
     """
     name, number = parse_scheme(scheme)
     if name == "blocks":
         return official_and_blocks(videos, number, seed, classes)
+    if name == "rjcma":
+        return rolled_blocks(videos, number)
     folds = official_and_blocks(videos, 1)
     if name == "official":
         return folds
@@ -101,7 +109,7 @@ def parse_scheme(scheme: str) -> tuple[str, int]:
             "Unknown scheme of folds.",
             field="--folds",
             found=scheme,
-            expected="official, blocks:6 (or another number), emma, tcn_transformer",
+            expected=NAMES,
             remedy=closest(name, SCHEMES),
         )
     return name, int(number) if colon else SCHEMES[name]
@@ -156,6 +164,41 @@ def official_and_blocks(
         )
         held = tuple(name for name in train if source_of[name] in block)
         folds.append(Fold(str(number), rest, held, test))
+    return folds
+
+
+def rolled_blocks(videos: Sequence[tuple[str, str, str]], k: int = 6) -> list[Fold]:
+    """Makes the folds of RJCMA's public code (``dataset.py``, ``base/dataset.py``).
+
+    The n training videos, in list order, are cut into k - 1 contiguous blocks of n // (k - 1)
+    videos, and the last block takes the rest: the 356 of Aff-Wild2 give 71, 71, 71, 71 and 72. The
+    official validation videos are one more block. Fold i rolls the list of blocks by i places, so
+    the last block validates in fold 1, the one before it in fold 2, and so on; all others train.
+
+    Videos of one source are not kept together: where a block ends between two people of a video,
+    one of them trains and the other validates, as in that code.
+
+    Args:
+        videos: (name, source video, partition) of each video, in list order.
+        k: number of folds, at least 2.
+
+    Returns:
+        k folds; fold "0" is the official split.
+
+    Raises:
+        InputError: there are fewer training videos than blocks.
+    """
+    official = official_and_blocks(videos, 1)[0]
+    train, count = official.train, k - 1
+    _check_enough(len(train), count, "training videos")
+    size = len(train) // count
+    edges = [i * size for i in range(count)] + [len(train)]
+    folds = [official]
+    for number in range(1, k):
+        start, stop = edges[count - number], edges[count - number + 1]
+        rest = {*train[:start], *train[stop:], *official.validation}
+        learnt = tuple(name for name, _, _ in videos if name in rest)
+        folds.append(Fold(str(number), learnt, train[start:stop], official.test))
     return folds
 
 
@@ -290,12 +333,12 @@ def deal(sources: Sequence[str], blocks: int, seed: int) -> list[set[str]]:
     return dealt
 
 
-def _check_enough(sources: int, blocks: int) -> None:
-    if sources < blocks:
+def _check_enough(count: int, blocks: int, what: str = "training sources") -> None:
+    if count < blocks:
         raise InputError(
-            "There are fewer training sources than blocks.",
+            f"There are fewer {what} than blocks.",
             field="k",
-            found=f"{sources} source videos in training",
+            found=f"{count} {what}",
             expected=f"at least {blocks} for k = {blocks + 1}",
             remedy="use fewer folds or more videos",
         )

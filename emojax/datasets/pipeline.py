@@ -14,7 +14,7 @@ import numpy as np
 
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
-from emojax.datasets.ticks import labels_at, row_grid, rows_at
+from emojax.datasets.ticks import count_ticks, labels_at, row_grid, rows_at
 from emojax.datasets.window_spec import WindowSpec
 from emojax.types import Batch
 
@@ -60,7 +60,7 @@ class LoadWindow:
         filler = video == FILLER
         number = 0 if filler else video
         record = self._store.read(number)
-        num_ticks = 0 if filler else spec.num_ticks(self._store.videos[number])
+        num_ticks = 0 if filler else count_ticks(self._store, number, spec)
         ticks_T = np.arange(start, min(start + spec.window, num_ticks))
         streams, masks, valids = {}, {}, {}
         for name in spec.streams:
@@ -156,7 +156,7 @@ def window_list(
     entries = []
     for name in videos:
         index = store.index_of(name)
-        starts = spec.starts(spec.num_ticks(store.videos[index]), evaluation=evaluation)
+        starts = spec.starts(count_ticks(store, index, spec), evaluation=evaluation)
         entries += [(index, int(start)) for start in starts]
     return entries
 
@@ -203,7 +203,8 @@ def training_windows(
     entries = window_list(store, videos, spec)
     if spec.random_offset:
         entries = [(video, _RANDOM) for video, _ in entries]
-    draw = _DrawStart(tuple(spec.num_ticks(video) for video in store.videos), spec.window)
+    ticks = tuple(count_ticks(store, number, spec) for number in range(len(store.videos)))
+    draw = _DrawStart(ticks, spec.window)
     windows = grain.MapDataset.source(entries).seed(seed).shuffle().repeat(_EPOCHS)
     return windows.random_map(draw)
 
@@ -286,7 +287,7 @@ def window_ids(store: Store, spec: WindowSpec, entries: Sequence[tuple[int, int]
     """Returns the ids of a batch of these (video index, first tick)."""
     video_B, start_B = np.array(entries, np.int32).reshape(-1, 2).T
     ticks_B = np.array(
-        [0 if video == FILLER else spec.num_ticks(store.videos[video]) for video in video_B]
+        [0 if video == FILLER else count_ticks(store, int(video), spec) for video in video_B]
     )
     tick_BT = start_B[:, None] + np.arange(spec.window, dtype=np.int32)[None]
     frame_ids = np.where(tick_BT < ticks_B[:, None], tick_BT, -1)
@@ -313,7 +314,10 @@ def fingerprint(store: Store, spec: WindowSpec, batch_size: int) -> str:
     }
     # Unused options do not count, so that a run resumes after an option was added.
     unused = WindowSpec(spec.streams, spec.tasks, spec.window, spec.stride)
-    for name in ("clock", "rates", "context", "fill", "scored", "evaluation_stride"):
+    for name in (
+        "clock", "rates", "context", "fill", "scored", "evaluation_stride", "window_count",
+        "unannotated",
+    ):  # fmt: skip
         if options[name] == getattr(unused, name):
             del options[name]
     text = json.dumps(

@@ -19,7 +19,7 @@ import numpy as np
 
 from emojax.datasets.pipeline import training_windows
 from emojax.datasets.source import Store
-from emojax.datasets.ticks import RowGrid, labels_at, row_grid, rows_at
+from emojax.datasets.ticks import RowGrid, count_ticks, labels_at, row_grid, rows_at
 from emojax.datasets.window_spec import WindowSpec
 from emojax.specs import TASKS
 from emojax.types import Array, Batch
@@ -100,7 +100,7 @@ def resident_bytes(store: Store, videos: Sequence[str], spec: WindowSpec) -> int
 def _counts(store: Store, videos: Sequence[str], spec: WindowSpec) -> tuple[int, dict[str, int]]:
     """Counts the ticks, and the rows of each stream, of these videos together."""
     places = {name: _Places.of(spec, name) for name in spec.streams}
-    ticks = [spec.num_ticks(store.videos[i]) for i in _numbers(store, videos)]
+    ticks = [count_ticks(store, i, spec) for i in _numbers(store, videos)]
     return sum(ticks), {name: sum(place.count(n) for n in ticks) for name, place in places.items()}
 
 
@@ -167,7 +167,7 @@ def load_resident(
     )
     next_tick, next_row = 0, dict.fromkeys(spec.streams, 0)
     for done, number in enumerate(numbers):
-        record, num_ticks = store.read(number), spec.num_ticks(store.videos[number])
+        record, num_ticks = store.read(number), count_ticks(store, number, spec)
         data.first_tick[number], data.num_ticks[number] = next_tick, num_ticks
         ticks_T = np.arange(num_ticks)
         for task in spec.tasks:

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from emojax.datasets.record import VideoRecord
+from emojax.datasets.source import Store
 from emojax.datasets.transforms import fill_nearest, nearest_rows, resample, row_spacing
 from emojax.datasets.window_spec import WindowSpec
 from emojax.specs import TASKS
@@ -55,6 +56,45 @@ def row_grid(spec: WindowSpec, stream: str) -> RowGrid:
     return RowGrid(spec.window // common, rows // common)
 
 
+def counted_frames(record: VideoRecord, spec: WindowSpec) -> np.ndarray:
+    """Returns the frames that are ticks where there is no clock, increasing, int64.
+
+    All of them, unless ``spec.unannotated`` is "excluded": then those with an annotation for any
+    of the tasks. A video without any annotation, such as one to predict, keeps all frames.
+    """
+    if spec.unannotated == "masked":
+        return np.arange(record.num_frames)
+    known_N = np.zeros(record.num_frames, bool)
+    for task in spec.tasks:
+        if task in record.labels:
+            known_N |= TASKS[task].annotated(record.labels[task]).any(axis=-1)
+    return np.flatnonzero(known_N) if known_N.any() else np.arange(record.num_frames)
+
+
+def count_ticks(store: Store, number: int, spec: WindowSpec) -> int:
+    """Returns the number of ticks of a video; reads it only where frames are excluded."""
+    if spec.unannotated == "masked":
+        return spec.num_ticks(store.videos[number])
+    return len(counted_frames(store.read(number), spec))
+
+
+def held_ticks(record: VideoRecord, spec: WindowSpec, num_ticks: int) -> np.ndarray:
+    """Returns the tick whose prediction each frame takes, (N,) int64.
+
+    As ``WindowSpec.frame_ticks``; a frame that is excluded takes that of the nearest frame that is
+    not, the later of two equally near, or with ``scored="last"`` the last one before it, if any.
+    """
+    if spec.unannotated == "masked":
+        return spec.frame_ticks(record.pts_N, num_ticks)
+    frames_N, kept_M = np.arange(record.num_frames), counted_frames(record, spec)
+    after_N = np.minimum(np.searchsorted(kept_M, frames_N), len(kept_M) - 1)
+    before_N = np.maximum(np.searchsorted(kept_M, frames_N, side="right") - 1, 0)
+    if spec.scored == "last":
+        return before_N
+    nearer_N = np.abs(kept_M[after_N] - frames_N) <= np.abs(frames_N - kept_M[before_N])
+    return np.where(nearer_N, after_N, before_N)
+
+
 def rows_at(
     record: VideoRecord, stream: str, spec: WindowSpec, first: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -73,6 +113,13 @@ def rows_at(
     data = record.streams[stream]
     if count <= 0:
         return data.rows_ND[:0], np.zeros(0, bool)
+    if spec.unannotated == "excluded":
+        # Each frame keeps the row that it has among all frames.
+        frames_T = counted_frames(record, spec)[first : first + count]
+        whole = dataclasses.replace(spec, unannotated="masked")
+        start = int(frames_T[0])
+        rows_ND, valid_N = rows_at(record, stream, whole, start, int(frames_T[-1]) - start + 1)
+        return rows_ND[frames_T - start], valid_N[frames_T - start]
     # One more row on either side, from which "mean" computes the reach of the outer rows.
     inside = slice(1, 1 + count)
     spacing = row_spacing(data.pts_N)
@@ -110,6 +157,8 @@ def labels_at(
     # A store may hold videos that were annotated for only some of its tasks.
     if task in record.labels:
         frames_T = ticks_T
+        if spec.unannotated == "excluded":
+            frames_T = counted_frames(record, spec)[ticks_T]
         if spec.clock:
             frames_T = nearest_rows(spec.tick_pts(record.pts_N, ticks_T), record.pts_N)
         labels_TK = record.labels[task][frames_T].astype(np.float32)

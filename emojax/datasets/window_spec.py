@@ -38,7 +38,10 @@ class WindowSpec(WindowConfig):
     # -- time ----------------------------------------------------------------------------------
 
     def num_ticks(self, video: VideoEntry) -> int:
-        """Returns the ticks of a video, from the store's index alone."""
+        """Returns the ticks of a video whose frames all count, from the store's index alone.
+
+        ``ticks.count_ticks`` also knows videos with frames that ``unannotated`` excludes.
+        """
         if not self.clock:
             return video.num_frames
         # The index holds the mean rate, and 0 for a single frame.
@@ -64,7 +67,9 @@ class WindowSpec(WindowConfig):
     def starts(self, num_ticks: int, *, evaluation: bool = False) -> np.ndarray:
         """Returns the first ticks of a video's windows, see ``ops.windows.window_starts``."""
         stride = self._evaluation_stride if evaluation else self.stride
-        return window_starts(num_ticks, self.window, stride, align_end=self.align_end)
+        return window_starts(
+            num_ticks, self.window, stride, align_end=self.align_end, count=self.window_count
+        )
 
     def scored_ticks(self, num_ticks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns each evaluation window's first tick, and the first and end of those scored."""
@@ -178,6 +183,22 @@ class WindowSpec(WindowConfig):
                 field="config.data.evaluation_stride",
                 found=self.evaluation_stride,
                 expected=f"0 (as config.data.stride) to {self.window}, which is config.data.window",
+            )
+        if self.window_count == "floor" and self.align_end:
+            raise InputError(
+                "Windows beyond the end cannot also be aligned to the end.",
+                field="config.data.align_end",
+                found="True, with config.data.window_count floor",
+                expected="False, or window_count cover",
+                remedy="set config.data.align_end=False, or config.data.window_count=cover",
+            )
+        if self.unannotated == "excluded" and self.clock:
+            raise InputError(
+                "Frames can be excluded only where ticks are frames.",
+                field="config.data.unannotated",
+                found=f"excluded, with a clock of {self.clock:g} ticks a second",
+                expected="masked, or config.data.clock 0",
+                remedy="set config.data.unannotated=masked, or config.data.clock=0",
             )
         if self.rates and not self.clock:
             raise InputError(

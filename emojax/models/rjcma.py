@@ -32,7 +32,8 @@ from emojax.models.checks import (
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
-# TCN widths of the authors' public code that fit together.
+# Ours, from code for ABAW8: the paper gives no widths, and those of the authors' public code
+# (512 x 4, 128 x 4, 512 x 4) do not fit its own fusion layer, which wants 256, 128 and 128.
 PAPER_CHANNELS: Mapping[str, tuple[int, ...]] = flax.core.freeze(
     {"ir50": (512, 512, 256, 256), "vggish": (128, 128, 128, 128), "bert": (256, 256, 128, 128)}
 )

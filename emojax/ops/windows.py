@@ -6,12 +6,22 @@ import numpy as np
 
 
 def window_starts(
-    num_frames: int, window: int, stride: int, *, align_end: bool = False
+    num_frames: int,
+    window: int,
+    stride: int,
+    *,
+    align_end: bool = False,
+    count: str = "cover",
 ) -> np.ndarray:
     """Returns the first frames of the windows that cover a video.
 
     There are max(1, ceil((n - w) / s) + 1) windows at multiples of s. The last one may reach
     beyond the video and is then padded. Every frame lies in at least one window.
+
+    With ``count="floor"`` there are floor(n / s) + 1, as section 3.4 of the TCN-Transformer's paper
+    prints (arXiv:2303.08356). All windows of "cover" are among them. Windows that begin within
+    w - s frames of the end repeat frames of the window before, and where s divides n the last one
+    begins at n: it has no frame and is all padding.
 
     Args:
         num_frames: n, frames of the video.
@@ -19,12 +29,14 @@ def window_starts(
         stride: s, frames between starts.
         align_end: shift the last window back so that it ends with the video, instead of
             padding it. A video shorter than a window is padded either way.
+        count: "cover" or "floor".
 
     Returns:
         int64 (windows,), strictly increasing, the first is 0.
 
     Raises:
-        ValueError: an argument is below 1, or s > w, which would leave frames uncovered.
+        ValueError: a number is below 1, or s > w, which would leave frames uncovered, or "floor"
+            is combined with ``align_end``, which would give several windows one place.
     """
     if num_frames < 1 or window < 1 or stride < 1:
         raise ValueError(
@@ -32,6 +44,10 @@ def window_starts(
         )
     if stride > window:
         raise ValueError(f"stride {stride} exceeds window {window}: frames would be left out")
+    if count == "floor":
+        if align_end:
+            raise ValueError("floor(n / s) + 1 windows cannot be aligned to the end")
+        return np.arange(num_frames // stride + 1, dtype=np.int64) * stride
     steps = max(0, -(-(num_frames - window) // stride))
     starts = np.arange(steps + 1, dtype=np.int64) * stride
     if align_end:
@@ -45,14 +61,16 @@ def scored_bounds(
     """Returns the frames that each window of a video is scored on.
 
     Args:
-        starts: (windows,) the result of ``window_starts`` for the same sizes, aligned or not.
+        starts: (windows,) the result of ``window_starts`` for the same sizes, aligned or not, of
+            either count.
         num_frames: n, the frames of the video.
         window: w, the frames of a window.
         stride: s, the frames between starts.
         scored: "all": every frame of the window, so that windows overlap. "centre": its
             middle s frames, beginning with (w - s) // 2. "last": its last s frames. With
             "centre" and "last" the first window also has all frames before, and the last
-            window all frames after, so that every frame has exactly one window.
+            window all frames after, so that every frame has exactly one window. Windows that
+            repeat frames or are empty may score none: then the first is not below the end.
 
     Returns:
         (windows,) first frames, and (windows,) frames after the last.

@@ -95,6 +95,7 @@ def scheme_note(table: PaperTable, store: Store, folds: Sequence[str]) -> str:
     fits = {
         "emma": all({*f.train, *f.validation} <= train for f in rest),
         "tcn_transformer": all({*f.train, *f.validation} == train | validation for f in rest),
+        "rjcma": all(_contiguous(f.validation, store.partitions["train"]) for f in rest),
     }
     if fits.get(table.scheme, True):
         return ""
@@ -102,6 +103,14 @@ def scheme_note(table: PaperTable, store: Store, folds: Sequence[str]) -> str:
         f"The store's folds {', '.join(f.name for f in rest)} follow another scheme than this "
         f"table's (--folds={table.scheme} of the builders)."
     )
+
+
+def _contiguous(part: Sequence[str], whole: Sequence[str]) -> bool:
+    """Returns True if ``part`` is a run of neighbours in ``whole``, in the same order."""
+    if not part or part[0] not in whole:
+        return False
+    start = list(whole).index(part[0])
+    return list(whole[start : start + len(part)]) == list(part)
 
 
 def data_name(store: Store) -> str:

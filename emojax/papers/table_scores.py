@@ -18,6 +18,7 @@ import numpy as np
 
 from emojax.datasets.folds import Fold
 from emojax.datasets.source import Store
+from emojax.datasets.ticks import count_ticks, held_ticks
 from emojax.datasets.window_spec import WindowSpec
 from emojax.exchange.submission_frames import every_frame
 from emojax.exchange.submission_writing import answer, write_submission
@@ -176,8 +177,8 @@ class _Scored:
             counts = dict.fromkeys(EPSILONS, StabilityCounts.empty())
             for name in self.names:
                 number = self.store.index_of(name)
-                num_ticks = spec.num_ticks(self.store.videos[number])
-                frame_ticks = spec.frame_ticks(self.store.read(number).pts_N, num_ticks)
+                num_ticks = count_ticks(self.store, number, spec)
+                frame_ticks = held_ticks(self.store.read(number), spec, num_ticks)
                 ticks, first = np.unique(frame_ticks, return_index=True)
                 values_1TC = np.zeros((1, num_ticks, TASKS[task].outputs))
                 values_1TC[0, ticks] = predictions[name][task][first]

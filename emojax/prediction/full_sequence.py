@@ -22,6 +22,7 @@ from emojax.core.devices import make_layout
 from emojax.core.session import Session
 from emojax.core.step import Shared, forward
 from emojax.datasets.source import Store
+from emojax.datasets.ticks import count_ticks
 from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
 from emojax.models import model_class, model_names
@@ -81,7 +82,7 @@ def full_sequence_session(session: Session, store: Store, part: int = 0) -> Sess
         )
     sides = halo if scored == "last" else 2 * halo
     if not part:
-        longest = max(spec.num_ticks(video) for video in store.videos)
+        longest = max(count_ticks(store, i, spec) for i in range(len(store.videos)))
         room = session.batch_size * spec.window - sides
         part = min(longest, max(room, sides, 1))
     part = _round_up(part, unit)
@@ -91,6 +92,7 @@ def full_sequence_session(session: Session, store: Store, part: int = 0) -> Sess
         stride=part,
         evaluation_stride=0,
         align_end=False,
+        window_count="cover",
         scored=scored,
     )
     data = dataclasses.replace(session.config.data, batch_size=1)

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from emojax import screen
 from emojax.datasets.pipeline import window_list
 from emojax.datasets.source import Store
+from emojax.datasets.ticks import count_ticks
 from emojax.datasets.window_spec import WindowSpec
 from emojax.prediction.predictor import Fed, Predictions
 from emojax.prediction.trained_run import TrainedRun
@@ -24,7 +25,7 @@ def video_groups(
     groups: list[list[str]] = []
     room = 0
     for name in names:
-        length = spec.num_ticks(store.videos[store.index_of(name)])
+        length = count_ticks(store, store.index_of(name), spec)
         if length > room or not groups:
             groups.append([])
             room = ticks

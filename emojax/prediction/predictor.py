@@ -22,6 +22,7 @@ from emojax.datasets.pipeline import (
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.resident import ResidentData
 from emojax.datasets.source import Store
+from emojax.datasets.ticks import count_ticks, held_ticks
 from emojax.datasets.window_spec import WindowSpec
 from emojax.ops.ensembles import combine
 from emojax.ops.scores import without_parts
@@ -204,7 +205,7 @@ class _Timeline:
         self._spans: dict[int, slice] = {}
         self._length = 0
         for index in self._names:
-            stop = self._length + spec.num_ticks(store.videos[index])
+            stop = self._length + count_ticks(store, index, spec)
             self._spans[index] = slice(self._length, stop)
             self._length = stop
         self._scored = {
@@ -238,11 +239,11 @@ class _Timeline:
         predictions: Predictions = {}
         for index, name in self._names.items():
             span = self._spans[index]
-            # Without a clock, frames are ticks and the record need not be read.
+            # Where frames are ticks the record need not be read.
             frames: Any = slice(None)
-            if self._spec.clock:
-                pts_N = self._store.read(index).pts_N
-                frames = self._spec.frame_ticks(pts_N, span.stop - span.start)
+            if self._spec.clock or self._spec.unannotated == "excluded":
+                record = self._store.read(index)
+                frames = held_ticks(record, self._spec, span.stop - span.start)
             predictions[name] = {
                 task: mean_NC[span][frames].astype(np.float32) for task, mean_NC in means.items()
             }

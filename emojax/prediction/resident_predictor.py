@@ -22,6 +22,7 @@ from emojax.core.step import Shared
 from emojax.datasets.pipeline import evaluation_entries
 from emojax.datasets.resident import ResidentData, gather
 from emojax.datasets.source import Store
+from emojax.datasets.ticks import count_ticks
 from emojax.datasets.window_spec import WindowSpec
 from emojax.specs import TASKS
 
@@ -221,7 +222,7 @@ def _windows(
     place = 0
     for name in names:
         number = store.index_of(name)
-        num_ticks = spec.num_ticks(store.videos[number])
+        num_ticks = count_ticks(store, number, spec)
         here = entries_NB2[..., 0] == number
         start = entries_NB2[here][:, 1]
         starts, first, stop = spec.scored_ticks(num_ticks)
@@ -237,7 +238,7 @@ def _windows(
 def _counts(
     windows: np.ndarray, names: Sequence[str], store: Store, spec: WindowSpec
 ) -> np.ndarray:
-    length = sum(spec.num_ticks(store.videos[store.index_of(name)]) for name in names)
+    length = sum(count_ticks(store, store.index_of(name), spec) for name in names)
     place = windows[..., PLACE].ravel()
     changes = np.zeros(length + 1, np.int64)
     np.add.at(changes, place + windows[..., FIRST].ravel(), 1)

@@ -23,6 +23,7 @@ import numpy as np
 from emojax.core.step import stacks
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
+from emojax.datasets.ticks import count_ticks, counted_frames
 from emojax.datasets.transforms import nearest_rows
 from emojax.datasets.window_spec import WindowSpec
 from emojax.prediction.predictor import Fed, Predictor
@@ -226,7 +227,7 @@ def _draw(
     dropped = {}
     for name in {name for of_fold in names for name in of_fold}:
         number = store.index_of(name)
-        num_ticks = spec.num_ticks(store.videos[number])
+        num_ticks = count_ticks(store, number, spec)
         words = [name, case.group, case.pattern]
         seed = [plan.seed, case.trial, round(1e6 * case.share), *(_code(word) for word in words)]
         rate = spec.clock or store.videos[number].fps
@@ -332,7 +333,7 @@ def without_rows(
         changed = dict(record.streams)
         for name in streams:
             stream = record.streams[name]
-            tick_N = _row_ticks(spec, stream.pts_N, record.pts_N, len(dropped[number]))
+            tick_N = _row_ticks(spec, stream.pts_N, record, len(dropped[number]))
             valid_N = stream.valid_N & ~dropped[number][tick_N]
             changed[name] = dataclasses.replace(stream, valid_N=valid_N)
         return dataclasses.replace(record, streams=changed)
@@ -341,12 +342,12 @@ def without_rows(
 
 
 def _row_ticks(
-    spec: WindowSpec, row_pts_N: np.ndarray, frame_pts_N: np.ndarray, num_ticks: int
+    spec: WindowSpec, row_pts_N: np.ndarray, record: VideoRecord, num_ticks: int
 ) -> np.ndarray:
     """Returns the tick nearest to each stored row."""
     if not spec.clock:
-        return nearest_rows(row_pts_N, frame_pts_N)
-    tick_N = np.floor((row_pts_N - frame_pts_N[0]) * spec.clock + 0.5).astype(np.int64)
+        return nearest_rows(row_pts_N, record.pts_N[counted_frames(record, spec)])
+    tick_N = np.floor((row_pts_N - record.pts_N[0]) * spec.clock + 0.5).astype(np.int64)
     return np.clip(tick_N, 0, num_ticks - 1)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from emojax.datasets.record import StreamRows, VideoRecord
+from emojax.datasets.ticks import count_ticks
 from emojax.datasets.transforms import row_spacing
 from emojax.errors import InputError
 from emojax.ops.bootstrap import interval, two_sided_p
@@ -98,7 +99,7 @@ def stream_importance(
     intact = scored(predictor(*placed, names))
     everything = {
         store.index_of(name): np.ones(
-            studied.run.session.window_spec.num_ticks(store.videos[store.index_of(name)]), bool
+            count_ticks(store, store.index_of(name), studied.run.session.window_spec), bool
         )
         for of_fold in names
         for name in of_fold
