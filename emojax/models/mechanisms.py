@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -84,7 +85,7 @@ def identity(call: Call) -> Any:
         x_BTD = x_BTD.astype(like_BTD.dtype)
         return x_BTD if mask_BT is None else zero_where_padded(x_BTD, mask_BT.astype(bool))
 
-    return jax.tree.map(passed, given, call.output)
+    return _map(passed, given, call.output)
 
 
 def uniform(call: Call) -> Array:
@@ -135,9 +136,7 @@ def replaced(mechanisms: Mapping[str, Mechanism], chosen_M: Array) -> Iterator[N
                 continue
             bound = inspect.signature(context.orig_method).bind(*args, **kwargs)
             instead = mechanism.instead(Call(bound.arguments, output))
-            output = jax.tree.map(
-                lambda a, b, chosen=chosen_M[m]: jnp.where(chosen, a, b), instead, output
-            )
+            output = _map(functools.partial(_choose, chosen_M[m]), instead, output)
         return output
 
     with nn.intercept_methods(intercept):
@@ -155,6 +154,17 @@ def replaced_parameters(mechanisms: Mapping[str, Mechanism], chosen_M: Array, pa
         return leaf
 
     return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _choose(chosen: Array, instead: Array, output: Array) -> Array:
+    return jnp.where(chosen, instead, output)
+
+
+def _map(function: Callable[[Array, Array], Array], first: Any, second: Any) -> Any:
+    """Maps over two arrays, or mappings of arrays, whose order it keeps as JAX does not."""
+    if isinstance(second, Mapping):
+        return {name: function(first[name], second[name]) for name in second}
+    return function(first, second)
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
