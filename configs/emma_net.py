@@ -54,6 +54,8 @@ def paper() -> ConfigDict:
     config.data.clock = 6.0  # anchors: one frame of five at 30 fps, section 3.1
     config.data.rates.deepspectrum = 2.0  # one row each 0.5 s, sections 3.1 and 4.1
     config.data.rates.openpose = 2.0  # section 3.1
+    # Ours; the paper says nothing about normalisation.
+    config.data.normalisation = ConfigDict(dict.fromkeys(config.data.streams, "zscore"))
     config.data.window = 36  # ticks: "6-second window", T = 12 rows at 2 Hz, section 4.2
     config.data.stride = 18  # ours
     config.data.batch_size = 4  # section 4.2
@@ -139,9 +141,10 @@ def audio(stream: str) -> ConfigDict:
     """Low-level descriptors (100 Hz), as means over 0.5 s, in place of DeepSpectrum."""
     config = paper()
     config.data.streams = ("fan", stream, "openpose")
-    del config.data.rates.deepspectrum
+    del config.data.rates.deepspectrum, config.data.normalisation.deepspectrum
     config.data.rates[stream] = 2.0
     config.data.resampling[stream] = "mean"
+    config.data.normalisation[stream] = "zscore"
     return config
 
 
@@ -162,6 +165,7 @@ def meld() -> ConfigDict:
     config.data.tasks = ("ekman",)
     config.data.clock = 0.0
     config.data.rates = ConfigDict()
+    config.data.normalisation = ConfigDict(dict.fromkeys(config.data.streams, "zscore"))
     config.data.window = 24  # the longest dialogue has 23 utterances
     config.data.stride = 24
     config.data.scored = "all"

@@ -125,6 +125,13 @@ class DataConfig(WindowConfig):
 
     store: str = key("", "folder of the store to train on", required=True)
     batch_size: int = key(12, "B, windows in a batch", required=True, least=1)
+    normalisation: dict[str, str] = key(
+        {},
+        "stream -> zscore: less the mean, by the standard deviation of each column over the "
+        "fold's training videos; none: as stored; half: (x - 0.5) / 0.5. zscore for streams left "
+        "out. A missing row is zeros after it. The ridge baseline always takes z-scores",
+        choices=("zscore", "none", "half"),
+    )
     feed: str = key(
         "auto",
         "stream reads windows from disk, resident keeps all data on the device, auto is resident "

@@ -233,7 +233,11 @@ def show(variant: Variant, streams: Mapping[str, StreamSpec], *, fast: bool = Fa
     tables = {
         "facts": facts,
         "streams": [
-            (name, f"{stream.width} wide, {spec.lengths[name]} rows a window")
+            (
+                name,
+                f"{stream.width} wide, {spec.lengths[name]} rows a window, normalisation: "
+                + session.config.data.normalisation[name],
+            )
             for name, stream in session.streams.items()
         ],
         "fields": [(name, str(value)) for name, value in model_fields(session.model).items()],

@@ -52,7 +52,7 @@ def small_session(variant: Variant, **fields: Any) -> Session:
     names = list(dict.fromkeys([*first, *data["streams"]]))[:2]
     data |= {"streams": names, "tasks": list(TASKS), "window": WINDOW, "stride": WINDOW}
     data |= {"batch_size": 2, "evaluation_stride": 0, "scored": "all"}
-    for option in ("resampling", "rates", "context"):
+    for option in ("resampling", "rates", "context", "normalisation"):
         kept = {name: value for name, value in data.get(option, {}).items() if name in names}
         data[option] = dict.fromkeys(kept, CONTEXT) if option == "context" else kept
     if variant.small is not None:

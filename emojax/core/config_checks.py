@@ -24,7 +24,8 @@ def read_config(values: Any) -> RunConfig:
         values: nested mapping as ``configs/rjcma.py`` makes it.
 
     Returns:
-        The configuration, in which each task has a loss and a selection score.
+        The configuration, in which each task has a loss and a selection score, and each stream a
+        normalisation.
 
     Raises:
         InputError: a key is unknown, missing or not allowed; the error's field names it.
@@ -52,7 +53,9 @@ def read_config(values: Any) -> RunConfig:
         _check_choice(f"evaluation.selection.{task}", scores[task], TASK_OPS[task].selections)
     _check_training(config.train, tasks)
     evaluation = dataclasses.replace(config.evaluation, selection=scores)
-    return dataclasses.replace(config, loss=losses, evaluation=evaluation)
+    normalisation = dict.fromkeys(config.data.streams, "zscore") | config.data.normalisation
+    data = dataclasses.replace(config.data, normalisation=normalisation)
+    return dataclasses.replace(config, data=data, loss=losses, evaluation=evaluation)
 
 
 def _check_training(train: TrainConfig, tasks: tuple[str, ...]) -> None:

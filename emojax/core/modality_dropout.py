@@ -1,8 +1,8 @@
 """Modality dropout: training on streams that fail, as faces and microphones do.
 
 The robust training that ExpTrm leaves as future work. What it does to a batch is what the
-missing-modality study (ExpTrm section 5.3) does to a test partition: rows become zero, the
-training mean, after normalisation, and every mask stays as it is.
+missing-modality study (ExpTrm section 5.3) does to a test partition: rows become zero after
+normalisation (the training mean of a z-scored stream), and every mask stays as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PURPOSE = 0x6D6F64
 def zero_rows(
     streams: Mapping[str, jax.Array], drop: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """Sets the dropped rows of streams to zero, the training mean.
+    """Sets the dropped rows of streams to zero: the training mean, if they are z-scored.
 
     Args:
         streams: stream -> (B, T_s, D_s), normalised.

@@ -33,10 +33,11 @@ from emojax.core.stages import check_frozen
 from emojax.core.state import TrainState, abstract_state, branch_names, init_state
 from emojax.core.step import Learner, LossTable, Shared, loss_table
 from emojax.datasets.source import Store
+from emojax.datasets.store_checks import check_known
 from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
 from emojax.models import build_model, declared_fields, is_place
-from emojax.specs import TASKS, StreamSpec
+from emojax.specs import STREAMS, TASKS, StreamSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,19 @@ class Session:
             samplers=group_by(replicas, _sampler),
             layout=layout,
         )
+
+    def normalisation(self, store: Store) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Returns what a training on the store normalises with, see ``fold_normalisation``.
+
+        Raises:
+            InputError: ``config.data.normalisation`` names a stream that nobody knows.
+        """
+        kinds = self.config.data.normalisation
+        for name in kinds:  # a stream may be left out this time, but not misspelt
+            check_known(
+                [name], [*store.streams, *STREAMS], "stream", f"config.data.normalisation.{name}"
+            )
+        return fold_normalisation(store, self.folds.keys, self.streams, kinds)
 
     def init_state(self) -> TrainState:
         """Makes a fresh train state, on the devices."""
@@ -215,12 +229,27 @@ def build_session(
     )
 
 
-def fold_normalisation(
-    store: Store, folds: Sequence[str], streams: Iterable[str]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Reads the training statistics of folds: stream -> (mean, standard deviation), float32.
+# Normalisations that are the same for all data: name -> (shift, scale), for (x - shift) / scale.
+FIXED = {"none": (0.0, 1.0), "half": (0.5, 0.5)}
 
-    Each is (D,) for one fold, else (folds, D).
+
+def fold_normalisation(
+    store: Store,
+    folds: Sequence[str],
+    streams: Iterable[str],
+    kinds: Mapping[str, str] | None = None,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns the shift and scale of (x - shift) / scale, by stream, for each fold.
+
+    Args:
+        store: the store, whose training statistics "zscore" takes.
+        folds: the names of folds.
+        streams: the names of streams.
+        kinds: ``config.data.normalisation``, stream -> "zscore", "none" or "half"; "zscore" for
+            streams that are not there.
+
+    Returns:
+        Stream -> (shift, scale), float32, each (D,) for one fold, else (folds, D).
     """
     per_fold = [store.statistics(fold) for fold in folds]
     normalisation = {}
@@ -229,6 +258,9 @@ def fold_normalisation(
             np.stack([statistics[name][i] for statistics in per_fold]).astype(np.float32)
             for i in (0, 1)
         )
+        kind = (kinds or {}).get(name, "zscore")
+        if kind != "zscore":
+            mean, std = (np.full_like(mean, value) for value in FIXED[kind])
         normalisation[name] = (mean[0], std[0]) if len(per_fold) == 1 else (mean, std)
     return normalisation
 

@@ -65,19 +65,19 @@ class Shared:
 
 
 def prepare(batch: Batch, normalisation: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Turns stored rows into model inputs: float32, z-scored, zero where padded or missing.
+    """Turns stored rows into model inputs: float32, normalised, zero where padded or missing.
 
-    Zero after normalisation is the training mean. RJCMA's paper gives its backbone black frames
+    Zero after a z-score is the training mean. RJCMA's paper gives its backbone black frames
     where there is no face (section 4.2.1); over features that becomes zeros here.
 
     Args:
         batch: a batch, any float dtype.
-        normalisation: stream -> (mean (D,), standard deviation (D,)) of the training fold.
+        normalisation: stream -> (shift (D,), scale (D,)), see ``session.fold_normalisation``.
     """
     streams = {}
     for name, rows_BTD in batch.streams.items():
-        mean_D, std_D = normalisation[name]
-        x_BTD = (rows_BTD.astype(jnp.float32) - mean_D[None, None]) / std_D[None, None]
+        shift_D, scale_D = normalisation[name]
+        x_BTD = (rows_BTD.astype(jnp.float32) - shift_D[None, None]) / scale_D[None, None]
         streams[name] = jnp.where(batch.stream_valid[name][..., None], x_BTD, 0.0)
     return streams
 

@@ -60,7 +60,7 @@ class SegmentMLP(nn.Module):
         Args:
             streams: stream -> (B, T, D_s), normalised features, one row per frame, T <= K.
             masks: stream -> (B, T) bool, False on padding, which no mean includes.
-            valid: not used: missing rows are zeros, the training mean, and count as such.
+            valid: not used: missing rows are zeros, and count as such.
             train: dropout acts (needs a "dropout" key).
 
         Returns:

@@ -42,8 +42,9 @@ _FEATURES = (
         {"data.streams": other_than("fan", "deepspectrum", "openpose", "egemaps", "compare_lld")},
     ),
     Difference(
-        "Every column of every stream is z-scored with the statistics of the training videos of "
-        "the fold. The paper says nothing about normalisation.",
+        "The paper says nothing about normalisation. Here streams are as "
+        "config.data.normalisation has them; z-scored, with the statistics of the training videos "
+        "of the fold, by default.",
         "section 4.1",
         OURS,
     ),

@@ -12,6 +12,7 @@ import numpy as np
 from emojax import __version__
 from emojax.config_reading import all_keys, as_plain, flatten
 from emojax.config_schema import RunConfig
+from emojax.core.config_checks import read_config
 from emojax.core.schedule import ScheduleState
 from emojax.core.session import Session
 from emojax.datasets.source import Store
@@ -72,7 +73,7 @@ def check_same_run(meta: dict[str, Any], config: RunConfig, identity: str, workd
     """
     # A run saved before a key existed was trained with its default.
     defaults = flatten(as_plain(RunConfig()))
-    saved = defaults | flatten(meta["config"])
+    saved = defaults | flatten(as_plain(read_config(meta["config"])))
     current = defaults | flatten(as_plain(config))
     # Only the path of the store, the number of epochs and the machine may change.
     free = {"data.store", "train.epochs"}

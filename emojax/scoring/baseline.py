@@ -1,10 +1,11 @@
 """Ridge + smoothing, the linear baseline that is printed beside every run.
 
-Every stream is z-scored with the fold's statistics, missing rows count as the mean, each frame
-takes the row nearest in time, and one linear map leads from all columns to the labels. What it
-predicts is smoothed by a centred moving average and rescaled to suit the metric. Penalty, width
-and scale are chosen by cross-validation inside the training videos, so the validation videos
-are as new to the baseline as they are to the model beside it.
+Every stream is z-scored with the fold's statistics, whatever the model beside it takes
+(``config.data.normalisation``). Missing rows count as the mean, each frame takes the row nearest
+in time, and one linear map leads from all columns to the labels. What it predicts is smoothed by a
+centred moving average and rescaled to suit the metric. Penalty, width and scale are chosen by
+cross-validation inside the training videos, so the validation videos are as new to the baseline as
+they are to the model beside it.
 
 The training videos are passed over twice: once for the normal equations of each group of
 videos, once for what the other groups predict of it.

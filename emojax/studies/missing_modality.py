@@ -4,9 +4,9 @@ In each trial, a random share of the ticks of each video loses one modality (or 
 tick by tick or in contiguous spans. A tick is a video frame, unless the run has a clock of its own
 (see ``datasets.window_spec``). Rows go missing in one of two ways:
 
-"kept": the rows are zeros, the training mean, at the model's input: after normalisation and, in a
-    model that stacks context (ExpTrm), after stacking. All validity masks stay on. This is the
-    paper's study.
+"kept": the rows are zeros at the model's input (the training mean of a z-scored stream): after
+    normalisation and, in a model that stacks context (ExpTrm), after stacking. All validity masks
+    stay on. This is the paper's study.
 "cleared": the rows are missing in the store, as if the extractor had found nothing. They are
     filled as the run fills missing rows (``config.data.fill``), and their validity is off.
 """

@@ -1,7 +1,7 @@
 """Measures the fall of a run's scores without a stream, and with another video's rows in it.
 
-"left out": all rows of the stream (or of a modality's streams) are zeros at the model's input,
-the training mean, with all masks left on. The model is not trained again.
+"left out": all rows of the stream (or of a modality's streams) are zeros at the model's input, the
+training mean if they are z-scored, with all masks left on. The model is not trained again.
 "permuted": the stream's rows are those of another video of the same partition, several times
 with different partners (Breiman 2001). The model then sees realistic rows that are unrelated
 to the video, so that it cannot fall back on the mean.

@@ -30,7 +30,7 @@ from emojax.core.schedule import (
     saved_state,
     schedule_config,
 )
-from emojax.core.session import Session, abstract_normalisation, fold_normalisation
+from emojax.core.session import Session, abstract_normalisation
 from emojax.core.stages import on_branches, trainable
 from emojax.core.state import TrainState, keep_best, reload_best, restart_optimizer
 from emojax.core.step import Hyper, Steps, train_steps
@@ -107,7 +107,7 @@ class Trainer:
         self._total_steps = config.epochs * self._schedule_config.epoch_steps
         self._base_R = np.array([replica.learning_rate for replica in session.replicas])
         self._decay_R = np.array([r.weight_decay for r in session.replicas], np.float32)
-        self._normalisation = fold_normalisation(store, folds, session.streams)
+        self._normalisation = session.normalisation(store)
         self.profile = Profile(profile)
         wanted, obstacle = wanted_bytes(session, store)
         self.plan = plan_memory(session, resident=wanted)
