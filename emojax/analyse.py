@@ -1,8 +1,9 @@
 """Studies of trained runs: ``emojax analyse STUDY --checkpoint=RUN [--partition=test]``.
 
-    missing  scores while more and more frames of a modality go missing (ExpTrm, section 5.3)
-    streams  fall of the scores without a stream, and with another video's rows in its place
-    compare  differences between two or more runs: Fisher's z and a bootstrap over videos
+    missing     scores while more and more frames of a modality go missing (ExpTrm, section 5.3)
+    streams     fall of the scores without a stream, and with another video's rows in its place
+    mechanisms  fall of the scores without each mechanism of the model, and norms of parameters
+    compare     differences between two or more runs: Fisher's z and a bootstrap over videos
 
 Tables (CSV), ``study.json`` and pictures go to RUN/analysis/STUDY/PARTITION.
 """
@@ -20,6 +21,8 @@ from emojax.commands import cli
 from emojax.core.devices import use_compilation_cache
 from emojax.errors import InputError, closest
 from emojax.ops.significance import LEVEL, dagger
+from emojax.studies.mechanism_study import mechanism_study
+from emojax.studies.mechanism_tables import mechanism_tables
 from emojax.studies.missing_modality import (
     KEPT,
     PATTERNS,
@@ -33,6 +36,7 @@ from emojax.studies.study_data import StudiedRun, open_studied
 from emojax.studies.study_output import StudyTable, print_tables, progress_bar, write_tables
 from emojax.studies.study_pictures import (
     plot_importance,
+    plot_mechanisms,
     plot_missing,
     shown_scores,
 )
@@ -51,7 +55,7 @@ def define_flags(define: cli.Flags) -> None:
     define.string("out", "", "Folder; RUN/analysis/STUDY/PARTITION[-on-NAME] by default.")
     define.integer("seed", 0, "Seed of all random draws.", lower_bound=0)
     define.integer(
-        "draws", 1000, "streams, compare: draws of the bootstrap over videos.", lower_bound=1
+        "draws", 1000, "all but missing: draws of the bootstrap over videos.", lower_bound=1
     )
     define.enum(
         "by",
@@ -76,7 +80,8 @@ def define_flags(define: cli.Flags) -> None:
     define.integer(
         "shuffles",
         5,
-        "streams: number of other videos whose rows replace those of a video; 0 for none.",
+        "streams, mechanisms: number of other videos whose rows replace those of a video; 0 for "
+        "none.",
         lower_bound=0,
     )
 
@@ -154,6 +159,17 @@ def _streams(
     return [StudyTable("streams", heading, rows, _brief(rows), caption)]
 
 
+def _mechanisms(
+    given: flags.FlagValues, runs: Sequence[StudiedRun], folder: Path, progress: Progress
+) -> list[StudyTable]:
+    found = mechanism_study(
+        runs[0], progress, shuffles=given.shuffles, draws=given.draws, seed=given.seed
+    )
+    heading = _heading(runs, "without each mechanism")
+    plot_mechanisms(folder / "mechanisms.png", heading=heading, found=found)
+    return mechanism_tables(found, runs[0].run, heading, _bootstrap(given, runs))
+
+
 def _compare(
     given: flags.FlagValues, runs: Sequence[StudiedRun], folder: Path, progress: Progress
 ) -> list[StudyTable]:
@@ -200,6 +216,7 @@ class _Study:
 STUDIES: dict[str, _Study] = {
     "missing": _Study(_missing, ("seed", "by", "percent", "trials", "pattern", "validity", "span")),
     "streams": _Study(_streams, ("seed", "by", "shuffles", "draws")),
+    "mechanisms": _Study(_mechanisms, ("seed", "shuffles", "draws")),
     "compare": _Study(_compare, ("seed", "draws"), several=True),
 }
 

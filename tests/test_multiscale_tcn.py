@@ -17,7 +17,7 @@ from emojax.core.session import build_session
 from emojax.core.stages import check_frozen
 from emojax.errors import InputError
 from emojax.models import build_model
-from emojax.models.multiscale_tcn import cross_modal_attention
+from emojax.models.multiscale_tcn import CrossModalAttention
 from emojax.specs import STREAMS
 from tests.applying import run as jitted
 from tests.refusals import refused_by_model
@@ -68,8 +68,8 @@ def test_attention_is_its_equation_on_real_frames() -> None:
     query_BTD, source_BSD = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 5, 4))
     mask_BS = np.array([[True, False, True, True, False], [False] * 5])
     poisoned_BSD = np.where(mask_BS[..., None], source_BSD, np.nan)
-    found = cross_modal_attention(
-        query_BTD.astype(np.float32), poisoned_BSD.astype(np.float32), mask_BS
+    found = CrossModalAttention().apply(
+        {}, query_BTD.astype(np.float32), poisoned_BSD.astype(np.float32), mask_BS
     )
     keys_SD = source_BSD[0][mask_BS[0]]
     weight_TS = np.exp(query_BTD[0] @ keys_SD.T / math.sqrt(4))

@@ -43,6 +43,19 @@ def attention_weights(scores_BHTS: Array, allowed_BHTS: Array) -> Array:
     return jnp.where(allowed_BHTS, jax.nn.softmax(scores_BHTS, axis=-1), 0.0)
 
 
+class AttentionWeights(nn.Module):
+    """Computes ``attention_weights`` in a module, which has no parameters.
+
+    Its name makes the weights of each attention of a model known, so that they can be looked at
+    or replaced from outside (see ``emojax.models.mechanisms``).
+    """
+
+    @nn.compact
+    def __call__(self, scores: Array, allowed: Array) -> Array:
+        """Returns weights of the shape of ``scores``, float32; see ``attention_weights``."""
+        return attention_weights(scores, allowed)
+
+
 class MultiHeadAttention(nn.Module):
     """Concat(head_1, ..., head_h) W_o, head_i = softmax(Q_i K_i^T / sqrt(d)) V_i.
 
@@ -109,7 +122,7 @@ class MultiHeadAttention(nn.Module):
         scores_BHTS = jnp.einsum(
             "bhtk,bhsk->bhts", query_BHTK, key_BHSK, preferred_element_type=jnp.float32
         )
-        weight_BHTS = attention_weights(
+        weight_BHTS = AttentionWeights(name="weights")(
             scores_BHTS / math.sqrt(features // self.heads), source_mask_BS[:, None, None, :]
         )
         weight_BHTS = Dropout(self.dropout)(weight_BHTS.astype(self.dtype), train=train)

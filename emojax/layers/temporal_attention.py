@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from emojax.layers.attention import attention_weights
+from emojax.layers.attention import AttentionWeights
 from emojax.types import Array
 
 
@@ -71,19 +71,20 @@ class Sequence:
         return jnp.concatenate([before_BT, held_BT[:, :-late]], axis=1)
 
 
-def attend(scores_BTS: Array, sequence: Sequence) -> tuple[Array, Array]:
+def attend(scores_BTS: Array, sequence: Sequence, name: str) -> tuple[Array, Array]:
     """Returns the softmax over an anchor's rows and their weighted sum (eq. 4-5).
 
     Args:
         scores_BTS: finite numbers.
         sequence: the sequence to attend to.
+        name: the name of the stream; its weights are those of the module "attention_<name>".
 
     Returns:
         context (B, T, H) and the float32 weights (B, T, S): exactly zero on padding and on
         what is not visible, and all zero (as is the context) for an anchor that sees nothing.
     """
     allowed_BTS = sequence.mask_BS[:, None, :] & jnp.asarray(sequence.visible())[None]
-    weight_BTS = attention_weights(scores_BTS, allowed_BTS)
+    weight_BTS = AttentionWeights(name=f"attention_{name}")(scores_BTS, allowed_BTS)
     rows_BSH = sequence.rows_BSH
     return jnp.einsum("bts,bsh->bth", weight_BTS.astype(rows_BSH.dtype), rows_BSH), weight_BTS
 
@@ -128,7 +129,7 @@ class AttentionFusion(nn.Module):
             if self.locality:
                 rate = self.param(f"locality_{name}", nn.initializers.zeros, ())
                 scores_BTS = scores_BTS - rate * jnp.asarray(sequence.distance())[None]
-            context_BTH, weight_BTS = attend(scores_BTS, sequence)
+            context_BTH, weight_BTS = attend(scores_BTS, sequence, name)
             self.sow("intermediates", f"weights_{name}", weight_BTS)
             parts.append(context_BTH)
         return jnp.concatenate(parts, axis=-1)
@@ -157,7 +158,7 @@ class BilinearFusion(nn.Module):
             scores_BTS = jnp.einsum(
                 "bth,bsh->bts", asked_BTH, rows_BSH, preferred_element_type=jnp.float32
             )
-            context_BTH, weight_BTS = attend(scores_BTS, sequence)
+            context_BTH, weight_BTS = attend(scores_BTS, sequence, name)
             self.sow("intermediates", f"weights_{name}", weight_BTS)
             contexts.append(context_BTH)
         return jnp.concatenate([anchor_BTD, sum(contexts[1:], contexts[0])], axis=-1)

@@ -39,6 +39,7 @@ from emojax.models.checks import (
     stream_widths,
 )
 from emojax.models.extent import Extent
+from emojax.models.mechanisms import Mechanism, uniform
 from emojax.ops.masking import masked_mean, zero_where_padded
 from emojax.ops.stability import smoothness
 from emojax.ops.tasks import TASK_OPS
@@ -194,6 +195,39 @@ class EMMANet(nn.Module):
         if self.smoothness_weight:
             target_losses["smoothness"] = self._smoothness(outputs, mask_BT)
         return outputs, {"losses": losses, "target_losses": target_losses}
+
+    def mechanisms(self) -> dict[str, Mechanism]:
+        """Names what the fusion weighs: the rows of each stream, or the streams."""
+        apart = {"attention": "attention to", "bilinear": "bilinear attention to"}
+        if self.fusion in apart:
+            return {
+                f"{apart[self.fusion]} {name}": Mechanism(
+                    "uniform: every row that is seen weighs the same",
+                    (f"fusion/attention_{name}",),
+                    uniform,
+                    others=() if name == self.anchor else (name,),
+                )
+                for name in self.streams
+            }
+        others = tuple(name for name in self.streams if name != self.anchor)
+        if self.fusion == "gating":
+            half = "one half: no gate opens or closes"
+            gates = {
+                f"gate of {name}": Mechanism(half, parameters=(f"fusion/gate_{name}/*",))
+                for name in self.streams
+            }
+            return {
+                "gates": Mechanism(half, parameters=("fusion/gate_*/*",), others=others)
+            } | gates
+        if self.fusion == "additive":
+            return {
+                "weights of the streams": Mechanism(
+                    "equal: every stream weighs the same, as at the start",
+                    parameters=("fusion/logits",),
+                    others=others,
+                )
+            }
+        return {}
 
     def _encode(self, name: str, x_BSD: Array, mask_BS: Array, *, train: bool) -> Sequence:
         """Encodes one stream as H (eq. 1-3)."""

@@ -32,6 +32,7 @@ from emojax.models.checks import (
     frame_mask,
     stream_widths,
 )
+from emojax.models.mechanisms import Mechanism, uniform
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
@@ -166,6 +167,28 @@ class ExpTrm(nn.Module):
             train=train,
         )
         return activate_heads(predictions, self.head_activation), {"losses": {}}
+
+    def mechanisms(self) -> dict[str, Mechanism]:
+        """Names self-attention by encoder, each cross-modal direction, and alpha and beta."""
+        equal = "uniform: every frame weighs the same"
+        found = {
+            f"self-attention {name}": Mechanism(
+                equal, (f"encoder_{name}/layer_*/attention/weights",), uniform
+            )
+            for name in self.streams
+        }
+        pairs = list(itertools.permutations(sorted(self.streams), 2))
+        for query, source in pairs:
+            found[f"{query} queries {source}"] = Mechanism(
+                equal, (f"cross_{query}_{source}/weights",), uniform, others=(source,)
+            )
+        if pairs:
+            found["alpha and beta"] = Mechanism(
+                f"equal: {1 / len(pairs):.3g}, as at the start",
+                parameters=("weight_*",),
+                value=1 / len(pairs),
+            )
+        return found
 
     def _frames(
         self, streams: Mapping[str, Array], masks: Mapping[str, Array]

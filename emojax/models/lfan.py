@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from emojax.layers.attention import AttentionWeights
 from emojax.layers.dropout import Dropout
 from emojax.layers.heads import OUTPUTS, task_heads
 from emojax.layers.normalisation import MaskedBatchNorm
@@ -32,6 +32,7 @@ from emojax.models.checks import (
     stream_widths,
 )
 from emojax.models.extent import Extent, tcn_extent
+from emojax.models.mechanisms import Mechanism, uniform
 from emojax.types import Array
 
 NAME = "LFAN"
@@ -94,7 +95,9 @@ class ModalityAttention(nn.Module):
         scores_BTHSR = jnp.einsum(
             "bthsk,bthrk->bthsr", query_BTHSK, key_BTHSK, preferred_element_type=jnp.float32
         ) / math.sqrt(self.width // self.heads)
-        weight_BTHSR = jax.nn.softmax(scores_BTHSR, axis=-1).astype(self.dtype)
+        # Every stream sees all streams of its frame.
+        weight_BTHSR = AttentionWeights(name="weights")(scores_BTHSR, jnp.ones((), bool))
+        weight_BTHSR = weight_BTHSR.astype(self.dtype)
         attended_BTHSK = weight_BTHSR @ value_BTHSK + value_BTHSK
 
         y_BTF: Array = attended_BTHSK.reshape(*attended_BTHSK.shape[:2], -1)
@@ -203,6 +206,18 @@ class LFAN(nn.Module):
             train=train,
         )
         return predictions, {"losses": {}}
+
+    def mechanisms(self) -> dict[str, Mechanism]:
+        """Names the attention between the streams of a frame."""
+        followers = tuple(name for name in self.streams if name != self.leader)
+        return {
+            "cross-modality attention": Mechanism(
+                "uniform: every stream weighs the same in every frame",
+                ("attention/weights",),
+                uniform,
+                others=followers,
+            )
+        }
 
     def extent(self) -> Extent:
         """Returns the frames that a prediction sees: those of the deepest TCN."""

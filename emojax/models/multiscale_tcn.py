@@ -12,6 +12,7 @@ authors' public repository cannot run as published, so there is no ``upstream`` 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from emojax.errors import InputError
-from emojax.layers.attention import attention_weights
+from emojax.layers.attention import AttentionWeights
 from emojax.layers.dropout import Dropout
 from emojax.layers.heads import HEADS, head_columns
 from emojax.layers.multi_kernel import MultiKernelTCN
@@ -36,6 +37,7 @@ from emojax.models.checks import (
     stream_widths,
 )
 from emojax.models.extent import Extent, tcn_extent
+from emojax.models.mechanisms import Mechanism, time_mean, uniform
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
@@ -52,23 +54,27 @@ DEFAULT_CHANNELS: Mapping[str, tuple[int, ...]] = flax.core.freeze(
 )
 
 
-def cross_modal_attention(query_BTD: Array, source_BSD: Array, source_mask_BS: Array) -> Array:
-    """Computes softmax(Q K^T / sqrt(d)) V without projections, K = V = the source (eq. 8).
+class CrossModalAttention(nn.Module):
+    """softmax(Q K^T / sqrt(d)) V without projections, K = V = the source (eq. 8)."""
 
-    Args:
-        query_BTD: finite features.
-        source_BSD: features of the same width; padded rows may hold anything.
-        source_mask_BS: bool, False on padding, which gets a weight of exactly zero.
+    @nn.compact
+    def __call__(self, query_BTD: Array, source_BSD: Array, source_mask_BS: Array) -> Array:
+        """Attends from every query to the real rows of the source.
 
-    Returns:
-        (B, T, D); zero where no row of the source is real. The softmax is float32.
-    """
-    source_BSD = zero_where_padded(source_BSD, source_mask_BS)
-    scores_BTS = jnp.einsum(
-        "btd,bsd->bts", query_BTD, source_BSD, preferred_element_type=jnp.float32
-    ) / math.sqrt(query_BTD.shape[-1])
-    weight_BTS = attention_weights(scores_BTS, source_mask_BS[:, None, :])
-    return weight_BTS.astype(source_BSD.dtype) @ source_BSD
+        Args:
+            query_BTD: finite features.
+            source_BSD: features of the same width; padded rows may hold anything.
+            source_mask_BS: bool, False on padding, which gets a weight of exactly zero.
+
+        Returns:
+            (B, T, D); zero where no row of the source is real. The softmax is float32.
+        """
+        source_BSD = zero_where_padded(source_BSD, source_mask_BS)
+        scores_BTS = jnp.einsum(
+            "btd,bsd->bts", query_BTD, source_BSD, preferred_element_type=jnp.float32
+        ) / math.sqrt(query_BTD.shape[-1])
+        weight_BTS = AttentionWeights(name="weights")(scores_BTS, source_mask_BS[:, None, :])
+        return weight_BTS.astype(source_BSD.dtype) @ source_BSD
 
 
 class RegressionLayer(nn.Module):
@@ -184,7 +190,7 @@ class MultiscaleTCN(nn.Module):
 
         query_BTD = features[self.leader]
         found = [
-            cross_modal_attention(query_BTD, features[name], mask_BT)
+            CrossModalAttention(name=f"attention_{name}")(query_BTD, features[name], mask_BT)
             for name in self.streams
             if name != self.leader
         ]
@@ -203,6 +209,27 @@ class MultiscaleTCN(nn.Module):
         if self.branch_heads:
             aux["branches"] = {name: self._branch(name, x_BTD) for name, x_BTD in features.items()}
         return predictions, aux
+
+    def mechanisms(self) -> dict[str, Mechanism]:
+        """Names the TCNs of each kernel size, and the query to each stream but the leader."""
+        sizes = self.kernel_sizes
+        found = {
+            f"kernel {size}": Mechanism(
+                "mean over time: its TCN gives the window's mean in every frame",
+                ("encoder_*",),
+                functools.partial(time_mean, part=i, parts=len(sizes)),
+            )
+            for i, size in enumerate(sizes)
+        }
+        for name in self.streams:
+            if name != self.leader:
+                found[f"query to {name}"] = Mechanism(
+                    "uniform: every frame weighs the same",
+                    (f"attention_{name}/weights",),
+                    uniform,
+                    others=(name,),
+                )
+        return found
 
     def _branch(self, stream: str, x_BTD: Array) -> dict[str, Array]:
         """Predicts from one stream alone: task -> (B, T, C), one linear layer each."""

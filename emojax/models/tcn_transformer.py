@@ -32,6 +32,7 @@ from emojax.models.checks import (
     frame_mask,
     stream_widths,
 )
+from emojax.models.mechanisms import Mechanism, identity, uniform
 from emojax.specs import TASKS
 from emojax.types import Array
 
@@ -216,6 +217,19 @@ class TCNTransformer(nn.Module):
         with stream_widths(streams):
             hidden_BTD = self._relate(joint_BTD, mask_BT, width, train=train)
             return self._predict(hidden_BTD, mask_BT, variant, train=train), {"losses": {}}
+
+    def mechanisms(self) -> dict[str, Mechanism]:
+        """Names the encoder and its attention; a model without layers has neither."""
+        if not self.layers:
+            return {}
+        return {
+            "encoder": Mechanism("identity: no Transformer", ("transformer",), identity),
+            "attention of the encoder": Mechanism(
+                "uniform: every frame weighs the same",
+                ("transformer/layer_*/attention/weights",),
+                uniform,
+            ),
+        }
 
     def _relate(self, x_BTD: Array, mask_BT: Array, width: int, *, train: bool) -> Array:
         """Applies projection, position codes and Transformer: h = TransformerEncoder(g), 3.5.2."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from emojax.core.programs import kept
 from emojax.core.step import Shared, data_axis, forward, take_members
+from emojax.models.mechanisms import mechanisms_of, replaced, replaced_parameters
 from emojax.ops.tasks import TASK_OPS
 from emojax.types import Batch
 
@@ -22,9 +24,11 @@ def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[st
     ``weights`` is {"params", "model_state"} with leading R. Outputs are decoded (softmax,
     sigmoid) so that overlapping windows can be averaged; decisions come afterwards. Where
     ``weights`` also has "branches", (R,) bool, the replicas that are True predict the mean of
-    what their temporary heads, ``aux["branches"]``, decode to. ``drop`` is that of ``forward``,
-    with the axes of the batch; any rows may be dropped without compiling again.
+    what their temporary heads, ``aux["branches"]``, decode to. Where it has "replaced", (R, M)
+    bool, the replicas predict with those of the model's M mechanisms replaced. ``drop`` is that of
+    ``forward``, with the axes of the batch; any rows may be dropped without compiling again.
     """
+    mechanisms = mechanisms_of(model)
 
     def decode(outputs: Mapping[str, jax.Array]) -> dict[str, Any]:
         return {
@@ -34,9 +38,13 @@ def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[st
 
     def one(weights: Any, batch: Batch, normalisation: Any, drop: Any) -> dict[str, Any]:
         params, model_state = weights["params"], weights["model_state"]
-        outputs, aux, _ = forward(
-            model, params, model_state, batch, normalisation, train=False, drop=drop
-        )
+        with contextlib.ExitStack() as altered:
+            if "replaced" in weights:
+                params = replaced_parameters(mechanisms, weights["replaced"], params)
+                altered.enter_context(replaced(mechanisms, weights["replaced"]))
+            outputs, aux, _ = forward(
+                model, params, model_state, batch, normalisation, train=False, drop=drop
+            )
         decoded = decode(outputs)
         if "branches" not in weights:
             return decoded

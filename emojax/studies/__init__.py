@@ -1,4 +1,4 @@
-"""Studies of trained runs: missing modalities, importance of streams, comparison of runs.
+"""Studies of trained runs: missing modalities, streams, mechanisms, comparison of runs.
 
 Start with ``missing_modality``. ``system_facts`` measures a model itself: parameters,
 operations, receptive field.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from emojax.ops.scores import split_score
 from emojax.ops.tasks import TASK_OPS
 from emojax.reporting.pictures import COLORS, DPI, EDGE, FAINT, GRID, INK, save_figure, tidy
 from emojax.specs import TASKS
+from emojax.studies.mechanism_study import MechanismEffect
 from emojax.studies.missing_modality import CurvePoint
 from emojax.studies.stream_importance import Importance
 
@@ -116,6 +118,44 @@ def plot_importance(path: str | Path, *, heading: str, found: Sequence[Importanc
         heading: the title above all panels.
         found: the falls that ``stream_importance`` returns.
     """
+    _plot_falls(path, heading, [_Fall.of(row, row.group) for row in found])
+
+
+def plot_mechanisms(path: str | Path, *, heading: str, found: Sequence[MechanismEffect]) -> None:
+    """Draws the fall of scores without each mechanism, with the interval and a dot for each seed.
+
+    Args:
+        path: the PNG to write; its folder is created if needed.
+        heading: the title above all panels.
+        found: the falls that ``mechanism_study`` returns.
+    """
+    falls = [_Fall.of(row, row.mechanism, [a - b for a, b in row.seeds.values()]) for row in found]
+    _plot_falls(path, heading, falls)
+
+
+class _Fall(NamedTuple):
+    """A bar: the fall of a score without a group, and the falls of single seeds."""
+
+    task: str
+    score: str
+    group: str
+    how: str
+    intact: float
+    drop: float
+    low: float
+    high: float
+    seeds: Sequence[float]
+
+    @classmethod
+    def of(cls, row: Any, group: str, seeds: Sequence[float] = ()) -> _Fall:
+        """Takes what a study found."""
+        return cls(
+            row.task, row.score, group, row.how, row.intact, row.drop, row.low, row.high, seeds
+        )
+
+
+def _plot_falls(path: str | Path, heading: str, found: Sequence[_Fall]) -> None:
+    """Draws a panel for each score, in it a bar for each group and way."""
     tasks = list(dict.fromkeys(row.task for row in found))
     names = {task: list(dict.fromkeys(r.score for r in found if r.task == task)) for task in tasks}
     panels_of = [(task, name) for task in tasks for name in shown_scores(task, names[task])]
@@ -131,11 +171,16 @@ def plot_importance(path: str | Path, *, heading: str, found: Sequence[Importanc
             # A percentile interval need not hold the value itself, and is NaN for one video.
             arms = [drop - [row.low for row in rows], [row.high for row in rows] - drop]
             error = np.maximum(np.nan_to_num(np.array(arms)), 0.0)
-            place = np.arange(len(rows)) + (number - (len(hows) - 1) / 2) * 0.8 / len(hows)
+            # Not every group need have been altered in every way.
+            place = np.array([groups.index(row.group) for row in rows], float)
+            place += (number - (len(hows) - 1) / 2) * 0.8 / len(hows)
             panel.barh(
                 place, drop, 0.72 / len(hows), xerr=error, color=COLORS[number], label=how,
                 error_kw={"ecolor": INK, "elinewidth": 1.0, "capsize": 2.5},
             )  # fmt: skip
+            for at, row in zip(place, rows, strict=True):
+                if len(row.seeds) > 1:
+                    panel.plot(row.seeds, [at] * len(row.seeds), "o", color=INK, markersize=2.5)
         panel.axvline(0.0, color=EDGE, linewidth=0.8)
         panel.grid(axis="x", color=GRID, linewidth=0.8)
         panel.set_yticks(range(len(groups)), groups)
