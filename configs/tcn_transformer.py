@@ -11,12 +11,15 @@ macro F1 .4138 of expressions; mean F1 .5248 of action units. Test, model of fol
 Table 1 to four, without: the paper contradicts itself, so both are given.
 
 The paper gives the parts, the streams and the training. Sizes and activations are those of the
-authors' public code, marked "code". Further variants:
+authors' public code (github.com/upczww/abaw5), marked "code"; ``emojax weights import_torch
+--layout=tcn_transformer`` takes its weights into ``upstream``. Further variants:
 
 ``upstream``, ``upstream_expr``, ``upstream_au``: the public code where it differs from the paper.
 Its configuration of valence and arousal read six streams (the four, arcface and wav2vec 2.0 base),
 expressions eff, affectnet8 and raf_db, action units eff and affectnet8; here the paper's are kept.
-The code drops the tail of every video and all videos shorter than a window; emojax keeps them.
+The code drops the tail of every video and all videos shorter than a window; emojax keeps them. The
+paper prints floor(n / s) + 1 windows: ``--config.data.window_count=floor``, where a last window that
+would be empty is all padding.
 
 ``folds``, ``folds_expr``, ``folds_au``: the five folds of Table 5 at once. Fold 0 is the official
 split; the code's folds 1 to 4 are KFold(4) over pooled training and validation videos, ours those

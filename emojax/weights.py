@@ -28,7 +28,7 @@ from emojax.datasets.source import Store
 from emojax.errors import InputError, closest
 from emojax.exchange.run_weights import export_replica, import_replicas, read_replica
 from emojax.exchange.torch_weights import STATISTICS, TorchReplica, import_torch
-from emojax.models.torch_names import LAYOUTS
+from emojax.models.torch_layouts import LAYOUTS
 from emojax.prediction.trained_run import TrainedRun, open_run
 from emojax.specs import STREAMS
 
@@ -192,8 +192,8 @@ def _report(replica: TorchReplica) -> None:
     """Prints the outcome of importing one state dict."""
     weights = replica.weights
     table = _table("there", "here", title=f"{replica.replica}: {replica.path}")
-    for name, path in weights.taken.items():
-        table.add_row(name, path)
+    for name, paths in weights.taken.items():
+        table.add_row(name, "\n".join(paths))
     for path in weights.missing:
         table.add_row("missing", f"{path}: keeps its initial values; this replica does not use it")
     reasons: dict[str, list[str]] = {}

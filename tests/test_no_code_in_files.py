@@ -115,6 +115,15 @@ def test_models_come_from_this_package() -> None:
     for name in model_names():
         assert model_class(name).__module__ == f"emojax.models.{name}"
     # Modules that are no models, and names that lead out of the folder.
-    for name in ("checks", "torch_names", "..core.session", "rjcma.RJCMA", "os", "", "antigravity"):
+    for name in (
+        "checks",
+        "torch_names",
+        "torch_layouts",
+        "..core.session",
+        "rjcma.RJCMA",
+        "os",
+        "",
+        "antigravity",
+    ):
         with pytest.raises(InputError):
             model_class(name)

@@ -37,13 +37,27 @@ STREAMS = {
     "ir50": StreamSpec("ir50", 7, "visual"),
     "vggish": StreamSpec("vggish", 5, "audio"),
     "bert": StreamSpec("bert", 6, "text"),
+    "eff": StreamSpec("eff", 9, "visual"),
+    "affectnet8": StreamSpec("affectnet8", 5, "visual"),
+    "raf_db": StreamSpec("raf_db", 6, "visual"),
+    "wav2vec2_emotion": StreamSpec("wav2vec2_emotion", 7, "audio"),
 }
-PUBLIC = {"ir50": "video", "vggish": "logmel", "bert": "bert"}
-CHANNELS = {"ir50": (8, 6), "vggish": (4, 4), "bert": (8, 5)}
+PUBLIC = {
+    "ir50": "video", "vggish": "logmel", "bert": "bert", "eff": "emotion",
+    "affectnet8": "affecnet8", "raf_db": "rafdb", "wav2vec2_emotion": "wav_emotion",
+}  # fmt: skip
+CHANNELS = {
+    "ir50": (8, 6), "vggish": (4, 4), "bert": (8, 5), "eff": (10, 8, 6), "affectnet8": (5, 4, 4),
+    "raf_db": (6, 6, 4), "wav2vec2_emotion": (6, 5, 3),
+}  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
     "rjcma": {"variant": "upstream", "recursions": 2, "head_width": 9, "kernel_size": 3},
     "lfan": {"modal_width": 6, "attention_heads": 2, "kernel_size": 3},
-}
+    "tcn_transformer": {
+        "variant": "upstream", "width": 8, "layers": 2, "attention_heads": 4, "feed_forward": 8,
+        "head_width": 9, "kernel_size": 3,
+    },
+}  # fmt: skip
 
 
 def config(layout: str, streams: tuple[str, ...], **model: Any) -> dict[str, Any]:
@@ -55,7 +69,9 @@ def config(layout: str, streams: tuple[str, ...], **model: Any) -> dict[str, Any
     return changed
 
 
-def public_model(layout: str, streams: tuple[str, ...], *, seed: int = 0, old: bool = True) -> Any:
+def public_model(
+    layout: str, streams: tuple[str, ...], *, seed: int = 0, old: bool = True, classes: int = 0
+) -> Any:
     names = {PUBLIC[name]: name for name in streams}
     widths = {modal: STREAMS[name].width for modal, name in names.items()}
     channels = {modal: CHANNELS[name] for modal, name in names.items()}
@@ -64,18 +80,23 @@ def public_model(layout: str, streams: tuple[str, ...], *, seed: int = 0, old: b
         model = layouts.PublicRJCMA(
             widths, channels, window=WINDOW, recursions=2, hidden=9, **options
         )
-    else:
+    elif layout == "lfan":
         model = layouts.PublicLFAN(widths, channels, modal=6, heads=2, **options)
+    else:
+        options |= {"width": 8, "heads": 4, "layers": 2, "hidden": 9, "classes": classes}
+        model = layouts.PublicTCNTransformer(widths, channels, **options)
     return layouts.randomise(model, seed)
 
 
-def outputs_of(run: Any, streams: dict[str, np.ndarray], r: int = 0) -> np.ndarray:
+def outputs_of(
+    run: Any, streams: dict[str, np.ndarray], r: int = 0, task: str = "va"
+) -> np.ndarray:
     variables = jax.tree.map(lambda leaf: leaf[r], run.best)
     masks = {name: np.ones(x.shape[:2], bool) for name, x in streams.items()}
     predict = functools.partial(run.session.model.apply, train=False)
     apply = jax.jit(predict, compiler_options=quick_options())
     outputs, _ = apply({"params": variables["params"], **variables["model_state"]}, streams, masks)
-    return np.asarray(outputs["va"])
+    return np.asarray(outputs[task])
 
 
 CASES = {
@@ -131,13 +152,80 @@ def test_an_imported_model_predicts_what_the_pytorch_model_does(case: str, tmp_p
     if per_target:
         # What the file leaves open is as in a fresh model.
         init = functools.partial(
-            init_variables, session.model, STREAMS, session.window_spec.lengths
+            init_variables, session.model, session.streams, session.window_spec.lengths
         )
         params, _ = jax.jit(init, compiler_options=quick_options())(
             jax.random.fold_in(jax.random.key(0), 0)
         )
         head = jax.tree.map(lambda leaf: leaf[0], run.best["params"]["head_va_arousal"])
         chex.assert_trees_all_equal(head, params["head_va_arousal"])
+
+
+TCN_STREAMS = ("eff", "affectnet8", "raf_db", "wav2vec2_emotion")
+# Case -> task, streams, columns of the public model's only head, names of weight normalisation.
+WHOLE_TASKS = {
+    "va": ("va", TCN_STREAMS, 0, True),
+    "expr": ("expr", TCN_STREAMS[:2], 8, False),
+    "au": ("au", TCN_STREAMS[:3], 12, True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", WHOLE_TASKS)
+def test_an_imported_tcn_transformer_predicts_what_the_pytorch_model_does(
+    case: str, tmp_path: Path
+) -> None:
+    task, streams, classes, old = WHOLE_TASKS[case]
+    model = public_model("tcn_transformer", streams, old=old, classes=classes)
+    state = layouts.arrays(model)
+    save_file({f"module.{n}": a for n, a in state.items()}, tmp_path / "s.safetensors")
+    changed = config("tcn_transformer", streams)
+    changed["data"]["tasks"] = [task]
+    changed["loss"], changed["evaluation"] = {}, {"selection": {}}
+    changed["replicas"]["targets"] = [task]
+    session = build_session(changed, STREAMS, one_device())
+    run, (replica,) = import_torch(
+        session,
+        "tcn_transformer",
+        {"": tmp_path / "s.safetensors"},
+        tmp_path / "run",
+        statistics="identity",
+    )
+    rng = np.random.default_rng(3)
+    rows = {name: rng.normal(size=(2, WINDOW, STREAMS[name].width)) for name in streams}
+    rows = {name: x.astype(np.float32) for name, x in rows.items()}
+    with torch.no_grad():
+        expected = model({PUBLIC[name]: torch.tensor(x) for name, x in rows.items()}).numpy()
+    found = outputs_of(run, rows, task=task)
+    assert expected.shape == found.shape == (2, WINDOW, classes or 2)
+    assert expected.std(axis=1).min() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)
+    assert not replica.weights.missing
+    assert set(replica.weights.unused.values()) == {"a counter"}
+    assert len(replica.weights.taken) + len(replica.weights.unused) == len(state)
+
+
+def test_a_tcn_transformer_of_several_tasks_or_joint_heads_is_refused(tmp_path: Path) -> None:
+    streams = ("eff", "affectnet8")
+    state = layouts.arrays(public_model("tcn_transformer", streams))
+    save_file(state, tmp_path / "s.safetensors")
+    files = {"": tmp_path / "s.safetensors"}
+    changed = config("tcn_transformer", streams)
+    changed["data"]["tasks"], changed["replicas"]["targets"] = ["va", "expr"], ["all"]
+    session = build_session(changed, STREAMS, one_device())
+    with pytest.raises(InputError) as caught:
+        import_torch(session, "tcn_transformer", files, tmp_path / "a", statistics="identity")
+    assert caught.value.details["field"] == "config.data.tasks"
+    changed = config("tcn_transformer", streams, heads="joint")
+    session = build_session(changed, STREAMS, one_device())
+    with pytest.raises(InputError) as caught:
+        import_torch(session, "tcn_transformer", files, tmp_path / "b", statistics="identity")
+    assert caught.value.details["field"].startswith(("vhead", "ahead"))
+    # That code normalises every column on its own, so a store is needed.
+    session = build_session(config("tcn_transformer", streams), STREAMS, one_device())
+    with pytest.raises(InputError) as caught:
+        import_torch(session, "tcn_transformer", files, tmp_path / "c")
+    assert caught.value.details["field"] == "--config.data.store"
 
 
 @pytest.mark.slow

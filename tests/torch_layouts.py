@@ -1,8 +1,9 @@
-"""Small PyTorch models whose state dicts are named as those of two public repositories.
+"""Small PyTorch models whose state dicts are named as those of three public repositories.
 
-Written for tests from the equations of ``emojax/layers/fusion.py`` and ``emojax/models/lfan.py``
-and from the attribute names that ``emojax/models/torch_names.py`` lists. Inputs are
-modality -> (B, T, D); there are no masks, and dropout is left out.
+Written for tests from the equations of ``emojax/layers/fusion.py`` and ``emojax/models/lfan.py``,
+from section 3.5 of arXiv:2303.08356, and from the attribute names that
+``emojax/models/torch_layouts.py`` lists. Inputs are modality -> (B, T, D); there are no masks, and
+dropout is left out.
 """
 
 from __future__ import annotations
@@ -169,6 +170,92 @@ class PublicLFAN(Encoded):
         return torch.tanh(self.regressor(torch.cat([leader, follower], dim=-1)))
 
 
+class SlopedBlock(nn.Module):
+    """A block with PReLUs, each of its parts under two names."""
+
+    def __init__(self, before: int, after: int, kernel: int, dilation: int, old: bool) -> None:
+        super().__init__()
+        self.cut = (kernel - 1) * dilation
+        options = {"padding": self.cut, "dilation": dilation}
+        self.conv1 = normalised(nn.Conv1d(before, after, kernel, **options), old)
+        self.relu1 = nn.PReLU()
+        self.conv2 = normalised(nn.Conv1d(after, after, kernel, **options), old)
+        self.relu2 = nn.PReLU()
+        self.net = nn.Sequential(
+            self.conv1, nn.Identity(), self.relu1, nn.Identity(),
+            self.conv2, nn.Identity(), self.relu2, nn.Identity(),
+        )  # fmt: skip
+        self.downsample = nn.Conv1d(before, after, 1) if before != after else None
+        self.relu = nn.PReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu1(self.conv1(x)[..., : -self.cut])
+        y = self.relu2(self.conv2(y)[..., : -self.cut])
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class SlopedEncoder(nn.Module):
+    def __init__(self, before: int, channels: tuple[int, ...], kernel: int, old: bool) -> None:
+        super().__init__()
+        widths = (before, *channels)
+        self.network = nn.Sequential(
+            *(SlopedBlock(widths[i], after, kernel, 2**i, old) for i, after in enumerate(channels))
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x)
+
+
+class Projected(nn.Module):
+    """A 1x1 convolution and PyTorch's own encoder, over (T, B, D)."""
+
+    def __init__(self, before: int, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(before, width, kernel_size=1)
+        layer = nn.TransformerEncoderLayer(width, heads, dim_feedforward=width, dropout=0.0)
+        self.transformer_encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def forward(self, x_BDT: torch.Tensor) -> torch.Tensor:
+        return self.transformer_encoder(self.conv1(x_BDT).permute(2, 0, 1))
+
+
+class PublicTCNTransformer(nn.Module):
+    """The model of valence and arousal, or with ``classes`` that of another task."""
+
+    def __init__(
+        self,
+        widths: dict[str, int],
+        channels: dict[str, tuple[int, ...]],
+        *,
+        kernel: int,
+        width: int,
+        heads: int,
+        layers: int,
+        hidden: int,
+        old: bool,
+        classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.temporal = nn.ModuleDict(
+            {m: SlopedEncoder(before, channels[m], kernel, old) for m, before in widths.items()}
+        )
+        joint = sum(channels[m][-1] for m in widths)
+        self.classes = classes
+        self.add_module("encoder" if classes else "decoder", Projected(joint, width, heads, layers))
+        for name in ("head",) if classes else ("vhead", "ahead"):
+            ends = nn.Linear(width, hidden), nn.Linear(hidden, classes or 1)
+            self.add_module(name, nn.Sequential(ends[0], nn.BatchNorm1d(hidden), ends[1]))
+
+    def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        parts = [self.temporal[m](x[m].transpose(1, 2)) for m in self.temporal]
+        encoder = self.encoder if self.classes else self.decoder
+        y_BTD = encoder(torch.cat(parts, dim=1)).transpose(0, 1)
+        flat = y_BTD.flatten(0, 1)
+        names = ("head",) if self.classes else ("vhead", "ahead")
+        found = torch.cat([self.get_submodule(name)(flat) for name in names], dim=-1)
+        return found.unflatten(0, y_BTD.shape[:2])
+
+
 def randomise(model: nn.Module, seed: int) -> nn.Module:
     """Numbers that tell tensors apart, in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
@@ -176,7 +263,9 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
         for name, tensor in model.state_dict().items():
             if not tensor.is_floating_point():
                 tensor.fill_(7)
-            elif name.endswith(("running_var", "weight_g", "original0")):
+            elif name.endswith(
+                ("running_var", "weight_g", "original0", "norm1.weight", "norm2.weight")
+            ):
                 tensor.uniform_(0.5, 1.5, generator=generator)
             else:
                 tensor.normal_(std=0.3, generator=generator)

@@ -1,4 +1,4 @@
-"""Makes run folders from state dicts of public PyTorch models; see ``models/torch_names.py``."""
+"""Makes run folders from state dicts of public PyTorch models; see ``models/torch_layouts.py``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from emojax.datasets.source import Store
 from emojax.errors import InputError
 from emojax.exchange.run_weights import variables_of, write_run
 from emojax.exchange.weight_files import as_float32, read_tensors
-from emojax.models.torch_names import LAYOUTS, TorchWeights, find_modalities, load_torch_names
+from emojax.models.torch_layouts import LAYOUTS
+from emojax.models.torch_names import TorchWeights, find_modalities, load_torch_names
 from emojax.prediction.trained_run import TrainedRun
 from emojax.specs import TASKS, StreamSpec
 
@@ -91,6 +92,8 @@ def import_torch(
         imported.append(TorchReplica(replica, path, weights))
     stacked = _stack(session, [one.weights for one in imported], list(shapes))
     variables = jax.tree.unflatten(jax.tree.structure(tree), stacked)
+    if statistics == "public" and LAYOUTS[layout].column_statistics:
+        statistics = "store"
     normalisation = STATISTICS[statistics](
         session.streams, session.folds.keys, store, names[session.names[0]]
     )
@@ -166,7 +169,11 @@ def _load(
             )
         else:
             found = dict(zip(modalities, streams, strict=True))
-        head, column = _head(session.replicas[index].target, session.tasks, shapes)
+        target = session.replicas[index].target
+        if LAYOUTS[layout].whole_task:
+            head, column = _task_heads(target, session.tasks), 0
+        else:
+            head, column = _head(target, session.tasks, shapes)
         weights = load_torch_names(
             layout, file.tensors, shapes, modalities=found, head=head, column=column
         )
@@ -204,12 +211,33 @@ def _head(
     )
 
 
+def _task_heads(target: str, tasks: Sequence[str]) -> str:
+    """Returns the beginning of the names of the heads of a replica's only task."""
+    found = [task for task in tasks if target in (task, *TASKS[task].labels)]
+    found = list(tasks) if target == "all" else found
+    if len(found) == 1:
+        return f"head_{found[0]}"
+    raise InputError(
+        "The public models predict one task, but this replica predicts several.",
+        field="config.data.tasks",
+        found=", ".join(tasks),
+        expected="one of them",
+        remedy="--config.data.tasks=va --config.replicas.targets=va",
+    )
+
+
 def _check_missing(path: Path, head: str, weights: TorchWeights) -> None:
-    """Refuses a state dict that lacks more tensors than those of the heads of other targets."""
+    """Refuses a state dict that lacks more tensors than those of the heads of other targets.
+
+    Args:
+        path: the file.
+        head: the head that it must fill, or the beginning of several heads' names.
+        weights: what it fills.
+    """
     other = [
         name
         for name in weights.missing
-        if not name.split("/")[1].startswith("head_") or name.split("/")[1] == head
+        if not name.split("/")[1].startswith("head_") or name.split("/")[1].startswith(head)
     ]
     if other:
         raise InputError(
