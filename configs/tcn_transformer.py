@@ -17,9 +17,9 @@ authors' public code (github.com/upczww/abaw5), marked "code"; ``emojax weights 
 ``upstream``, ``upstream_expr``, ``upstream_au``: the public code where it differs from the paper.
 Its configuration of valence and arousal read six streams (the four, arcface and wav2vec 2.0 base),
 expressions eff, affectnet8 and raf_db, action units eff and affectnet8; here the paper's are kept.
-The code drops the tail of every video and all videos shorter than a window; emojax keeps them. The
-paper prints floor(n / s) + 1 windows: ``--config.data.window_count=floor``, where a last window that
-would be empty is all padding.
+The code drops the tail of every video and all videos shorter than a window; emojax keeps them.
+The paper prints floor(n / s) + 1 windows: ``--config.data.window_count=floor``, where a last
+window that would be empty is all padding.
 
 ``folds``, ``folds_expr``, ``folds_au``: the five folds of Table 5 at once. Fold 0 is the official
 split; the code's folds 1 to 4 are KFold(4) over pooled training and validation videos, ours those

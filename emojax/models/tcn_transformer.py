@@ -3,7 +3,8 @@
 Each stream passes a temporal convolutional network of its own, the outputs are concatenated
 frame by frame, a Transformer encoder relates the frames of a window, and an MLP predicts each
 of them (sections 3.5.1-3.5.3). The paper gives the parts and the training; sizes, activations
-and normalisation are those of the authors' public code (github.com/upczww/abaw5), and what neither says is ours.
+and normalisation are those of the authors' public code (github.com/upczww/abaw5), and what
+neither says is ours.
 """
 
 from __future__ import annotations
