@@ -6,13 +6,17 @@ trains eight expressions on the store's official fold. Published on Aff-Wild2, v
 .361, accuracy .492 (Table 2). The abstract claims "a performance score of 0.418" there: the paper
 contradicts itself, so both are given. The paper's own fusion is ``attention`` (eq. 4-6).
 
+As printed, the attention chooses among the rows of each modality and cannot turn a modality down,
+against the claim of section 1; ``gating`` can.
+
 Variants, after a colon:
 ``bilinear`` (eq. 11), ``concat``, ``additive``, ``gating``, ``current_face``, ``video_only`` (Table
 2 and section 4.5; published .318 concat, .348 additive, .352 gating, .337 current face, .295 only
 video, which is "only video without face" in section 4.4 and, in our reading, the GRU over the face
-stream without f_c); ``causal`` (sees no future tick and scores the window's last tick); ``t6``,
-``t9``, ``t15``, ``t18`` (context rows T; 12 is the paper's); ``table1`` (current face on six
-splits);
+stream without f_c); ``shared`` (one pair W_Q, W_K, as eq. 4 prints it); ``face_2hz`` (12 rows of
+the face too, as section 4.2 can be read, in place of 36); ``causal`` (the context is the past, as
+in sections 1, 4.5 and 5: sees no future tick and scores the window's last tick); ``t6``, ``t9``,
+``t15``, ``t18`` (context rows T; 12 is the paper's); ``table1`` (current face on six splits);
 ``egemaps``, ``compare_lld`` (the other audio features of section 3.1); ``va``, ``au``, ``all``
 (other tasks, ours); ``meld`` (text and speech of MELD, real data, ours); ``simulated``,
 ``simulated_va``, ``simulated_au``, ``simulated_many`` (small and fast, for a store of
@@ -73,6 +77,7 @@ def paper() -> ConfigDict:
     config.model.causal = False  # bidirectional face GRU, section 3.1
     config.model.context_bidirectional = False  # "2-layer GRU" for audio and pose, section 3.1
     config.model.attention_width = 128  # d_k; ours
+    config.model.attention_shared = False  # eq. 4 prints one pair W_Q, W_K; ours has one a stream
     config.model.attention_bias = False  # eq. 4 has none
     config.model.attention_locality = False  # eq. 4 has none
     config.model.head_width = 128  # ours
@@ -109,10 +114,32 @@ def fusion(name: str) -> ConfigDict:
 
 
 def causal() -> ConfigDict:
-    """Predicts the window's last tick from the ticks before it; ours."""
+    """Predicts the window's last tick from the ticks before it, the paper's "past signals".
+
+    Sections 1, 4.5 and 5 speak of historical context, section 3 of a central frame, and eq. 1 has a
+    face encoder that runs both ways, which here runs forward. That no row after the anchor's tick
+    weighs in the attention is ours.
+    """
     config = paper()
     config.model.causal = True
     config.data.scored = "last"
+    return config
+
+
+def shared() -> ConfigDict:
+    """One pair W_Q, W_K for all modalities, as eq. 4 prints it."""
+    config = paper()
+    config.model.attention_shared = True
+    return config
+
+
+def face_2hz() -> ConfigDict:
+    """The face too at 2 Hz: T = 12 for all modalities, section 4.2."""
+    config = paper()
+    config.data.clock = 2.0
+    config.data.rates = ConfigDict()  # every stream has a row a tick
+    config.data.window = 12
+    config.data.stride = 6
     return config
 
 
@@ -247,6 +274,8 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "gating": functools.partial(fusion, "gating"),
     "current_face": functools.partial(fusion, "current_face"),
     "video_only": functools.partial(fusion, "video_only"),
+    "shared": shared,
+    "face_2hz": face_2hz,
     "causal": causal,
     "t6": functools.partial(context, 6),
     "t9": functools.partial(context, 9),

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from configs import emma_net as configs
+from emojax.core.session import build_session
 from emojax.errors import InputError
-from emojax.layers.temporal_attention import Sequence
+from emojax.layers.temporal_attention import AttentionFusion, Sequence
 from emojax.models.emma_net import FUSIONS
+from emojax.specs import STREAMS
 from tests.emma_nets import (
     BATCH,
     KEY,
@@ -212,6 +215,64 @@ def test_dropout_acts_in_the_encoders_and_the_head_in_training_only() -> None:
         np.testing.assert_array_equal(run(KEY, False, args=args), run(other, False, args=args))
 
 
+# ---- eq. 4 --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_attention_is_equations_4_to_6_in_float64(shared: bool) -> None:
+    """With a pair of weights for each stream, or the one pair that eq. 4 prints."""
+    rng = np.random.default_rng(0)
+    anchor_BTD = rng.normal(size=(2, 6, 5))
+    rows = {"fan": rng.normal(size=(2, 6, 4)), "deepspectrum": rng.normal(size=(2, 2, 4))}
+    sequences = {
+        name: Sequence(jnp.float32(x), jnp.ones(x.shape[:2], bool), 6 // x.shape[1], False)
+        for name, x in rows.items()
+    }
+    fusion = AttentionFusion(features=3, shared=shared)
+    anchor = jnp.float32(anchor_BTD)
+    shapes = jax.eval_shape(lambda: fusion.init(KEY, anchor, sequences))["params"]
+    names = ["w_q", "w_k"] if shared else [f"w_{w}_{name}" for name in rows for w in "qk"]
+    assert shapes.keys() == set(names)
+    params = {name: {"kernel": rng.normal(size=shapes[name]["kernel"].shape)} for name in names}
+    expected = [anchor_BTD]
+    for name, x_BSH in rows.items():
+        end = "" if shared else f"_{name}"
+        asked_BTK = anchor_BTD @ params[f"w_k{end}"]["kernel"]
+        scores_BTS = asked_BTK @ (x_BSH @ params[f"w_q{end}"]["kernel"]).transpose(0, 2, 1)
+        weights_BTS = np.exp(scores_BTS / np.sqrt(3))
+        weights_BTS /= weights_BTS.sum(axis=-1, keepdims=True)
+        expected.append(weights_BTS @ x_BSH)
+    single = jax.tree.map(np.float32, params)
+    found = jit(lambda p: fusion.apply({"params": p}, anchor, sequences))(single)
+    np.testing.assert_allclose(found, np.concatenate(expected, axis=-1), atol=1e-5)
+
+
+def test_one_pair_of_weights_reaches_every_stream() -> None:
+    model = build(attention_shared=True)
+    streams, masks = data(model)
+    variables = randomised(model, streams, masks)
+    (outputs, _, _) = apply(model, variables, streams, masks)
+    apart = build()
+    fusion = dict(variables["params"]["fusion"])
+    copies = {f"{w}_{name}": fusion[w] for w in ("w_q", "w_k") for name in apart.streams}
+    same = {"params": variables["params"] | {"fusion": copies}}
+    expected, _, _ = apply(apart, same, streams, masks)
+    np.testing.assert_allclose(outputs["expr"], expected["expr"], rtol=1e-6)
+
+
+def test_the_face_at_2_hz_spans_the_same_six_seconds() -> None:
+    """Section 4.2: T = 12 for all modalities."""
+    paper, other = (
+        build_session(configs.get_config(variant), STREAMS, jax.devices()[:1]).window_spec
+        for variant in ("", "face_2hz")
+    )
+    assert paper.lengths == {"fan": 36, "deepspectrum": 12, "openpose": 12}
+    assert other.lengths == {"fan": 12, "deepspectrum": 12, "openpose": 12}
+    assert paper.window / paper.clock == other.window / other.clock == 6.0
+    assert paper.stride / paper.clock == other.stride / other.clock
+    assert set(other.ticks_per_row.values()) == {1}
+
+
 # ---- refusals -----------------------------------------------------------------------------
 
 
@@ -243,6 +304,8 @@ def test_dropout_acts_in_the_encoders_and_the_head_in_training_only() -> None:
         ({"fusion": "bilinear", "widths": {"fan": 8}}, "model.widths"),
         ({"fusion": "additive", "widths": {"deepspectrum": 8}}, "model.widths"),
         ({"outputs": {}}, "model.outputs"),
+        ({"attention_shared": True, "fusion": "gating"}, "model.attention_shared"),
+        ({"attention_shared": True, "widths": {"fan": 8}}, "model.widths"),
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, Any], field: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
@@ -169,6 +170,106 @@ def test_audio_queries_attend_to_the_visual_stream() -> None:
         assert spread < 1e-5
 
 
+# ---- gates --------------------------------------------------------------------------------
+
+
+def gated(fields: Any, params: Any, gate: Any) -> Any:
+    """Returns the gated model's variables for those of a model with alpha and beta."""
+    kept = {name: leaf for name, leaf in params.items() if not name.startswith("weight_")}
+    return build(fusion="gates", **fields), {"params": kept | {"gate": gate}}
+
+
+def test_constant_gates_are_alpha_and_beta() -> None:
+    streams, masks = data()
+    params = randomised(build(), streams, masks)["params"]
+    weights = {"weight_compare_lld_vggface": 0.8, "weight_vggface_compare_lld": 0.3}
+    expected = run(build(), {"params": params | weights}, streams, masks)["va"]
+    logits_2 = np.log([0.8 / 0.2, 0.3 / 0.7]).astype(np.float32)
+    model, variables = gated(
+        {}, params, {"kernel": np.zeros((16, 2), np.float32), "bias": logits_2}
+    )
+    np.testing.assert_allclose(run(model, variables, streams, masks)["va"], expected, atol=1e-6)
+    # A fresh model is the paper's, with all gates one half.
+    init = jax.jit(functools.partial(model.init, train=False))
+    fresh = init(KEY, streams, masks)["params"]["gate"]
+    np.testing.assert_array_equal(fresh["kernel"], np.zeros((16, 2)))
+    np.testing.assert_array_equal(fresh["bias"], np.zeros(2))
+
+
+def test_gates_are_sigmoids_of_both_attentions_frame_by_frame() -> None:
+    """Against float64 NumPy, from the two attentions that the model computes."""
+    streams, masks = data()
+    rng = np.random.default_rng(3)
+    names = ("cross_compare_lld_vggface", "cross_vggface_compare_lld")
+    params = randomised(build(), streams, masks)["params"]
+    # Sharp attention, which differs from frame to frame.
+    params |= {name: jax.tree.map(lambda leaf: 4 * leaf, params[name]) for name in names}
+    kernel = 0.1 * rng.normal(size=(16, 2)).astype(np.float32)
+    gate = {"kernel": kernel, "bias": np.float32([0.5, -1.0])}
+    model, variables = gated({}, params, gate)
+    apply = jax.jit(
+        lambda v: model.apply(
+            v, streams, masks, train=False, capture_intermediates=lambda m, _: m.name in names
+        )
+    )
+    (outputs, _), state = apply(variables)
+    found = state["intermediates"]
+    attended = [np.asarray(found[name]["__call__"][0], np.float64) for name in names]
+    logits_BTP = np.concatenate(attended, axis=-1) @ gate["kernel"] + gate["bias"]
+    gates_BTP = 1 / (1 + np.exp(-logits_BTP))
+    np.testing.assert_allclose(found["gates"][0], gates_BTP, atol=1e-4)
+    assert np.ptp(gates_BTP, axis=1).max() > 0.05
+    fused_BTD = sum(gates_BTP[..., p, None] * attended[p] for p in range(2))
+    head = variables["params"]["head_va"]["output"]
+    expected = fused_BTD @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(outputs["va"], expected, atol=1e-4)
+
+
+def test_gates_learn_when_a_stream_is_to_be_trusted() -> None:
+    """Vision is noise in half of the frames and audio alone says which: alpha and beta cannot."""
+    rng = np.random.default_rng(0)
+    length, count = 8, 32
+    good_BT = rng.random((count, length)) < 0.5
+    target_BT = rng.normal(size=(count, length))
+    visual = np.where(good_BT, target_BT, rng.normal(size=(count, length)))
+    streams = {
+        "vggface": np.stack([visual, np.ones_like(visual)], axis=-1).astype(np.float32),
+        "compare_lld": np.stack([good_BT, ~good_BT], axis=-1).astype(np.float32),
+    }
+    masks = {name: np.ones((count, length), bool) for name in streams}
+    wanted = np.where(good_BT, target_BT, 0.0).astype(np.float32)
+    errors = {}
+    for fusion in ("weights", "gates"):
+        model = build(fusion=fusion, context={}, window=length, width=16, hidden=16)
+        params = jax.jit(functools.partial(model.init, train=False))(KEY, streams, masks)["params"]
+        optimiser = optax.adam(5e-3)
+
+        def loss(params: Any, model: nn.Module = model) -> jax.Array:
+            outputs, _ = model.apply({"params": params}, streams, masks, train=False)
+            return jnp.mean((outputs["va"][..., 0] - wanted) ** 2)
+
+        first = jax.jit(jax.grad(loss))(params)
+        if fusion == "gates":
+            assert all(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(first["gate"]))
+
+        @jax.jit
+        def train(params: Any, loss: Any = loss, optimiser: Any = optimiser) -> Any:
+            def step(carry: Any, _: Any) -> Any:
+                params, state = carry
+                updates, state = optimiser.update(jax.grad(loss)(params), state)
+                return (optax.apply_updates(params, updates), state), None
+
+            return jax.lax.scan(step, (params, optimiser.init(params)), None, length=200)[0][0]
+
+        trained = train(params)
+        errors[fusion] = float(loss(trained))
+        if fusion == "gates":
+            still = trained | {"gate": jax.tree.map(jnp.zeros_like, trained["gate"])}
+            errors["still"] = float(loss(still))
+    assert errors["gates"] < 0.5 * errors["weights"]
+    assert errors["gates"] < 0.1 * errors["still"]
+
+
 # ---- padding ------------------------------------------------------------------------------
 
 
@@ -230,7 +331,7 @@ def test_every_variant_is_a_session(variant: str) -> None:
     masks = {n: jax.ShapeDtypeStruct(x.shape[:2], jnp.bool_) for n, x in streams.items()}
     init = functools.partial(session.model.init, train=True)
     params = jax.eval_shape(init, {"params": KEY, "dropout": KEY}, streams, masks)["params"]
-    if variant != "simulated":
+    if not variant.startswith("simulated"):
         for name in session.streams:
             # Both encoders see 4096 numbers a frame (section 4.4).
             assert params[f"projection_{name}"]["kernel"].shape == (4096, 512)
@@ -279,6 +380,8 @@ def test_streams_that_do_not_fit_are_refused() -> None:
         ({"context": {"compare_lld": -1}}, "model.context.compare_lld"),
         ({"streams": ()}, "model.streams"),
         ({"outputs": {}}, "model.outputs"),
+        ({"fusion": "gate"}, "model.fusion"),
+        ({"fusion": "gates", "streams": ("vggface",)}, "model.fusion"),
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, Any], field: str) -> None:

@@ -8,6 +8,7 @@ into one vector z for each anchor.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -94,10 +95,17 @@ class AttentionFusion(nn.Module):
 
     alpha_m = softmax over s of (H_m,s W_Q,m) . (f_c W_K,m) / sqrt(d_k) and C_m = sum over s of
     alpha_m,s H_m,s. The paper's names are kept: W_Q acts on the rows and W_K on the anchor,
-    although it is the anchor that asks.
+    although it is the anchor that asks. Eq. 4 prints one pair of them, which is ``shared``.
+
+    The softmax runs over the rows of one modality, whose weights therefore sum to 1. So the
+    attention chooses rows, and cannot turn a modality down as a whole. Section 1 of the paper
+    claims "attention weights that modulate the contribution of each modality in response to its
+    perceived reliability"; of the fusions here only ``GatedFusion`` can.
 
     Attributes:
         features: d_k.
+        shared: one W_Q and one W_K for all modalities, whose rows then need one width; else a
+            pair for each.
         anchor_bias: adds a bias to f_c W_K, so that a row can be preferred whatever the
             anchor; ours, the paper has none.
         locality: lowers the score of a row by its distance from the anchor, in ticks, times a
@@ -107,6 +115,7 @@ class AttentionFusion(nn.Module):
     """
 
     features: int = 128
+    shared: bool = False
     anchor_bias: bool = False
     locality: bool = False
     dtype: Any = jnp.float32
@@ -114,14 +123,17 @@ class AttentionFusion(nn.Module):
     @nn.compact
     def __call__(self, anchor_BTD: Array, sequences: Mapping[str, Sequence]) -> Array:
         """Fuses f_c (B, T, D), zero on padding, with the sequences; (B, T, D + sum of H)."""
+        rows_of = functools.partial(nn.Dense, self.features, use_bias=False, dtype=self.dtype)
+        anchor_of = functools.partial(
+            nn.Dense, self.features, use_bias=self.anchor_bias, dtype=self.dtype
+        )
+        if self.shared:
+            w_q, w_k = rows_of(name="w_q"), anchor_of(name="w_k")
         parts = [anchor_BTD]
         for name, sequence in sequences.items():
-            rows_BSK = nn.Dense(
-                self.features, use_bias=False, dtype=self.dtype, name=f"w_q_{name}"
-            )(sequence.rows_BSH)
-            anchor_BTK = nn.Dense(
-                self.features, use_bias=self.anchor_bias, dtype=self.dtype, name=f"w_k_{name}"
-            )(anchor_BTD)
+            if not self.shared:
+                w_q, w_k = rows_of(name=f"w_q_{name}"), anchor_of(name=f"w_k_{name}")
+            rows_BSK, anchor_BTK = w_q(sequence.rows_BSH), w_k(anchor_BTD)
             scores_BTS = jnp.einsum(
                 "btk,bsk->bts", anchor_BTK, rows_BSK, preferred_element_type=jnp.float32
             )

@@ -3,6 +3,10 @@
 doi:10.20944/preprints202506.2314.v1. Recurrent encoders over each stream at its own rate
 (eq. 1-3), attention from the current face feature to every stream's rows (eq. 4-6), a head
 (eq. 7), and two auxiliary losses (eq. 8-10). Table 2 and section 4.5 compare other fusions.
+
+As printed the attention cannot turn a modality down: its softmax runs over time, within each
+modality. Section 1 of the paper claims that it can. Among the fusions only "gating" can (see
+``layers.temporal_attention``).
 """
 
 from __future__ import annotations
@@ -101,6 +105,8 @@ class EMMANet(nn.Module):
         context_bidirectional: the other encoders run in both directions too; ours. Not with
             ``causal``.
         attention_width: d_k of "attention".
+        attention_shared: one pair W_Q, W_K for all streams in "attention", as eq. 4 prints it;
+            their encoders then need one width. Else a pair for each stream.
         attention_bias: a bias of the anchor's projection in "attention"; ours.
         attention_locality: "attention" may prefer rows near the anchor; ours.
         head_width: hidden width of the head.
@@ -126,6 +132,7 @@ class EMMANet(nn.Module):
     causal: bool = False
     context_bidirectional: bool = False
     attention_width: int = 128
+    attention_shared: bool = False
     attention_bias: bool = False
     attention_locality: bool = False
     head_width: int = 128
@@ -251,7 +258,11 @@ class EMMANet(nn.Module):
         module = FUSIONS[self.fusion].module
         if module is AttentionFusion:
             module = functools.partial(
-                module, self.attention_width, self.attention_bias, self.attention_locality
+                module,
+                self.attention_width,
+                self.attention_shared,
+                self.attention_bias,
+                self.attention_locality,
             )
         return module(dtype=jnp.dtype(self.dtype), name="fusion")
 
@@ -337,9 +348,13 @@ class EMMANet(nn.Module):
                 check_range(NAME, field, width, even, "even, half for each direction")
         forward = not (self.causal and self.context_bidirectional)
         check_range(NAME, "context_bidirectional", True, forward, "False, for a causal model")
+        one = len(set(widths.values())) == 1
         if FUSIONS[self.fusion].adds:
-            one = len(set(widths.values())) == 1
             check_range(NAME, "widths", widths, one, f"one width, for {self.fusion} adds them")
+        if self.attention_shared:
+            attends = self.fusion == "attention"
+            check_range(NAME, "attention_shared", True, attends, f"False, for {self.fusion}")
+            check_range(NAME, "widths", widths, one, "one width, for all pass the same W_Q")
 
     def _check_rows(self, streams: Mapping[str, Array], masks: Mapping[str, Array]) -> None:
         """Raises InputError unless every stream spans the same ticks."""

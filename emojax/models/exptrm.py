@@ -3,13 +3,14 @@
 "Transformer-based Visual Expression Identification with Recurrent Neural Network", preprint
 doi:10.20944/preprints202503.1265.v1. Each stream is projected, given positions (eq. 5-6) and
 encoded by self-attention; streams attend to each other (eq. 7-10), a learned weighted sum fuses
-them (eq. 11), and a dense layer predicts each frame (eq. 12).
+them (eq. 11), and a dense layer predicts each frame (eq. 12). The "gated fusion networks" that the
+paper leaves as future work (section 6) are here as an option.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -37,6 +38,7 @@ from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
 NAME = "ExpTrm"
+FUSIONS = ("weights", "gates")
 
 
 def stack_context(x_BSD: Array, mask_BS: Array, rows: int, width: int = 0) -> Array:
@@ -77,13 +79,19 @@ class ExpTrm(nn.Module):
     the weighted sum over all ordered pairs of streams. As in the equations there is no residual
     around the cross-modal attention; its output projection is W^O of eq. 3 and 16.
 
+    With ``fusion="gates"``, ours, alpha and beta are sigmoid(W [A; B] + b) of both attentions A and
+    B of a frame, one number for each direction in each frame. So a direction can be turned down
+    while its source cannot be trusted, which constants cannot do. A gate for each feature would
+    cost 2 D^2 parameters for each direction, 1 M in all at the paper's width, and no longer be one
+    curve over time to look at. At the start all gates are one half, as alpha and beta are.
+
     The cost is linear in T plus attention's T^2: with the paper's two streams and widths 38 MFLOP
     a frame forward and 12 kFLOP times T for attention, so 3 % of it at T = 100, a third at T =
     1500, and half at T = 3000.
 
     Parameters: "projection_<stream>", "encoder_<stream>", and for each ordered pair
-    "cross_<query>_<source>" and the scalar "weight_<query>_<source>" (alpha and beta), then
-    "head_<task>".
+    "cross_<query>_<source>" and the scalar "weight_<query>_<source>" (alpha and beta; or "gate" for
+    all), then "head_<task>".
 
     Attributes:
         outputs: task -> C, columns to predict.
@@ -99,6 +107,7 @@ class ExpTrm(nn.Module):
         hidden: width of the encoders' feed-forward blocks.
         activation: of the feed-forward blocks, a key of ``layers.activations.ACTIVATIONS``.
         norm: "post" or "pre", place of the encoders' layer normalisation.
+        fusion: "weights" (eq. 11) or "gates", see above.
         dropout: rate after the positions, in the encoders and on cross-modal weights.
         heads: "joint" has one dense layer a task (eq. 12), "per_target" one for each label.
         head_activation: a key of ``layers.heads.HEAD_ACTIVATIONS``, the end of continuous
@@ -118,6 +127,7 @@ class ExpTrm(nn.Module):
     hidden: int = 2048
     activation: str = "relu"
     norm: str = "post"
+    fusion: str = "weights"
     dropout: float = 0.1
     heads: str = "joint"
     head_activation: str = "none"
@@ -169,7 +179,7 @@ class ExpTrm(nn.Module):
         return activate_heads(predictions, self.head_activation), {"losses": {}}
 
     def mechanisms(self) -> dict[str, Mechanism]:
-        """Names self-attention by encoder, each cross-modal direction, and alpha and beta."""
+        """Names self-attention by encoder, cross-modal directions, and alpha and beta or gates."""
         equal = "uniform: every frame weighs the same"
         found = {
             f"self-attention {name}": Mechanism(
@@ -182,7 +192,11 @@ class ExpTrm(nn.Module):
             found[f"{query} queries {source}"] = Mechanism(
                 equal, (f"cross_{query}_{source}/weights",), uniform, others=(source,)
             )
-        if pairs:
+        if pairs and self.fusion == "gates":
+            found["gates"] = Mechanism(
+                "one half in every frame, as at the start", parameters=("gate/*",)
+            )
+        elif pairs:
             found["alpha and beta"] = Mechanism(
                 f"equal: {1 / len(pairs):.3g}, as at the start",
                 parameters=("weight_*",),
@@ -259,24 +273,41 @@ class ExpTrm(nn.Module):
         if not pairs:
             return encoded[self.streams[0]]
         dtype = jnp.dtype(self.dtype)
-        # Ours: the fused features start as the mean over pairs.
-        start = nn.initializers.constant(1 / len(pairs))
-        parts = []
-        for query, source in pairs:
-            attended_BTD = MultiHeadAttention(
+        attended = {
+            f"{query}_{source}": MultiHeadAttention(
                 self.attention_heads,
                 dropout=self.dropout,
                 dtype=dtype,
                 name=f"cross_{query}_{source}",
             )(encoded[query], encoded[source], mask_BT, train=train)
-            weight = self.param(f"weight_{query}_{source}", start, ())
-            parts.append(weight.astype(dtype) * attended_BTD)
+            for query, source in pairs
+        }
+        parts = [
+            weight * attended_BTD
+            for weight, attended_BTD in zip(self._weights(attended), attended.values(), strict=True)
+        ]
         return sum(parts[1:], parts[0])
+
+    def _weights(self, attended: Mapping[str, Array]) -> Sequence[Array]:
+        """Returns the weight of each direction: a scalar (eq. 11) or a gate, (B, T, 1)."""
+        dtype = jnp.dtype(self.dtype)
+        if self.fusion == "gates":
+            zeros = nn.initializers.zeros
+            gate = nn.Dense(len(attended), dtype=dtype, kernel_init=zeros, name="gate")
+            gate_BTP = nn.sigmoid(gate(jnp.concatenate([*attended.values()], axis=-1)))
+            self.sow("intermediates", "gates", gate_BTP)
+            return jnp.split(gate_BTP, len(attended), axis=-1)
+        # Ours: the fused features start as the mean over pairs.
+        start = nn.initializers.constant(1 / len(attended))
+        return [self.param(f"weight_{name}", start, ()).astype(dtype) for name in attended]
 
     def _check_fields(self) -> None:
         check_outputs(NAME, self.streams, self.outputs)
         check_choice(NAME, "activation", self.activation, ACTIVATIONS)
         check_choice(NAME, "norm", self.norm, NORMS)
+        check_choice(NAME, "fusion", self.fusion, FUSIONS)
+        several = self.fusion == "weights" or len(self.streams) > 1
+        check_range(NAME, "fusion", self.fusion, several, "weights, for a single stream")
         check_choice(NAME, "heads", self.heads, HEADS)
         check_choice(NAME, "head_activation", self.head_activation, HEAD_ACTIVATIONS)
         check_rates(NAME, dropout=self.dropout)

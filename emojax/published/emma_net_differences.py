@@ -143,10 +143,11 @@ _MODEL = (
         {"model.fusion": OVER_TIME},
     ),
     Difference(
-        "Eq. 4 prints one pair W_Q, W_K for all modalities; here each has its own pair.",
+        "Eq. 4 prints one pair W_Q, W_K for all modalities; here each has its own pair. Variant "
+        "shared has one.",
         "eq. 4",
         DIFFERS,
-        {"model.fusion": "attention"},
+        {"model.fusion": "attention", "model.attention_shared": False},
     ),
     Difference(
         "Eq. 4 calls W_Q what acts on the rows and W_K what acts on the face that asks. The names "

@@ -66,7 +66,7 @@ SHARED = (
     ),
     Difference(
         "Section 3.4 trains for the mean squared error, section 4.4 for 1 - CCC. Eq. 13 adds the "
-        "errors of valence and arousal; here it is their mean, half of that.",
+        "errors of valence and arousal: twice the mean over both, which is trained here.",
         "eq. 13, section 4.4",
         CONTRADICTS,
         {"loss.va": "mse"},
@@ -185,7 +185,14 @@ _MODEL = (
         "alpha and beta start at one half each.",
         "eq. 11",
         OURS,
-        {"data.streams": all_of("vggface", "compare_lld")},
+        {"data.streams": all_of("vggface", "compare_lld"), "model.fusion": "weights"},
+    ),
+    Difference(
+        "alpha and beta are sigmoid gates of each frame, from the attentions of both directions. "
+        "The paper has two learned numbers, and leaves gated fusion as future work.",
+        "eq. 11, section 6",
+        DIFFERS,
+        {"model.fusion": "gates"},
     ),
     Difference(
         "Eq. 12 ends in ReLU, which cannot give a negative value; here the dense layer ends in "
