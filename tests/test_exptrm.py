@@ -225,6 +225,7 @@ def test_gates_are_sigmoids_of_both_attentions_frame_by_frame() -> None:
     np.testing.assert_allclose(outputs["va"], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gates_learn_when_a_stream_is_to_be_trusted() -> None:
     """Vision is noise in half of the frames and audio alone says which: alpha and beta cannot."""
     rng = np.random.default_rng(0)

@@ -61,6 +61,9 @@ def ccc_window_loss(outputs_BTC: Array, labels_BTC: Array, mask_BTC: Array) -> A
 def mse_loss(outputs_BTC: Array, labels_BTC: Array, mask_BTC: Array) -> Array:
     """Computes the mean squared error of each column over its valid frames.
 
+    ExpTrm, eq. 13, adds the errors of valence and arousal. The training loss is their mean, so half
+    of that.
+
     Args:
         outputs_BTC: predictions.
         labels_BTC: annotations, arbitrary finite where masked.

@@ -12,7 +12,7 @@ import dataclasses
 import math
 
 DAGGER = "†"
-LEVEL = 0.01  # section 5.4
+LEVEL = 0.01  # the caption of Table 1; section 5.4 names the test and no level
 
 
 @dataclasses.dataclass(frozen=True)
