@@ -66,9 +66,9 @@ TABLE_1 = PaperTable(
         "The paper's text (sections 1 and 5.2) claims 1.7 % of valence and 1.9 % of arousal over "
         "VGGFace-RNN (A+V). The 1.7 % are the distance to VGGFace-RNN (V), 0.396 to 0.379; to "
         "(A+V) it is 5.2 %.",
-        "The paper's † are Fisher's z-transformation at p < 0.01, the level in the table's caption. "
-        "It is for Pearson's r and "
-        "independent frames. Ours mark a difference in either direction by the same rule, so "
+        "The paper's † are Fisher's z-transformation at p < 0.01, the level of the table's "
+        "caption. It is for Pearson's r and independent frames. Ours mark a difference in either "
+        "direction by the same rule, so "
         "approximate; trust the paired bootstrap over videos below the table instead.",
         "The paper gives the recurrent networks no training of their own: they train as ExpTrm "
         "does.",
