@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Threads of BLAS and PyTorch wait for each other busily, which costs minutes beside other workers.
@@ -23,6 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import hypothesis
 import jax
+import pytest
 
 # Nothing that a test fits is found in the user's cache, or left there.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="emojax-tests-")
@@ -40,6 +42,13 @@ if not os.environ.get("OPTIMISED"):
     if jax.__version_info__ < (0, 11):
         _QUICK += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
+
+
+@pytest.fixture(params=["float32", "float64"])
+def precision(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Returns the dtype to compute in, which JAX has enabled as long as the test runs."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
 
 
 def pytest_collection_finish() -> None:

@@ -151,12 +151,12 @@ def test_encoder_agrees_with_pytorch(layers: int, norm: str, activation: str, fi
 def test_positions_are_their_equation(length: int, width: int) -> None:
     code_TD = sinusoidal_positions(length, width)
     assert code_TD.shape == (length, width)
-    assert code_TD.dtype == np.float32
+    assert code_TD.dtype == np.float64
     for position in range(length):
         for column in range(width):
             angle = position / 10000 ** ((column - column % 2) / width)
             expected = np.cos(angle) if column % 2 else np.sin(angle)
-            assert abs(code_TD[position, column] - expected) < 1e-6
+            assert abs(code_TD[position, column] - expected) < 1e-13
 
 
 def test_weights_are_exactly_zero_where_not_allowed_and_sum_to_one() -> None:

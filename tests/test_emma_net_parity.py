@@ -16,6 +16,7 @@ import pytest
 
 from emojax.models import build_model
 from tests.emma_nets import losses_of
+from tests.precisions import TOLERANCES
 
 torch = pytest.importorskip("torch", reason="parity tests need PyTorch (extra: parity)")
 
@@ -23,7 +24,6 @@ WIDTHS = {"fan": 7, "deepspectrum": 9, "openpose": 5}
 TICKS = {"fan": 1, "deepspectrum": 3, "openpose": 2}
 LENGTHS = (12, 7, 1)  # real ticks of each window
 WINDOW = 12
-TOLERANCE = 1e-5
 FAST = {"xla_backend_optimization_level": 0}  # compiling is most of the time
 
 
@@ -88,7 +88,8 @@ class Reference:
             scores_S = projected_SK @ asked_K / math.sqrt(len(asked_K))
             if self.fields.get("attention_locality"):
                 ticks = TICKS[name] if self.fields.get("rates", True) else 1
-                middle_S = torch.tensor([s * ticks + (ticks - 1) / 2 for s in range(len(rows_SH))])
+                middle = [s * ticks + (ticks - 1) / 2 for s in range(len(rows_SH))]
+                middle_S = torch.tensor(middle, dtype=torch.float64)
                 rate = self.leaves[f"fusion/locality_{name}"]
                 scores_S = scores_S - rate * (t - middle_S).abs()
             parts.append(self.context(name, rows_SH, scores_S, t))
@@ -185,7 +186,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_forward_losses_and_gradients_agree_with_pytorch(case: str) -> None:
+def test_forward_losses_and_gradients_agree_with_pytorch(case: str, precision: str) -> None:
     fields = dict(CASES[case])
     tasks = fields.pop("outputs", {"expr": 8})
     rates = fields.get("rates", True)
@@ -195,7 +196,8 @@ def test_forward_losses_and_gradients_agree_with_pytorch(case: str) -> None:
     unequal = fields.get("fusion") in ("concat", "gating", None)
     model = build_model(
         "emma_net", tasks, window=WINDOW, ticks=ticks, width=6, attention_width=5, head_width=8,
-        dropout=0.0, temporal_dropout=0.0, widths={"deepspectrum": 4} if unequal else {},
+        dtype=precision, dropout=0.0, temporal_dropout=0.0,
+        widths={"deepspectrum": 4} if unequal else {},
         **({"reconstruction_weight": 0.0, "smoothness_weight": 0.0}
            | {key: value for key, value in fields.items() if key != "rates"}),
     )  # fmt: skip
@@ -207,16 +209,16 @@ def test_forward_losses_and_gradients_agree_with_pytorch(case: str) -> None:
     for name in names:
         rows = WINDOW // ticks[name]
         # Padded rows hold numbers that would be seen if anything let them through.
-        streams[name] = rng.normal(size=(batch, rows, WIDTHS[name])).astype(np.float32)
+        streams[name] = rng.normal(size=(batch, rows, WIDTHS[name])).astype(precision)
         masks[name] = np.arange(rows)[None] < np.array(lengths[name])[:, None]
     real_BT = np.arange(WINDOW)[None] < np.array(LENGTHS)[:, None]
     # Of one sign: sums over frames that cancel would measure rounding, ours and PyTorch's.
     weights = {
-        task: rng.uniform(0.5, 1.5, (batch, WINDOW, width)).astype(np.float32) * real_BT[..., None]
+        task: rng.uniform(0.5, 1.5, (batch, WINDOW, width)).astype(precision) * real_BT[..., None]
         for task, width in tasks.items()
     }
     variables = jax.tree.map(
-        lambda leaf: rng.normal(scale=0.4, size=leaf.shape).astype(np.float32),
+        lambda leaf: rng.normal(scale=0.4, size=leaf.shape).astype(precision),
         jax.eval_shape(lambda key: model.init(key, streams, masks, train=False), jax.random.key(0)),
     )
 
@@ -281,4 +283,4 @@ def test_forward_losses_and_gradients_agree_with_pytorch(case: str) -> None:
 
     worst = max(errors, key=lambda key: errors[key])
     print(f"{case}: worst {worst} {errors[worst]:.2e}")
-    assert errors[worst] <= TOLERANCE, errors
+    assert errors[worst] <= TOLERANCES[precision], errors

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from emojax.models import build_model
+from tests.precisions import TOLERANCES
 from tests.torch_encoder import attention_names, dense_names, encoder_names, load, relative_error
 
 torch = pytest.importorskip("torch", reason="parity tests need PyTorch (extra: parity)")
@@ -27,7 +28,6 @@ WINDOW, ROWS = 12, 2
 STACKED = (2 * ROWS + 1) * WIDTHS["compare_lld"] + 1
 BEFORE = (0, 2, 1)  # real rows in the context before each window: the first begins its video
 MODEL, HEADS, HIDDEN = 8, 2, 10
-TOLERANCE = 1e-5
 
 
 class Reference(torch.nn.Module):
@@ -123,13 +123,13 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
+def test_forward_and_gradients_agree_with_pytorch(case: str, precision: str) -> None:
     fields = {"streams": ("vggface", "compare_lld"), "layers": 1} | CASES[case]
     names = fields["streams"]
     context = {"compare_lld": ROWS} if "compare_lld" in names else {}
     model = build_model(
         "exptrm", {"va": 2}, window=WINDOW, context=context, stacked_width=STACKED, width=MODEL,
-        attention_heads=HEADS, hidden=HIDDEN, dropout=0.0, **fields,
+        attention_heads=HEADS, hidden=HIDDEN, dtype=precision, dropout=0.0, **fields,
     )  # fmt: skip
     rng = np.random.default_rng(3)
     row = np.arange(-ROWS, WINDOW + ROWS)[None]
@@ -143,15 +143,15 @@ def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
         for name in names
     }
     # Padded rows hold numbers that would be seen if anything let them through.
-    streams = {n: rng.normal(size=(*real[n].shape, WIDTHS[n])).astype(np.float32) for n in names}
+    streams = {n: rng.normal(size=(*real[n].shape, WIDTHS[n])).astype(precision) for n in names}
     frames = row[:, ROWS:-ROWS] < length
     # Of one sign: sums over frames that cancel would measure rounding, ours and PyTorch's.
-    weights = rng.uniform(0.5, 1.5, size=(*frames.shape, 2)).astype(np.float32) * frames[..., None]
+    weights = rng.uniform(0.5, 1.5, size=(*frames.shape, 2)).astype(precision) * frames[..., None]
     shapes = jax.eval_shape(
         lambda key: model.init(key, streams, real, train=False), jax.random.key(0)
     )["params"]
     params = jax.tree.map(
-        lambda leaf: rng.normal(scale=0.4, size=leaf.shape).astype(np.float32), shapes
+        lambda leaf: rng.normal(scale=0.4, size=leaf.shape).astype(precision), shapes
     )
 
     def scalar(params: Any, streams: Any) -> tuple[jax.Array, jax.Array]:
@@ -200,4 +200,4 @@ def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
         np.testing.assert_array_equal(np.asarray(gradients[1][name])[~real[name]], 0.0)
     worst = max(errors, key=lambda key: errors[key])
     print(f"{case}: worst {worst} {errors[worst]:.2e}; forward {errors['window 0']:.2e}")
-    assert errors[worst] <= TOLERANCE, errors
+    assert errors[worst] <= TOLERANCES[precision], errors

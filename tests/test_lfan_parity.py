@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from emojax.models import build_model
+from tests.precisions import TOLERANCES
 
 torch = pytest.importorskip("torch", reason="parity tests need PyTorch (extra: parity)")
 
@@ -28,7 +29,6 @@ CHANNELS = {"ir50": (8, 6), "bert": (8,), "vggish": (5,)}
 LENGTHS = (24, 17, 6)  # real frames of each window
 WINDOW = 24
 MODAL_WIDTH = 6
-TOLERANCE = 1e-5
 
 
 class Reference(pattern.Reference):
@@ -99,10 +99,10 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
+def test_forward_and_gradients_agree_with_pytorch(case: str, precision: str) -> None:
     fields, train = CASES[case], case.startswith("train")
     model = build_model(
-        "lfan", {"va": 2}, channels=CHANNELS, modal_width=MODAL_WIDTH, dropout=0.0,
+        "lfan", {"va": 2}, channels=CHANNELS, modal_width=MODAL_WIDTH, dtype=precision, dropout=0.0,
         temporal_dropout=0.0, **fields,
     )  # fmt: skip
     names = fields.get("streams", tuple(WIDTHS))
@@ -110,13 +110,13 @@ def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
     shape = (len(LENGTHS), WINDOW)
     mask = np.arange(WINDOW)[None] < np.array(LENGTHS)[:, None]
     # Padded frames hold numbers that would be seen if anything let them through.
-    streams = {n: rng.normal(size=(*shape, WIDTHS[n])).astype(np.float32) for n in names}
+    streams = {n: rng.normal(size=(*shape, WIDTHS[n])).astype(precision) for n in names}
     masks = dict.fromkeys(names, jnp.asarray(mask))
     # Of one sign: sums over frames that cancel would measure rounding, ours and PyTorch's.
-    weights = rng.uniform(0.5, 1.5, size=(*shape, 2)).astype(np.float32) * mask[..., None]
+    weights = rng.uniform(0.5, 1.5, size=(*shape, 2)).astype(precision) * mask[..., None]
     # Not the initialiser's values, where biases are zero.
     variables = jax.tree.map(
-        lambda leaf: rng.normal(scale=0.25, size=leaf.shape).astype(np.float32),
+        lambda leaf: rng.normal(scale=0.25, size=leaf.shape).astype(precision),
         jax.eval_shape(lambda key: model.init(key, streams, masks, train=False), jax.random.key(0)),
     )
     variables["batch_stats"] = jax.tree.map(np.abs, variables.get("batch_stats", {}))
@@ -167,4 +167,4 @@ def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
 
     worst = max(errors, key=lambda key: errors[key])
     print(f"{case}: worst {worst} {errors[worst]:.2e}; forward {errors['forward']:.2e}")
-    assert errors[worst] <= TOLERANCE, errors
+    assert errors[worst] <= TOLERANCES[precision], errors

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from emojax.models import build_model
+from tests.precisions import TOLERANCES
 
 torch = pytest.importorskip("torch", reason="parity tests need PyTorch (extra: parity)")
 F = torch.nn.functional
@@ -24,7 +25,6 @@ WIDTHS = {"ir50": 12, "vggish": 4, "logmel": 7}
 CHANNELS = {"ir50": (8, 4), "vggish": (4,), "logmel": (4,)}
 LENGTHS = (24, 17, 6)  # real frames of each window
 WINDOW = 24
-TOLERANCE = 1e-5
 
 
 class Reference:
@@ -112,10 +112,10 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
+def test_forward_and_gradients_agree_with_pytorch(case: str, precision: str) -> None:
     fields = CASES[case]
     model = build_model(
-        "multiscale_tcn", {"va": 2}, channels=CHANNELS, hidden=10, dropout=0.0,
+        "multiscale_tcn", {"va": 2}, channels=CHANNELS, hidden=10, dtype=precision, dropout=0.0,
         temporal_dropout=0.0, **fields,
     )  # fmt: skip
     names = fields.get("streams", tuple(WIDTHS))
@@ -123,16 +123,16 @@ def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
     shape = (len(LENGTHS), WINDOW)
     mask = np.arange(WINDOW)[None] < np.array(LENGTHS)[:, None]
     # Padded frames hold numbers that would be seen if anything let them through.
-    streams = {n: rng.normal(size=(*shape, WIDTHS[n])).astype(np.float32) for n in names}
+    streams = {n: rng.normal(size=(*shape, WIDTHS[n])).astype(precision) for n in names}
     masks = dict.fromkeys(names, jnp.asarray(mask))
     roles = ("together", *names)
     weights = {
-        role: rng.uniform(0.5, 1.5, size=(*shape, 2)).astype(np.float32) * mask[..., None]
+        role: rng.uniform(0.5, 1.5, size=(*shape, 2)).astype(precision) * mask[..., None]
         for role in roles
     }
     # Not the initialiser's values, where biases are zero.
     params = jax.tree.map(
-        lambda leaf: rng.normal(scale=0.4, size=leaf.shape).astype(np.float32),
+        lambda leaf: rng.normal(scale=0.4, size=leaf.shape).astype(precision),
         jax.eval_shape(lambda key: model.init(key, streams, masks, train=False), jax.random.key(0)),
     )["params"]
 
@@ -181,4 +181,4 @@ def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
 
     worst = max(errors, key=lambda key: errors[key])
     print(f"{case}: worst {worst} {errors[worst]:.2e}; forward {errors['together, window 0']:.2e}")
-    assert errors[worst] <= TOLERANCE, errors
+    assert errors[worst] <= TOLERANCES[precision], errors

@@ -18,6 +18,7 @@ import pytest
 
 from emojax.models import build_model
 from tests.compiling import OPTIMISED
+from tests.precisions import TOLERANCES
 
 torch = pytest.importorskip("torch", reason="parity tests need PyTorch (extra: parity)")
 F = torch.nn.functional
@@ -26,7 +27,6 @@ WIDTHS = {"ir50": 12, "vggish": 5, "bert": 9}
 CHANNELS = {"ir50": (8, 6), "vggish": (4, 4), "bert": (8, 6)}
 LENGTHS = (24, 17, 6)  # real frames of each window
 WINDOW = 24
-TOLERANCE = 1e-5
 # The published model, and steps of LSTMs, where rounding adds up most.
 AS_USERS_COMPILE = ("eval_paper", "train_paper_bilstm")
 
@@ -194,25 +194,25 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
+def test_forward_and_gradients_agree_with_pytorch(case: str, precision: str) -> None:
     fields, train = CASES[case], case.startswith("train")
     model = build_model(
-        "rjcma", {"va": 2}, window=WINDOW, channels=CHANNELS, head_width=10, dropout=0.0,
-        temporal_dropout=0.0, **fields,
+        "rjcma", {"va": 2}, window=WINDOW, channels=CHANNELS, head_width=10, dtype=precision,
+        dropout=0.0, temporal_dropout=0.0, **fields,
     )  # fmt: skip
     names = fields.get("streams", ("ir50", "vggish", "bert"))
     rng = np.random.default_rng(7)
     shape = (len(LENGTHS), WINDOW)
     mask = np.arange(WINDOW)[None] < np.array(LENGTHS)[:, None]
     # Padded frames hold numbers that would be seen if anything let them through.
-    streams = {n: rng.normal(size=(*shape, WIDTHS[n])).astype(np.float32) for n in names}
+    streams = {n: rng.normal(size=(*shape, WIDTHS[n])).astype(precision) for n in names}
     masks = dict.fromkeys(names, jnp.asarray(mask))
     # Of one sign: sums over frames that cancel would measure rounding, ours and PyTorch's.
-    weights = rng.uniform(0.5, 1.5, size=(*shape, 2)).astype(np.float32) * mask[..., None]
+    weights = rng.uniform(0.5, 1.5, size=(*shape, 2)).astype(precision) * mask[..., None]
 
     # Not the initialiser's values, where a fresh block is the identity and biases are zero.
     variables = jax.tree.map(
-        lambda leaf: rng.normal(scale=0.25, size=leaf.shape).astype(np.float32),
+        lambda leaf: rng.normal(scale=0.25, size=leaf.shape).astype(precision),
         jax.eval_shape(lambda key: model.init(key, streams, masks, train=False), jax.random.key(0)),
     )
     variables["batch_stats"] = jax.tree.map(np.abs, variables.get("batch_stats", {}))
@@ -272,4 +272,4 @@ def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
 
     worst = max(errors, key=lambda key: errors[key])
     print(f"{case}: worst {worst} {errors[worst]:.2e}; forward {errors['window 0']:.2e}")
-    assert errors[worst] <= TOLERANCE, errors
+    assert errors[worst] <= TOLERANCES[precision], errors

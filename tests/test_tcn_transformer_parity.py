@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from emojax.models import build_model
+from tests.precisions import TOLERANCES
 
 torch = pytest.importorskip("torch", reason="parity tests need PyTorch (extra: parity)")
 nn = torch.nn
@@ -27,7 +28,6 @@ THREE_BLOCKS = {"eff": (10, 8, 8), "affectnet8": (6, 5, 4), "wav2vec2_emotion": 
 LENGTHS = (24, 17, 6)  # real frames of each window
 WINDOW = 24
 HEADS, FEED_FORWARD, HEAD_WIDTH = 4, 14, 10
-TOLERANCE = 1e-5
 ACTIVATIONS: dict[str, Callable[[], Any]] = {
     "prelu": nn.PReLU,
     "leaky_relu": lambda: nn.LeakyReLU(0.01),
@@ -125,7 +125,7 @@ class Reference(nn.Module):
             x_1TD = self.projection(torch.cat(parts, dim=1).transpose(1, 2))
             if self.positions:
                 place = torch.arange(x_1TD.shape[1], dtype=torch.float64)[:, None]
-                i = torch.arange(x_1TD.shape[2])
+                i = torch.arange(x_1TD.shape[2], dtype=torch.float64)
                 angle = place / 10000 ** ((i - i % 2) / len(i))
                 x_1TD = x_1TD + torch.where(i % 2 == 0, torch.sin(angle), torch.cos(angle))
             encoded.append((self.transformer(x_1TD) if self.layers else x_1TD)[0])
@@ -244,8 +244,8 @@ def well_conditioned(path: tuple[Any, ...], leaf: Any, rng: np.random.Generator)
     name, drawn = path[-1].key, rng.normal(size=leaf.shape)
     mean = {"scale": 1.0, "var": 1.0, "slope": 0.25}.get(name, 0.0)
     spread = {"kernel": leaf.shape[0] ** -0.5 if leaf.shape else 0.0, "slope": 0.1}.get(name, 0.3)
-    value = np.asarray(mean + spread * drawn, np.float32)
-    return np.abs(value) if name == "var" else value
+    value = np.asarray(mean + spread * drawn)
+    return np.asarray(np.abs(value) if name == "var" else value)
 
 
 def head_names(variant: str, outputs: dict[str, int]) -> dict[str, dict[str, int]]:
@@ -257,24 +257,24 @@ def head_names(variant: str, outputs: dict[str, int]) -> dict[str, dict[str, int
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
+def test_forward_and_gradients_agree_with_pytorch(case: str, precision: str) -> None:
     fields, outputs = CASES[case]
     train = case.startswith("train")
     fields = {"channels": CHANNELS, "layers": 2, "streams": ("affectnet8", "eff")} | fields
     model = build_model(
-        "tcn_transformer", outputs, window=WINDOW, dropout=0.0, attention_heads=HEADS,
-        feed_forward=FEED_FORWARD, head_width=HEAD_WIDTH, **fields,
+        "tcn_transformer", outputs, window=WINDOW, dtype=precision, dropout=0.0,
+        attention_heads=HEADS,        feed_forward=FEED_FORWARD, head_width=HEAD_WIDTH, **fields,
     )  # fmt: skip
     names = fields["streams"]
     rng = np.random.default_rng(7)
     shape = (len(LENGTHS), WINDOW)
     mask = np.arange(WINDOW)[None] < np.array(LENGTHS)[:, None]
     # Padded frames hold numbers that would be seen if anything let them through.
-    streams = {n: rng.normal(size=(*shape, WIDTHS[n])).astype(np.float32) for n in names}
+    streams = {n: rng.normal(size=(*shape, WIDTHS[n])).astype(precision) for n in names}
     masks = dict.fromkeys(names, jnp.asarray(mask))
     # Of one sign: sums over frames that cancel would measure rounding, ours and PyTorch's.
     weights = {
-        task: rng.uniform(0.5, 1.5, size=(*shape, count)).astype(np.float32) * mask[..., None]
+        task: rng.uniform(0.5, 1.5, size=(*shape, count)).astype(precision) * mask[..., None]
         for task, count in outputs.items()
     }
     shapes = jax.eval_shape(
@@ -348,4 +348,4 @@ def test_forward_and_gradients_agree_with_pytorch(case: str) -> None:
 
     worst = max(errors, key=lambda key: errors[key])
     print(f"{case}: worst {worst} {errors[worst]:.2e}")
-    assert errors[worst] <= TOLERANCE, errors
+    assert errors[worst] <= TOLERANCES[precision], errors

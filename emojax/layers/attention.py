@@ -12,12 +12,12 @@ from flax import linen as nn
 
 from emojax.errors import InputError
 from emojax.layers.dropout import Dropout
-from emojax.ops.masking import zero_where_padded
+from emojax.ops.masking import summing_dtype, zero_where_padded
 from emojax.types import Array
 
 
 def sinusoidal_positions(length: int, width: int) -> np.ndarray:
-    """Returns position codes (length, width), float32, to be added to features.
+    """Returns position codes (length, width), float64, to be added to features in their dtype.
 
     PE(pos, 2i) = sin(pos / 10000^(2i / width)), PE(pos, 2i + 1) = cos of the same (Vaswani et
     al. 2017, section 3.5). An odd width ends in a sine.
@@ -25,7 +25,7 @@ def sinusoidal_positions(length: int, width: int) -> np.ndarray:
     frequency_I = 10000.0 ** (-np.arange(0, width, 2) / width)
     angle_TI = np.arange(length)[:, None] * frequency_I[None]
     code_TD = np.stack([np.sin(angle_TI), np.cos(angle_TI)], axis=-1).reshape(length, -1)
-    return code_TD[:, :width].astype(np.float32)
+    return code_TD[:, :width]
 
 
 def attention_weights(scores_BHTS: Array, allowed_BHTS: Array) -> Array:
@@ -36,7 +36,7 @@ def attention_weights(scores_BHTS: Array, allowed_BHTS: Array) -> Array:
         allowed_BHTS: bool, broadcastable to the scores; the weight is exactly zero where it
             is False. A row without an allowed entry is all zeros, with zero gradient.
     """
-    scores_BHTS = scores_BHTS.astype(jnp.float32)
+    scores_BHTS = scores_BHTS.astype(summing_dtype(scores_BHTS))
     allowed_BHTS = jnp.broadcast_to(allowed_BHTS, scores_BHTS.shape)
     # A finite number: a row of -inf would be NaN, and so would its gradient.
     scores_BHTS = jnp.where(allowed_BHTS, scores_BHTS, jnp.finfo(jnp.float32).min)
@@ -120,7 +120,7 @@ class MultiHeadAttention(nn.Module):
         value_BHSK = self._project("value", source_BSD, features)
 
         scores_BHTS = jnp.einsum(
-            "bhtk,bhsk->bhts", query_BHTK, key_BHSK, preferred_element_type=jnp.float32
+            "bhtk,bhsk->bhts", query_BHTK, key_BHSK, preferred_element_type=summing_dtype(key_BHSK)
         )
         weight_BHTS = AttentionWeights(name="weights")(
             scores_BHTS / math.sqrt(features // self.heads), source_mask_BS[:, None, None, :]

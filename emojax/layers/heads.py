@@ -11,6 +11,7 @@ from flax import linen as nn
 from emojax.layers.activations import NEGATIVE_SLOPE
 from emojax.layers.dropout import Dropout
 from emojax.layers.normalisation import MaskedBatchNorm
+from emojax.ops.masking import summing_dtype
 from emojax.specs import TASKS
 from emojax.types import Array
 
@@ -57,7 +58,7 @@ class MLPHead(nn.Module):
             h_BTD = nn.leaky_relu(h_BTD, NEGATIVE_SLOPE)
             h_BTD = Dropout(self.dropout)(h_BTD, train=train)
         y_BTC = nn.Dense(self.outputs, dtype=self.dtype, name="output")(h_BTD)
-        y_BTC = y_BTC.astype(jnp.float32)
+        y_BTC = y_BTC.astype(summing_dtype(y_BTC))
         return jnp.tanh(y_BTC) if self.bounded else y_BTC
 
 

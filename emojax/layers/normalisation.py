@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from emojax.ops.masking import zero_where_padded
+from emojax.ops.masking import summing_dtype, zero_where_padded
 from emojax.types import Array
 
 
@@ -46,9 +46,9 @@ class MaskedBatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
 
-        x_BTD = zero_where_padded(x_BTD.astype(jnp.float32), mask_BT)
+        x_BTD = zero_where_padded(x_BTD.astype(summing_dtype(x_BTD)), mask_BT)
         if train:
-            frames = jnp.sum(mask_BT.astype(jnp.float32))
+            frames = jnp.sum(mask_BT.astype(x_BTD.dtype))
             count = jnp.maximum(frames, 1.0)
             mean_D = jnp.sum(x_BTD, axis=(0, 1)) / count
             centred_BTD = zero_where_padded(x_BTD - mean_D[None, None, :], mask_BT)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from emojax.ops.masking import zero_where_padded
+from emojax.ops.masking import summing_dtype, zero_where_padded
 from emojax.types import Array
 
 
@@ -133,7 +133,7 @@ def _gru_backward(reverse: bool, kept: Any, slope_TBH: Array) -> tuple[Any, ...]
     frames = (slope_TBH, mask_TB, before_TBH, parts)
     initial, (state_TBG, slope_n) = lax.scan(step, start_BH, frames, reverse=not reverse)
     hidden = kernel_HG.shape[0]
-    bias_H = jnp.sum(state_TBG[..., 2 * hidden :], axis=(0, 1), dtype=jnp.float32)
+    bias_H = jnp.sum(state_TBG[..., 2 * hidden :], axis=(0, 1), dtype=summing_dtype(state_TBG))
     gates_TBG = jnp.concatenate([state_TBG[..., : 2 * hidden], slope_n], axis=-1)
     kernel = _kernel_gradient(before_TBH, state_TBG)
     return gates_TBG, kernel, bias_H.astype(kernel_HG.dtype), initial, None
@@ -187,6 +187,6 @@ def _before(state_TBH: Array, initial_BH: Array, reverse: bool) -> Array:
 def _kernel_gradient(before_TBH: Array, gates_TBG: Array) -> Array:
     """Returns the gradient of the recurrent weights, (H, G), as one product over all frames."""
     gradient_HG = jnp.einsum(
-        "tbh,tbg->hg", before_TBH, gates_TBG, preferred_element_type=jnp.float32
+        "tbh,tbg->hg", before_TBH, gates_TBG, preferred_element_type=summing_dtype(gates_TBG)
     )
     return gradient_HG.astype(gates_TBG.dtype)

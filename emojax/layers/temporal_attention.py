@@ -18,6 +18,7 @@ import numpy as np
 from flax import linen as nn
 
 from emojax.layers.attention import AttentionWeights
+from emojax.ops.masking import summing_dtype
 from emojax.types import Array
 
 
@@ -135,7 +136,7 @@ class AttentionFusion(nn.Module):
                 w_q, w_k = rows_of(name=f"w_q_{name}"), anchor_of(name=f"w_k_{name}")
             rows_BSK, anchor_BTK = w_q(sequence.rows_BSH), w_k(anchor_BTD)
             scores_BTS = jnp.einsum(
-                "btk,bsk->bts", anchor_BTK, rows_BSK, preferred_element_type=jnp.float32
+                "btk,bsk->bts", anchor_BTK, rows_BSK, preferred_element_type=summing_dtype(rows_BSK)
             )
             scores_BTS = scores_BTS / math.sqrt(self.features)
             if self.locality:
@@ -168,7 +169,7 @@ class BilinearFusion(nn.Module):
                 rows_BSH.shape[-1], use_bias=False, dtype=self.dtype, name=f"w_{name}"
             )(anchor_BTD)
             scores_BTS = jnp.einsum(
-                "bth,bsh->bts", asked_BTH, rows_BSH, preferred_element_type=jnp.float32
+                "bth,bsh->bts", asked_BTH, rows_BSH, preferred_element_type=summing_dtype(rows_BSH)
             )
             context_BTH, weight_BTS = attend(scores_BTS, sequence, name)
             self.sow("intermediates", f"weights_{name}", weight_BTS)

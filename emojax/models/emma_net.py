@@ -44,7 +44,7 @@ from emojax.models.checks import (
 )
 from emojax.models.extent import Extent
 from emojax.models.mechanisms import Mechanism, uniform
-from emojax.ops.masking import masked_mean, zero_where_padded
+from emojax.ops.masking import accumulable, masked_mean, zero_where_padded
 from emojax.ops.stability import smoothness
 from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS
@@ -278,11 +278,11 @@ class EMMANet(nn.Module):
         """
         total: Array = jnp.zeros(())
         for name, sequence in sequences.items():
-            target_BTH = lax.stop_gradient(sequence.at_anchors().astype(jnp.float32))
+            target_BTH = lax.stop_gradient(accumulable(sequence.at_anchors()))
             decoder = nn.Dense(
                 target_BTH.shape[-1], dtype=jnp.dtype(self.dtype), name=f"reconstruction_{name}"
             )
-            error_BTH = decoder(z_BTZ).astype(jnp.float32) - target_BTH
+            error_BTH = accumulable(decoder(z_BTZ)) - target_BTH
             real_BT = mask_BT & sequence.real_at_anchors()
             total = total + masked_mean(error_BTH**2, real_BT[..., None])
         return total

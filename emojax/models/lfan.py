@@ -33,6 +33,7 @@ from emojax.models.checks import (
 )
 from emojax.models.extent import Extent, tcn_extent
 from emojax.models.mechanisms import Mechanism, uniform
+from emojax.ops.masking import summing_dtype
 from emojax.types import Array
 
 NAME = "LFAN"
@@ -93,7 +94,10 @@ class ModalityAttention(nn.Module):
         query_BTHSK, key_BTHSK, value_BTHSK = jnp.split(qkv_BTHSK, 3, axis=-1)
 
         scores_BTHSR = jnp.einsum(
-            "bthsk,bthrk->bthsr", query_BTHSK, key_BTHSK, preferred_element_type=jnp.float32
+            "bthsk,bthrk->bthsr",
+            query_BTHSK,
+            key_BTHSK,
+            preferred_element_type=summing_dtype(key_BTHSK),
         ) / math.sqrt(self.width // self.heads)
         # Every stream sees all streams of its frame.
         weight_BTHSR = AttentionWeights(name="weights")(scores_BTHSR, jnp.ones((), bool))

@@ -38,7 +38,7 @@ from emojax.models.checks import (
 )
 from emojax.models.extent import Extent, tcn_extent
 from emojax.models.mechanisms import Mechanism, time_mean, uniform
-from emojax.ops.masking import zero_where_padded
+from emojax.ops.masking import summing_dtype, zero_where_padded
 from emojax.types import Array
 
 NAME = "MultiscaleTCN"
@@ -71,7 +71,7 @@ class CrossModalAttention(nn.Module):
         """
         source_BSD = zero_where_padded(source_BSD, source_mask_BS)
         scores_BTS = jnp.einsum(
-            "btd,bsd->bts", query_BTD, source_BSD, preferred_element_type=jnp.float32
+            "btd,bsd->bts", query_BTD, source_BSD, preferred_element_type=summing_dtype(source_BSD)
         ) / math.sqrt(query_BTD.shape[-1])
         weight_BTS = AttentionWeights(name="weights")(scores_BTS, source_mask_BS[:, None, :])
         return weight_BTS.astype(source_BSD.dtype) @ source_BSD
@@ -100,7 +100,7 @@ class RegressionLayer(nn.Module):
         h_BTD = nn.gelu(h_BTD, approximate=False)
         h_BTD = Dropout(self.dropout)(h_BTD, train=train)
         y_BTC = nn.Dense(self.outputs, dtype=self.dtype, name="output")(h_BTD)
-        return y_BTC.astype(jnp.float32)
+        return y_BTC.astype(summing_dtype(y_BTC))
 
 
 class MultiscaleTCN(nn.Module):
@@ -233,12 +233,12 @@ class MultiscaleTCN(nn.Module):
 
     def _branch(self, stream: str, x_BTD: Array) -> dict[str, Array]:
         """Predicts from one stream alone: task -> (B, T, C), one linear layer each."""
-        return {
-            task: nn.Dense(columns, dtype=jnp.dtype(self.dtype), name=f"branch_{stream}_{task}")(
-                x_BTD
-            ).astype(jnp.float32)
-            for task, columns in self.outputs.items()
-        }
+        found = {}
+        for task, columns in self.outputs.items():
+            name = f"branch_{stream}_{task}"
+            y_BTC = nn.Dense(columns, dtype=jnp.dtype(self.dtype), name=name)(x_BTD)
+            found[task] = y_BTC.astype(summing_dtype(y_BTC))
+        return found
 
     def extent(self) -> Extent:
         """Returns the frames that a prediction sees: those of the widest TCN.

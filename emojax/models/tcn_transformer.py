@@ -34,6 +34,7 @@ from emojax.models.checks import (
     stream_widths,
 )
 from emojax.models.mechanisms import Mechanism, identity, uniform
+from emojax.ops.masking import summing_dtype
 from emojax.specs import TASKS
 from emojax.types import Array
 
@@ -73,7 +74,7 @@ class LinearHead(nn.Module):
         h_BTD = nn.Dense(self.hidden, use_bias=False, dtype=self.dtype, name="hidden")(x_BTD)
         h_BTD = MaskedBatchNorm(dtype=self.dtype, name="norm")(h_BTD, mask_BT, train=train)
         y_BTC = nn.Dense(self.outputs, dtype=self.dtype, name="output")(h_BTD)
-        return y_BTC.astype(jnp.float32)
+        return y_BTC.astype(summing_dtype(y_BTC))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ or a gradient. Every function takes NumPy arrays as well as JAX arrays, traced o
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,16 @@ def accumulable(x: Array) -> Array:
     """
     if isinstance(x, (np.ndarray, np.generic)):
         return np.asarray(x, np.float64)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(summing_dtype(x))
+
+
+def summing_dtype(x: Array) -> Any:
+    """Returns the dtype in which entries of a JAX array are summed: float32, or its own if wider.
+
+    Models compute in float64 where their fields say so and JAX has it enabled, which tests do to
+    tell an error from rounding.
+    """
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def masked_sum(x: Array, mask: Array, axis: Axes = None, *, keepdims: bool = False) -> Array:
