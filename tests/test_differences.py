@@ -149,6 +149,30 @@ def test_an_override_adds_and_removes_differences() -> None:
     assert any("Adam;" in text for text in texts("exptrm", train__optimizer="adamw") - both)
 
 
+def test_what_the_public_code_has_holds_for_the_variants_that_follow_it() -> None:
+    assert not [text for text in texts("lfan") if text.startswith("The code has ")]
+    assert any("kernel_size" in text for text in texts("lfan", model__kernel_size=3))
+    # The paper's reading of LFAN's and RJCMA's training, and the code's.
+    for name in ("lfan", "rjcma"):
+        gone = texts(name) - texts(name, "upstream")
+        for word in ("masked", "padded", "climb", "since the last release", "one of each window"):
+            assert any(word in text for text in gone), (name, word)
+    upstream = texts("rjcma", "upstream") - texts("rjcma")
+    assert any("(e + 1) / 25" in text for text in upstream)
+    assert any("model.recursions = 3" in text for text in upstream)
+
+
+def test_options_that_follow_a_paper_to_the_letter_take_their_difference_away() -> None:
+    cut = texts("tcn_transformer", data__window_count="floor")
+    assert any("repeat frames or hold none" in text for text in texts("tcn_transformer") - cut)
+    assert any("nothing else" in text for text in cut)
+    left_out = texts("rjcma", data__unannotated="excluded")
+    assert any("The paper excludes them" in text for text in texts("rjcma") - left_out)
+    assert any("keeps the TCNs" in text or "no TCNs" in text for text in texts("rjcma", "jca"))
+    staged = texts("multiscale_tcn") - texts("multiscale_tcn", "end_to_end")
+    assert any("The TCNs in each branch are trained" in text for text in staged)
+
+
 def test_fields_that_an_older_run_does_not_know_take_their_defaults() -> None:
     values = values_of("emma_net")
     old = copy.deepcopy(values)
