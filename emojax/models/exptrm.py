@@ -33,7 +33,7 @@ from emojax.models.checks import (
     frame_mask,
     stream_widths,
 )
-from emojax.models.mechanisms import Mechanism, uniform
+from emojax.models.mechanisms import Mechanism, other_source, uniform
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
@@ -190,7 +190,11 @@ class ExpTrm(nn.Module):
         pairs = list(itertools.permutations(sorted(self.streams), 2))
         for query, source in pairs:
             found[f"{query} queries {source}"] = Mechanism(
-                equal, (f"cross_{query}_{source}/weights",), uniform, others=(source,)
+                equal,
+                (f"cross_{query}_{source}/weights",),
+                uniform,
+                views=other_source("source_BSD"),
+                viewing=(f"cross_{query}_{source}",),
             )
         if pairs and self.fusion == "gates":
             found["gates"] = Mechanism(

@@ -37,6 +37,12 @@ class Call:
     output: Any
 
 
+Given = Mapping[str, Any]
+# (own arguments, those of another video's windows) -> key -> arguments to call the module with. The
+# result under a key replaces that part of the module's own result; "" is all of it.
+Views = Callable[[Given, Given], Mapping[str, Given]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Mechanism:
     """A part of a model that can be replaced: modules, or else parameters.
@@ -50,8 +56,13 @@ class Mechanism:
         instead: makes the result that replaces that of a call.
         parameters: patterns over paths of parameters.
         value: every number of those parameters is replaced by it.
-        others: the streams whose rows come from another video when the mechanism's input from
-            other modalities is shuffled; () for a mechanism that reads no other modality.
+        others: the streams that reach the rest of the model only through this mechanism and the
+            stream that asks. They are another video's when its input from other modalities is
+            shuffled.
+        views: makes that input another video's for the modules alone, where the streams also
+            reach the model in other ways; see ``other_source`` and ``other_streams``. A mechanism
+            with neither reads no other modality, or reads all of them as one.
+        viewing: patterns over the modules that ``views`` is for; ``modules`` by default.
     """
 
     becomes: str
@@ -60,6 +71,8 @@ class Mechanism:
     parameters: tuple[str, ...] = ()
     value: float = 0.0
     others: tuple[str, ...] = ()
+    views: Views | None = None
+    viewing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses a mechanism that covers nothing, or modules without a replacement."""
@@ -110,11 +123,29 @@ def time_mean(call: Call, part: int = 0, parts: int = 1) -> Array:
     return jnp.where(mask_BT1 & in_part_D[None, None], mean_B1D, output_BTD)
 
 
+# -- views of another video ---------------------------------------------------------------------
+
+
+def other_source(argument: str) -> Views:
+    """Returns views in which one argument is another video's."""
+    return lambda own, other: {"": {**own, argument: other[argument]}}
+
+
+def other_streams(own: Given, other: Given) -> dict[str, Given]:
+    """Shows each stream of an argument ``features`` the other streams of another video."""
+    features: Mapping[str, Array] = own["features"]
+    return {
+        name: {**own, "features": {**other["features"], name: features[name]}} for name in features
+    }
+
+
 # -- running a model with replacements -----------------------------------------------------------
 
 
 @contextlib.contextmanager
-def replaced(mechanisms: Mapping[str, Mechanism], chosen_M: Array) -> Iterator[None]:
+def replaced(
+    mechanisms: Mapping[str, Mechanism], chosen_M: Array, shuffled_M: Array | None = None
+) -> Iterator[None]:
     """Replaces the modules of some mechanisms in models that are applied within the block.
 
     One traced program serves all choices, as both results are computed.
@@ -122,21 +153,34 @@ def replaced(mechanisms: Mapping[str, Mechanism], chosen_M: Array) -> Iterator[N
     Args:
         mechanisms: all mechanisms of the model, by name.
         chosen_M: (M,) bool, those to replace, in the order of ``mechanisms``; may be traced.
+        shuffled_M: (M,) bool, those with ``views`` whose input from other modalities is another
+            video's; may be traced. Then the second half of a batch holds the windows of the other
+            videos, in the order of the first half, and only the first half's results are altered.
     """
 
     def intercept(
         run: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
-        output = run(*args, **kwargs)
         if context.method_name != "__call__":
-            return output
+            return run(*args, **kwargs)
         path = "/".join(context.module.path)
+        given = inspect.signature(context.orig_method).bind(*args, **kwargs).arguments
+        views = {
+            m: mechanism.views
+            for m, mechanism in enumerate(mechanisms.values())
+            if mechanism.views and matches(path, mechanism.viewing or mechanism.modules)
+        }
+        if shuffled_M is None or not views:
+            output = run(*args, **kwargs)
+        else:
+            # All mechanisms that read a module's input have the same views of it.
+            output, altered = _viewed(run, given, next(iter(views.values())))
+            shuffled = jnp.any(jnp.stack([shuffled_M[m] for m in views]))
+            output = _map(functools.partial(_choose, shuffled), altered, output)
         for m, mechanism in enumerate(mechanisms.values()):
-            if mechanism.instead is None or not matches(path, mechanism.modules):
-                continue
-            bound = inspect.signature(context.orig_method).bind(*args, **kwargs)
-            instead = mechanism.instead(Call(bound.arguments, output))
-            output = _map(functools.partial(_choose, chosen_M[m]), instead, output)
+            if mechanism.instead is not None and matches(path, mechanism.modules):
+                instead = mechanism.instead(Call(given, output))
+                output = _map(functools.partial(_choose, chosen_M[m]), instead, output)
         return output
 
     with nn.intercept_methods(intercept):
@@ -154,6 +198,43 @@ def replaced_parameters(mechanisms: Mapping[str, Mechanism], chosen_M: Array, pa
         return leaf
 
     return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _viewed(run: Callable[..., Any], given: Given, views: Views) -> tuple[Any, Any]:
+    """Calls a module once, for a batch and for views of its first half.
+
+    Returns:
+        The result for the batch, and the result in which the first half is that of the views.
+    """
+    size = next(x.shape[0] for x in jax.tree.leaves(given) if hasattr(x, "shape"))
+    own, other = (_rows(given, half) for half in (slice(size // 2), slice(size // 2, size)))
+    seen = views(own, other)
+    joined = _concatenated([given, *seen.values()])
+    found = run(**joined)
+    output = _rows(found, slice(size))
+    altered = output
+    for i, key in enumerate(seen):
+        start = size + i * (size // 2)
+        part = _rows(found, slice(start, start + size // 2))
+        second = _rows(output, slice(size // 2, size))
+        whole = _concatenated([part, second])
+        altered = {**altered, key: whole[key]} if key else whole
+    return output, altered
+
+
+def _rows(tree: Any, rows: slice) -> Any:
+    """Takes some rows of every array; mappings keep their order, and other values stay."""
+    if isinstance(tree, Mapping):
+        return {name: _rows(part, rows) for name, part in tree.items()}
+    return tree[rows] if hasattr(tree, "shape") else tree
+
+
+def _concatenated(trees: Sequence[Any]) -> Any:
+    """Joins the rows of every array; other values are those of the first tree."""
+    first = trees[0]
+    if isinstance(first, Mapping):
+        return {name: _concatenated([tree[name] for tree in trees]) for name in first}
+    return jnp.concatenate(trees) if hasattr(first, "shape") else first
 
 
 def _choose(chosen: Array, instead: Array, output: Array) -> Array:

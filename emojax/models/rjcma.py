@@ -29,7 +29,7 @@ from emojax.models.checks import (
     frame_mask,
     stream_widths,
 )
-from emojax.models.mechanisms import Mechanism, identity
+from emojax.models.mechanisms import Mechanism, identity, other_streams
 from emojax.ops.masking import zero_where_padded
 from emojax.types import Array
 
@@ -182,11 +182,13 @@ class RJCMA(nn.Module):
         """Names the attention of all recursions together, and of each one if there are several."""
         count = self.recursions or VARIANTS[self.variant].recursions
         becomes = "identity: the streams pass unchanged"
-        found = {"attention": Mechanism(becomes, ("recursion_*",), identity)}
+        covered = {"attention": "recursion_*"}
         if count > 1:
-            for i in range(count):
-                found[f"recursion {i + 1}"] = Mechanism(becomes, (f"recursion_{i}",), identity)
-        return found
+            covered |= {f"recursion {i + 1}": f"recursion_{i}" for i in range(count)}
+        return {
+            name: Mechanism(becomes, (modules,), identity, views=other_streams)
+            for name, modules in covered.items()
+        }
 
     def _encode(self, kind: str, name: str, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
         """Applies a temporal encoder and its batch normalisation."""

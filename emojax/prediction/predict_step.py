@@ -25,8 +25,9 @@ def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[st
     sigmoid) so that overlapping windows can be averaged; decisions come afterwards. Where
     ``weights`` also has "branches", (R,) bool, the replicas that are True predict the mean of
     what their temporary heads, ``aux["branches"]``, decode to. Where it has "replaced", (R, M)
-    bool, the replicas predict with those of the model's M mechanisms replaced. ``drop`` is that of
-    ``forward``, with the axes of the batch; any rows may be dropped without compiling again.
+    bool, the replicas predict with those of the model's M mechanisms replaced; "shuffled" beside it
+    is ``shuffled_M`` of ``models.mechanisms.replaced``. ``drop`` is that of ``forward``, with the
+    axes of the batch; any rows may be dropped without compiling again.
     """
     mechanisms = mechanisms_of(model)
 
@@ -41,7 +42,8 @@ def make_predict_step(model: nn.Module, shared: Shared) -> Callable[..., dict[st
         with contextlib.ExitStack() as altered:
             if "replaced" in weights:
                 params = replaced_parameters(mechanisms, weights["replaced"], params)
-                altered.enter_context(replaced(mechanisms, weights["replaced"]))
+                chosen = weights["replaced"], weights.get("shuffled")
+                altered.enter_context(replaced(mechanisms, *chosen))
             outputs, aux, _ = forward(
                 model, params, model_state, batch, normalisation, train=False, drop=drop
             )

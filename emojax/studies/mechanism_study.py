@@ -4,8 +4,9 @@ Mechanisms are those that the model declares, see ``emojax.models.mechanisms``: 
 a cross-modal direction of ExpTrm. Nothing is trained again.
 
 "replaced": the mechanism gives what it would give if it had learned nothing.
-"shuffled": the streams of other modalities that the mechanism reads (``Mechanism.others``) hold the
-rows of another video of the partition, several times with different partners.
+"shuffled": the mechanism's input from other modalities is that of another video of the partition,
+several times with different partners. What else the model does with these streams stays as it is
+(``Mechanism.others`` and ``Mechanism.views``).
 
 A run may hold several seeds. Scores are the mean over seeds of each seed's score; their range is
 beside it.
@@ -14,16 +15,19 @@ beside it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
+import jax
 import numpy as np
 
 from emojax.errors import InputError
 from emojax.models.mechanisms import Mechanism, mechanisms_of
 from emojax.ops.bootstrap import interval, two_sided_p
-from emojax.prediction.predictor import Predictions, Predictor, ensemble
+from emojax.prediction.predictor import Fed, Predictions, Predictor, ensemble
 from emojax.studies.stream_importance import partner_videos, with_rows_of
 from emojax.studies.study_data import StudiedRun, VideoStates
+from emojax.types import Batch
 
 REPLACED, SHUFFLED = "replaced", "shuffled"
 
@@ -125,36 +129,61 @@ def mechanism_study(
     mechanisms = mechanisms_of(session.model)
     _check(studied, mechanisms, shuffles)
     predictor, (weights, normalisation) = Predictor(session, store), studied.run.placed()
-    shuffled = {m.others for m in mechanisms.values() if m.others} if shuffles else set()
-    total, done = 1 + len(mechanisms) + shuffles * len(shuffled), 0
+    partners = [
+        partner_videos(studied, np.random.default_rng([seed, shuffle]))
+        for shuffle in range(shuffles)
+    ]
+    reading = sum(1 for one in mechanisms.values() if one.others or one.views)
+    total, done = 1 + len(mechanisms) + shuffles * reading, 0
 
-    def scored(predict: Predictor, *without: str) -> _SeedStates:
+    def flags(name: str) -> Any:
+        chosen_M = np.array([name == one for one in mechanisms])
+        return session.layout.replicas(np.tile(chosen_M, (len(session.replicas), 1)))
+
+    def scored(predictions: Sequence[Predictions]) -> _SeedStates:
         nonlocal done
-        chosen_M = np.array([name in without for name in mechanisms])
-        flags_RM = np.broadcast_to(chosen_M, (len(session.replicas), len(mechanisms)))
-        placed = weights | {"replaced": session.layout.replicas(flags_RM)}
-        states = _SeedStates(studied, predict(placed, normalisation, names))
         progress(done := done + 1, total)
-        return states
+        return _SeedStates(studied, predictions)
 
-    intact = scored(predictor)
+    def shuffled(name: str, mechanism: Mechanism, partner: Mapping[int, int]) -> _SeedStates:
+        if mechanism.others:
+            altered = predictor.on(with_rows_of(studied, partner, mechanism.others))
+            return scored(altered(weights, normalisation, names))
+        other = predictor.on(with_rows_of(studied, partner, tuple(session.streams)))
+        both = weights | {"replaced": flags(""), "shuffled": flags(name)}
+        return scored(predictor.run(both, normalisation, names, _beside(predictor, other, names)))
+
+    intact = scored(predictor(weights | {"replaced": flags("")}, normalisation, names))
     found = []
-    by_others: dict[tuple[str, ...], list[_SeedStates]] = {}
     for name, mechanism in mechanisms.items():
-        without = [scored(predictor, name)]
-        found += _compare(intact, without, name, REPLACED, mechanism.becomes, draws, seed)
-        others = mechanism.others
-        if others not in shuffled:
-            continue
-        if others not in by_others:
-            by_others[others] = []
-            for shuffle in range(shuffles):
-                partners = partner_videos(studied, np.random.default_rng([seed, shuffle]))
-                altered = predictor.on(with_rows_of(studied, partners, others))
-                by_others[others].append(scored(altered))
-        becomes = f"{', '.join(others)} of another video"
-        found += _compare(intact, by_others[others], name, SHUFFLED, becomes, draws, seed)
+        without = scored(predictor(weights | {"replaced": flags(name)}, normalisation, names))
+        found += _compare(intact, [without], name, REPLACED, mechanism.becomes, draws, seed)
+        if partners and (mechanism.others or mechanism.views):
+            each = [shuffled(name, mechanism, partner) for partner in partners]
+            becomes = f"another video's {', '.join(mechanism.others) or 'streams, here alone'}"
+            found += _compare(intact, each, name, SHUFFLED, becomes, draws, seed)
     return found
+
+
+def _beside(
+    predictor: Predictor, other: Predictor, names: Sequence[Sequence[str]]
+) -> Iterator[Fed]:
+    """Yields batches of twice the size: windows, then other videos', which do not count."""
+    for own, theirs in zip(predictor.feed(names), other.feed(names), strict=True):
+        both = [
+            _joined(cast(Batch, a), cast(Batch, b))
+            for a, b in zip(own.host, theirs.host, strict=True)
+        ]
+        yield Fed(both, predictor.place(both))
+
+
+def _joined(own: Batch, other: Batch) -> Batch:
+    other = dataclasses.replace(
+        other,
+        example_mask=np.zeros_like(other.example_mask),
+        frame_ids=np.full_like(other.frame_ids, -1),
+    )
+    return jax.tree.map(lambda *rows: np.concatenate(rows), own, other)
 
 
 def _compare(
