@@ -20,6 +20,7 @@ from emojax.datasets.ticks import count_ticks, counted_frames, held_ticks
 from emojax.datasets.window_spec import WindowSpec
 from emojax.prediction import predictor
 from emojax.prediction.trained_run import open_run
+from emojax.studies.missing_modality import without_rows
 from tests.small_store import build_coded_store, build_small_store
 from tests.test_held_predictions import telling_step
 from tests.training_runs import (
@@ -112,6 +113,24 @@ def test_an_excluded_frame_takes_the_prediction_of_the_nearest_one_that_counts(
         assert (counted_frames(record, spec) == known).all()
         passed = [max(0, int((known <= frame).sum()) - 1) for frame in frames]
         assert held_ticks(record, causal, len(known)).tolist() == passed
+
+
+def test_rows_go_missing_at_the_ticks_that_a_study_drops(uneven: Store) -> None:
+    spec, rng = spec_of(), np.random.default_rng(2)
+    count = range(len(uneven.videos))
+    dropped = {i: rng.random(count_ticks(uneven, i, spec)) < 0.4 for i in count}
+    altered = without_rows(uneven, spec, dropped, ["frames"])
+    before, after, gone = LoadWindow(uneven, spec), LoadWindow(altered, spec), 0
+    for number, start in window_list(uneven, names_of(uneven), spec):
+        intact, cleared = before((number, start)), after((number, start))
+        real = intact.frame_ids[intact.frame_ids >= 0]
+        drop = np.zeros(spec.window, bool)
+        drop[: len(real)] = dropped[number][real]
+        expected = intact.stream_valid["frames"] & ~drop
+        np.testing.assert_array_equal(cleared.stream_valid["frames"], expected)
+        np.testing.assert_array_equal(cleared.stream_valid["fast"], intact.stream_valid["fast"])
+        gone += int((intact.stream_valid["frames"] & drop).sum())
+    assert gone > 10
 
 
 def test_a_stream_of_batches_goes_on_where_it_was(uneven: Store) -> None:

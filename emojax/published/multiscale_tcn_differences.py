@@ -79,6 +79,11 @@ _MODEL = (
         OURS,
     ),
     Difference(
+        "Initial values are not given; they are drawn after LeCun.",
+        "sections 3.4, 3.6",
+        OURS,
+    ),
+    Difference(
         "The TCNs see only the past, as in Bai et al. 2018; the paper does not say.",
         "section 3.4",
         OURS,

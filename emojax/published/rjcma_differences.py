@@ -32,6 +32,13 @@ _FEATURES = (
         {"data.normalisation": other_than({})},
     ),
     Difference(
+        "The paper computes audio features at a hop of 1 / fps. Here each frame takes the row "
+        "nearest in time, whatever the hop of the store's stream.",
+        "section 4.2.1",
+        OURS,
+        {"data.streams": one_of("vggish"), "data.resampling.vggish": "nearest"},
+    ),
+    Difference(
         "A missing face is a row of zeros. In the paper it is a black image that passes the "
         "backbone.",
         "section 4.2.1",
@@ -123,6 +130,12 @@ _TEMPORAL = (
         "section 3.1",
         OURS,
         {"model.temporal": "tcn"},
+    ),
+    Difference(
+        "Initial values are not given. Convolutions and W_j are drawn after LeCun.",
+        "sections 3.1, 3.4",
+        OURS,
+        PAPER,
     ),
     Difference(
         "Whether the temporal networks look ahead is not said; as in the public code they do not.",

@@ -125,6 +125,12 @@ _MODEL = (
         {"model.causal": True, "model.activation": "prelu"},
     ),
     Difference(
+        "Initial values are not given: convolutions and connected layers are drawn after LeCun, "
+        "projections of the attention after Glorot. The code leaves most to PyTorch.",
+        "section 3.5",
+        OURS,
+    ),
+    Difference(
         "The TCNs look both ways; those of the code see only the past, and the paper does not say.",
         "section 3.5.1",
         OURS,

@@ -301,7 +301,8 @@ def dropped_rows(
             offset_T = (np.arange(-context, rows + context) + 0.5) * spec.window / rows
             for b in np.flatnonzero(batch.example_mask):
                 dropped_N = dropped[int(batch.video_ids[b])]
-                # The first tick of a window is always one of the video.
+                # The first tick of a window is one of the video, unless the window is empty; then
+                # all of its rows are padding, and dropping them changes nothing.
                 tick_T = np.floor(batch.frame_ids[b][0] + offset_T + 1e-6).astype(np.int64)
                 inside_T = (tick_T >= 0) & (tick_T < len(dropped_N))
                 drop_BT[b] = inside_T & dropped_N[np.clip(tick_T, 0, len(dropped_N) - 1)]
