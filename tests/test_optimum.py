@@ -1,5 +1,6 @@
 """The exact posterior of the simulated data, against dense and enumerated references."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
+from data.simulation.bounds import told
 from data.simulation.kalman import smooth
 from data.simulation.markov import chain_posterior
 from data.simulation.optimum import clipped_gaussian_mean, posteriors
@@ -34,21 +36,33 @@ from emojax.specs import STREAMS
 SLOW = ("fan", "raf_db", "deepspectrum", "openpose")
 
 
-def sensors_of(names: tuple[str, ...], tasks: tuple[str, ...], seed: int = 0) -> tuple[Sensor, ...]:
-    return tuple(make_sensor(STREAMS[n], tasks, generator(seed, n)) for n in names)
+def sensors_of(
+    names: tuple[str, ...], tasks: tuple[str, ...], preset: Preset, seed: int = 0
+) -> tuple[Sensor, ...]:
+    cues = preset.cues(len({STREAMS[n].modality for n in names}))
+    return tuple(
+        make_sensor(STREAMS[n], tasks, generator(seed, n), cues=cues, marks=preset.marks)
+        for n in names
+    )
+
+
+def columns_of(preset: Preset, sensors: tuple[Sensor, ...], task: str) -> slice:
+    """Returns the columns of the code that show a single simulated task."""
+    cues = preset.cues(len({sensor.spec.modality for sensor in sensors}))
+    return code_slices((task,), cues=cues, marks=preset.marks)[task]
 
 
 def some_videos(
     preset: Preset, tasks: tuple[str, ...], count: int, seconds: tuple[float, float], seed: int = 0
 ) -> tuple[tuple[Sensor, ...], list[Video]]:
-    sensors = sensors_of(("ir50", "vggish", "bert"), tasks, seed)
+    sensors = sensors_of(("ir50", "vggish", "bert"), tasks, preset, seed)
     videos = [simulate(seed, preset, sensors, tasks, "train", i, seconds) for i in range(count)]
     return sensors, videos
 
 
 def short_videos(preset: Preset, task: str) -> tuple[tuple[Sensor, ...], list[Video]]:
     """Returns two videos of unlike length with invalid rows, irregular clocks and delays."""
-    sensors = sensors_of(SLOW, (task,))
+    sensors = sensors_of(SLOW, (task,), preset)
     videos = [
         simulate(3, preset, sensors, (task,), "train", index, seconds)
         for index, seconds in ((0, (3.0, 3.5)), (1, (1.0, 1.5)))
@@ -64,10 +78,10 @@ def seen_rows(
 ) -> list[tuple[float, Sensor, bool, np.ndarray]]:
     """Returns (instant described, sensor, reliable, code) of every valid row."""
     return [
-        (pts - sensor.delay, sensor, bool(reliable), code_Q)
+        (described, sensor, bool(reliable), code_Q)
         for sensor in sensors
-        for pts, valid, reliable, code_Q in zip(
-            *(getattr(video.rows[sensor.spec.name], f) for f in ("pts_N", "valid_N")),
+        for described, valid, reliable, code_Q in zip(
+            *(getattr(video.rows[sensor.spec.name], f) for f in ("described_N", "valid_N")),
             video.rows[sensor.spec.name].reliable_N,
             video.rows[sensor.spec.name].code_NQ,
             strict=True,
@@ -85,7 +99,7 @@ def test_smoother_is_the_dense_conditional_mean(preset: Preset) -> None:
         gain_E = preset.va_gain * np.array([row[1].gain for row in rows])
         modality_E = np.array([row[1].spec.modality for row in rows])
         low_E = np.array([not row[2] for row in rows], float)
-        z_E2 = np.stack([row[3][code_slices(("va",))["va"]] for row in rows])
+        z_E2 = np.stack([row[3][columns_of(preset, sensors, "va")] for row in rows])
 
         def signal(dt: np.ndarray) -> np.ndarray:
             u = preset.signal_rate * np.abs(dt)
@@ -94,10 +108,15 @@ def test_smoother_is_the_dense_conditional_mean(preset: Preset) -> None:
         dt_EE = t_E[:, None] - t_E[None]
         same_EE = modality_E[:, None] == modality_E[None]
         nuisance_EE = same_EE * np.exp(-np.abs(dt_EE) / preset.nuisance_tau)
-        size_EE = preset.rho**2 + preset.rho_unreliable**2 * np.outer(low_E, low_E)
-        cov_EE = np.outer(gain_E, gain_E) * (signal(dt_EE) + size_EE * nuisance_EE)
+        size_EE = np.full_like(dt_EE, preset.rho**2)
+        shown_EE, truth_E = np.ones_like(dt_EE), np.ones_like(t_E)
+        if preset.decoy:  # rows that show the truth tell nothing about the decoy
+            shown_EE, truth_E = low_E[:, None] == low_E[None], 1 - low_E
+        else:
+            size_EE += preset.rho_unreliable**2 * np.outer(low_E, low_E)
+        cov_EE = np.outer(gain_E, gain_E) * (shown_EE * signal(dt_EE) + size_EE * nuisance_EE)
         cov_EE += preset.white**2 * np.eye(t_E.size)
-        cross_NE = signal(video.pts_N[:, None] - t_E[None]) * gain_E
+        cross_NE = signal(video.pts_N[:, None] - t_E[None]) * gain_E * truth_E
         mean_N2 = cross_NE @ np.linalg.solve(cov_EE, z_E2)
         variance_N = 1 - np.sum(cross_NE * np.linalg.solve(cov_EE, cross_NE.T).T, axis=1)
         expected_N2 = clipped_gaussian_mean(
@@ -129,7 +148,7 @@ def test_forward_backward_is_the_sum_over_all_paths() -> None:
     seen = rng.uniform(0.01, 1, (events, classes, nuisances, lanes))
     likelihood[:events] = np.where(modality_EL[:events, None, None] >= 0, seen, 1.0)
     result = chain_posterior(
-        dt_EL, modality_EL, likelihood, share_KL, share_J,
+        dt_EL, modality_EL, likelihood, share_KL, np.repeat(share_J[:, None], lanes, axis=1),
         num_modalities=2, state_tau=1.5, nuisance_tau=0.8,
     )  # fmt: skip
 
@@ -170,26 +189,36 @@ def test_chain_posterior_is_that_of_the_dense_joint_chain(preset: Preset, task: 
         EXPRESSION_SHARES if task == "expr" else np.array([1 - AU_RATES[unit], AU_RATES[unit]])
     )
     share_J = preset.expr_nuisance() if task == "expr" else preset.au_nuisance()
+    chains, chain_tau = len(modalities), preset.confusion_tau
+    if preset.decoy:  # a single chain, of the same law as the truth, which all modalities share
+        share_J, chains, chain_tau = share_K, 1, preset.state_tau
 
     def redraws(share: np.ndarray, tau: float) -> np.ndarray:
         return (np.tile(share, (share.size, 1)) - np.eye(share.size)) / tau
 
-    sizes = [share_K.size] + [share_J.size] * len(modalities)
+    sizes = [share_K.size] + [share_J.size] * chains
     rates = [redraws(share_K, preset.state_tau)]
-    rates += [redraws(share_J, preset.confusion_tau)] * len(modalities)
+    rates += [redraws(share_J, chain_tau)] * chains
     generator_SS = np.zeros((np.prod(sizes), np.prod(sizes)))
     for axis, rate in enumerate(rates):
         before, after = int(np.prod(sizes[:axis])), int(np.prod(sizes[axis + 1 :]))
         generator_SS += np.kron(np.kron(np.eye(before), rate), np.eye(after))
     prior_S = share_K
-    for _ in modalities:
+    for _ in range(chains):
         prior_S = np.kron(prior_S, share_J)
     state_S = list(itertools.product(*(range(size) for size in sizes)))
 
     def likelihood_of(sensor: Sensor, reliable: bool, code_Q: np.ndarray) -> np.ndarray:
         axis = 1 + modalities.index(sensor.spec.modality)
-        z_Q = code_Q[code_slices((task,))[task]]
-        if task == "expr":
+        z_Q = code_Q[columns_of(preset, sensors, task)]
+        if preset.decoy:
+            state = [s[0] if reliable else s[1] for s in state_S]
+            if task == "expr":
+                error_S = ((z_Q - sensor.gain * preset.expr_points()[state]) ** 2).sum(axis=1)
+            else:
+                points_S = preset.au_gain * (2 * np.array(state) - 1)
+                error_S = (z_Q[unit] - sensor.gain * points_S) ** 2
+        elif task == "expr":
             shown = preset.expr_shown(sensor.spec.modality)[int(reliable)]
             target = [preset.expr_points()[shown[s[0], s[axis]]] for s in state_S]
             error_S = ((z_Q - sensor.gain * np.array(target)) ** 2).sum(axis=1)
@@ -339,3 +368,68 @@ def test_more_rows_never_hurt_on_average() -> None:
             )
         )
     assert errors[0] > errors[1] > errors[2]
+
+
+def crossed_videos(count: int = 12) -> tuple[Preset, tuple[Sensor, ...], list[Video]]:
+    preset = PRESETS["cross_cued"]
+    sensors = sensors_of(("ir50", "vggish", "bert"), ("va",), preset)
+    videos = [simulate(0, preset, sensors, ("va",), "train", i, (20.0, 25.0)) for i in range(count)]
+    return preset, sensors, videos
+
+
+def test_the_optimum_of_crossed_cues_is_bounded_on_both_sides() -> None:
+    preset, sensors, videos = crossed_videos()
+
+    def correlation(seen: list[Video]) -> float:
+        found = posteriors(seen, preset, sensors, ("va",))
+        p_N2 = np.concatenate([one["va"] for one in found])
+        y_N2 = np.concatenate([video.truth["va"] for video in videos])
+        return float(np.mean([np.corrcoef(p_N2[:, d], y_N2[:, d])[0, 1] for d in (0, 1)]))
+
+    upper = correlation(videos)
+    lower = correlation([told(video, preset, sensors, ("va",)) for video in videos])
+    assert 0.9 < lower <= upper + 0.005 < 1.0
+    assert upper - lower < 0.04
+
+    # Without the marks nobody knows the lags, and without the cues nobody knows whom to trust.
+    guessed = []
+    for video in videos:
+        halves = {
+            name: dataclasses.replace(rows, reliable_N=np.ones_like(rows.reliable_N))
+            for name, rows in video.rows.items()
+        }
+        guessed.append(dataclasses.replace(video, rows=halves))
+    assert correlation(guessed) < 0.8 * upper
+
+
+def test_lags_and_reliabilities_are_told_by_the_features() -> None:
+    preset, sensors, videos = crossed_videos(4)
+    for video in videos:
+        seen = told(video, preset, sensors, ("va",))
+        for name, rows in video.rows.items():
+            found = seen.rows[name]
+            assert np.abs(found.described_N - rows.described_N).max() < 0.03
+            kept_N = found.valid_N
+            assert kept_N.mean() > 0.7
+            wrong_N = found.reliable_N[kept_N] != rows.reliable_N[kept_N]
+            assert wrong_N.mean() < 0.01
+
+
+def test_a_stream_does_not_tell_its_own_reliability() -> None:
+    """Truth and decoy have the same law, so that the code of one stream looks alike under both."""
+    preset, sensors, videos = crossed_videos(60)
+    columns = columns_of(preset, sensors, "va")
+    for name in ("ir50", "vggish", "bert"):
+        codes = {True: [], False: []}
+        for video in videos:
+            rows = video.rows[name]
+            for reliable in codes:
+                codes[reliable].append(rows.code_NQ[rows.reliable_N == reliable])
+        trusted_NQ, wrong_NQ = (np.concatenate(codes[r]) for r in (True, False))
+        cues = slice(0, columns.start)
+        own = sorted(s.spec.modality for s in sensors).index(STREAMS[name].modality)
+        assert np.abs(trusted_NQ[:, cues][:, own]).max() < 6 * preset.white  # noise, no cue
+        spread = trusted_NQ[:, columns].std(axis=0) / wrong_NQ[:, columns].std(axis=0)
+        np.testing.assert_allclose(spread, 1.0, atol=0.1)
+        others = [c for c in range(cues.stop) if c != own]
+        assert np.abs(trusted_NQ[:, others]).min() > 0.5 * preset.cue  # those of the others

@@ -1,6 +1,7 @@
 """Exact smoother of valence and arousal: Kalman filter and modified Bryson-Frazier backward pass.
 
-The state of one dimension is (x, x' / rate, n_1..n_M, n'_1..n'_M) with stationary covariance I,
+The state of one dimension is (x, x' / rate, n_1..n_M, n'_1..n'_M), or with a decoy z
+(x, x' / rate, z, z' / rate, n_1..n_M), with stationary covariance I,
 so a step is C <- F C F^T for C = P - I and nothing else. Every event observes h . state plus
 white noise, or nothing (h = 0). Valence and arousal have the same h, hence the same
 covariances, and are two columns of the mean. The batch of videos is the last axis, so that
@@ -21,6 +22,7 @@ import numpy as np
 from .chunked import chunked_smoother
 
 Carry = tuple[jax.Array, jax.Array]
+Parameters = tuple[float, float, float, int]
 
 
 def smooth(
@@ -31,6 +33,7 @@ def smooth(
     signal_rate: float,
     nuisance_tau: float,
     noise_variance: float,
+    signals: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes posterior mean (E, 2, B) and variance (E, B) of x at every event, float64.
 
@@ -39,10 +42,12 @@ def smooth(
         h_EnB: observation vectors, 0 where an event observes nothing.
         y_E2B: observations of both dimensions, 0 where nothing is observed.
         signal_rate, nuisance_tau, noise_variance: the process's parameters.
+        signals: the number of Matern-3/2 processes, two state variables each, at the start of
+            the state; x is the first.
     """
     n, batch = h_EnB.shape[1:]
     with jax.enable_x64(True):
-        parameters = (signal_rate, nuisance_tau, noise_variance)
+        parameters = (signal_rate, nuisance_tau, noise_variance, signals)
         start = (np.zeros((n, 2, batch)), np.zeros((n, n, batch)))
         result_E3B = chunked_smoother(
             partial(_forward, parameters),
@@ -54,16 +59,18 @@ def smooth(
     return result_E3B[:, :2], result_E3B[:, 2]
 
 
-def _transition(dt_B: jax.Array, n: int, parameters: tuple[float, ...]) -> jax.Array:
-    """Returns F (n, n, B): Matern-3/2 block, then exponential decay of every nuisance."""
-    signal_rate, nuisance_tau, _ = parameters
+def _transition(dt_B: jax.Array, n: int, parameters: Parameters) -> jax.Array:
+    """Returns F (n, n, B): Matern-3/2 blocks, then exponential decay of every nuisance."""
+    signal_rate, nuisance_tau, _, signals = parameters
     u_B = signal_rate * dt_B
     fade_B = jnp.exp(-u_B)
     decay_B = jnp.exp(-dt_B / nuisance_tau)
-    nuisance_n1 = jnp.diag((jnp.arange(n) > 1).astype(dt_B.dtype))[..., None]
-    f_nnB = nuisance_n1 * decay_B[None, None]
+    nuisance_nn1 = jnp.diag((jnp.arange(n) >= 2 * signals).astype(dt_B.dtype))[..., None]
+    f_nnB = nuisance_nn1 * decay_B[None, None]
     block = fade_B[None, None] * jnp.stack([jnp.stack([1 + u_B, u_B]), jnp.stack([-u_B, 1 - u_B])])
-    return f_nnB.at[:2, :2].set(block)
+    for i in range(0, 2 * signals, 2):
+        f_nnB = f_nnB.at[i : i + 2, i : i + 2].set(block)
+    return f_nnB
 
 
 def _times(a_ijB: jax.Array, b_jkB: jax.Array) -> jax.Array:
@@ -76,7 +83,7 @@ def _swap(a_ijB: jax.Array) -> jax.Array:
 
 
 def _filter_step(
-    parameters: tuple[float, ...], state: Carry, event: dict[str, jax.Array]
+    parameters: Parameters, state: Carry, event: dict[str, jax.Array]
 ) -> tuple[Carry, dict[str, jax.Array]]:
     """Predicts over dt and updates with the event; C = P - I."""
     mean_n2B, c_nnB = state
@@ -95,17 +102,17 @@ def _filter_step(
     return (mean_n2B, c_nnB), kept
 
 
-@jax.jit
-def _forward(parameters: tuple[float, ...], state: Carry, chunk: dict[str, jax.Array]) -> Carry:
+@partial(jax.jit, static_argnums=0)
+def _forward(parameters: Parameters, state: Carry, chunk: dict[str, jax.Array]) -> Carry:
     def step(state: Carry, event: dict[str, jax.Array]) -> tuple[Carry, None]:
         return _filter_step(parameters, state, event)[0], None
 
     return jax.lax.scan(step, state, chunk)[0]
 
 
-@jax.jit
+@partial(jax.jit, static_argnums=0)
 def _backward(
-    parameters: tuple[float, ...], state: Carry, message: Carry, chunk: dict[str, jax.Array]
+    parameters: Parameters, state: Carry, message: Carry, chunk: dict[str, jax.Array]
 ) -> tuple[Carry, jax.Array]:
     """Computes the adjoint (l, L) of later events; x = mean - P l, variance = P - P L P."""
     _, kept = jax.lax.scan(partial(_filter_step, parameters), state, chunk)

@@ -1,11 +1,11 @@
 """Exact posterior of a Markov chain seen through modalities that are wrong for a while.
 
 The hidden state is (k, j_1, .., j_M): the class (or unit) and one nuisance chain for every
-modality, all independent a priori, so a transition is a Kronecker product and is applied one
-axis at a time. Each chain redraws its state at a constant rate (``data.simulation.processes``),
-hence p <- e p + (1 - e) (sum p) share over dt, with e = exp(-dt / tau). An event is a row of one
-modality and multiplies by p(row | k, j_m), or a frame, which observes nothing and only wants
-the posterior.
+modality (or a single one that they share, a decoy), all independent a priori, so a transition is
+a Kronecker product and is applied one axis at a time. Each chain redraws its state at a constant
+rate (``data.simulation.processes``), hence p <- e p + (1 - e) (sum p) share over dt, with
+e = exp(-dt / tau). An event is a row of one modality and multiplies by p(row | k, j_m), or a frame,
+which observes nothing and only wants the posterior.
 
 Forward-backward of Rabiner (1989), normalised at every event, in float64. Independent units
 and videos are lanes of the last axis L.
@@ -28,7 +28,7 @@ def chain_posterior(
     modality_EL: np.ndarray,
     likelihood_EKJL: np.ndarray,
     share_KL: np.ndarray,
-    nuisance_share_J: np.ndarray,
+    nuisance_share_JL: np.ndarray,
     *,
     num_modalities: int,
     state_tau: float,
@@ -41,16 +41,16 @@ def chain_posterior(
         modality_EL: int, the modality that the event observes; -1 for none.
         likelihood_EKJL: p(row | k, j_m) up to a factor; 1 where nothing is observed.
         share_KL: stationary distribution of k.
-        nuisance_share_J: stationary distribution of every j_m.
+        nuisance_share_JL: stationary distribution of every j_m.
         num_modalities: M.
         state_tau, nuisance_tau: seconds, mean time between redraws of k and of each j_m.
     """
     with jax.enable_x64(True):
         prior = share_KL
         for axis in range(num_modalities):
-            shape = [1] * (axis + 1) + [-1, 1]
-            prior = np.expand_dims(prior, -2) * nuisance_share_J.reshape(shape)
-        parameters = (share_KL, nuisance_share_J, np.float64(state_tau), np.float64(nuisance_tau))
+            shape = [1] * (axis + 1) + list(nuisance_share_JL.shape)
+            prior = np.expand_dims(prior, -2) * nuisance_share_JL.reshape(shape)
+        parameters = (share_KL, nuisance_share_JL, np.float64(state_tau), np.float64(nuisance_tau))
         return chunked_smoother(
             partial(_forward, parameters),
             partial(_backward, parameters),
@@ -78,14 +78,14 @@ def _move(
     p: jax.Array, event: dict[str, jax.Array], parameters: Parameters, rule: Rule
 ) -> jax.Array:
     """Applies every chain's transition, one axis at a time."""
-    share_KL, nuisance_J, state_tau, nuisance_tau = parameters
+    share_KL, nuisance_JL, state_tau, nuisance_tau = parameters
     lift = (1,) * (p.ndim - 1)
     keep_state = jnp.exp(-event["dt"] / state_tau).reshape(*lift, -1)
     keep_nuisance = jnp.exp(-event["dt"] / nuisance_tau).reshape(*lift, -1)
     share = share_KL.reshape(share_KL.shape[0], *lift[1:], -1)
     p = rule(p, 0, share, keep_state)
     for axis in range(1, p.ndim - 1):
-        share = nuisance_J.reshape(*lift[:axis], -1, *lift[axis:])
+        share = nuisance_JL.reshape(*lift[:axis], -1, *lift[axis + 1 :], nuisance_JL.shape[1])
         p = rule(p, axis, share, keep_nuisance)
     return p
 

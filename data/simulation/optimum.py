@@ -48,12 +48,13 @@ def posteriors(
         expr class probabilities, au probabilities of each unit.
     """
     batch = batch or len(videos)
-    merged = [_merge(video, sensors, tasks) for video in videos]
+    modalities = sorted({sensor.spec.modality for sensor in sensors})
+    slices = code_slices(tasks, cues=preset.cues(len(modalities)), marks=preset.marks)
+    merged = [_merge(video, sensors, {task: slices[task] for task in tasks}) for video in videos]
     num_events = pad_events(max(m["time"].size for m in merged))
     dt_EB = np.zeros((num_events, batch))
     for lane, events in enumerate(merged):
         dt_EB[: events["time"].size, lane] = np.diff(events["time"], prepend=events["time"][0])
-    modalities = sorted({sensor.spec.modality for sensor in sensors})
     out: list[dict[str, np.ndarray]] = [{} for _ in videos]
 
     def of_task(task: str) -> np.ndarray:
@@ -78,7 +79,7 @@ def clipped_gaussian_mean(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
 
 
 def _merge(
-    video: Video, sensors: tuple[Sensor, ...], tasks: tuple[str, ...]
+    video: Video, sensors: tuple[Sensor, ...], slices: dict[str, slice]
 ) -> dict[str, np.ndarray]:
     """Merges rows and frames: "time", "stream" (-1: frame), "reliable", each task's code / gain."""
     width = next(iter(video.rows.values())).code_NQ.shape[1]
@@ -87,7 +88,7 @@ def _merge(
     for number, sensor in enumerate(sensors):
         rows = video.rows[sensor.spec.name]
         keep_N = rows.valid_N
-        times.append(rows.pts_N[keep_N] - sensor.delay)
+        times.append(rows.described_N[keep_N])
         streams.append(np.full(int(keep_N.sum()), number))
         codes.append(rows.code_NQ[keep_N])
         reliable.append(rows.reliable_N[keep_N])
@@ -99,7 +100,7 @@ def _merge(
         "stream": np.concatenate(streams)[order_E],
         "reliable": np.concatenate(reliable)[order_E],
     }
-    return events | {task: code_EQ[:, code_slices(tasks)[task]] for task in tasks}
+    return events | {task: code_EQ[:, columns] for task, columns in slices.items()}
 
 
 def _of_stream(
@@ -120,16 +121,20 @@ def _va_posterior(
 ) -> np.ndarray:
     count = len(modalities)
     num_events, batch = dt_EB.shape
-    h_EnB = np.zeros((num_events, 2 + 2 * count, batch))
+    signals = 2 if preset.decoy else 1
+    first = 2 * signals  # of the nuisances
+    h_EnB = np.zeros((num_events, first + (1 if preset.decoy else 2) * count, batch))
     y_E2B = np.zeros((num_events, 2, batch))
     for lane, events in enumerate(merged):
         modality_E, gain_E = _of_stream(events, sensors, modalities)
         row = np.flatnonzero(modality_E >= 0)
         scale = gain_E[row] * preset.va_gain
-        h_EnB[row, 0, lane] = scale
-        h_EnB[row, 2 + modality_E[row], lane] = scale * preset.rho
-        extra = np.where(events["reliable"][row], 0.0, preset.rho_unreliable)
-        h_EnB[row, 2 + count + modality_E[row], lane] = scale * extra
+        reliable = events["reliable"][row]
+        h_EnB[row, np.where(reliable | (not preset.decoy), 0, 2), lane] = scale
+        h_EnB[row, first + modality_E[row], lane] = scale * preset.rho
+        if not preset.decoy:
+            extra = np.where(reliable, 0.0, preset.rho_unreliable)
+            h_EnB[row, first + count + modality_E[row], lane] = scale * extra
         y_E2B[row, :, lane] = events["va"][row]
     mean_E2B, variance_EB = smooth(
         dt_EB,
@@ -138,6 +143,7 @@ def _va_posterior(
         signal_rate=preset.signal_rate,
         nuisance_tau=preset.nuisance_tau,
         noise_variance=preset.code_variance("va"),
+        signals=signals,
     )
     label_EB2 = np.asarray(LABEL_MEAN) + LABEL_STD * np.swapaxes(mean_E2B, 1, 2)
     std_EB = LABEL_STD * np.sqrt(np.maximum(variance_EB, 1e-300))
@@ -157,9 +163,14 @@ def _expr_posterior(
     sensors: tuple[Sensor, ...],
     modalities: list[str],
 ) -> np.ndarray:
-    shown_MRKJ = np.stack([preset.expr_shown(modality) for modality in modalities])
-    classes, nuisances = shown_MRKJ.shape[2:]
     points_KQ = preset.expr_points()
+    if preset.decoy:
+        shown_MRKJ = np.stack([_truth_or_decoy(EXPRESSION_SHARES.size)] * len(modalities))
+        nuisance_J = EXPRESSION_SHARES
+    else:
+        shown_MRKJ = np.stack([preset.expr_shown(modality) for modality in modalities])
+        nuisance_J = preset.expr_nuisance()
+    classes, nuisances = shown_MRKJ.shape[2:]
     modality_EB = np.full(dt_EB.shape, -1)
     likelihood_EKJB = np.ones((dt_EB.shape[0], classes, nuisances, dt_EB.shape[1]))
     for lane, events in enumerate(merged):
@@ -173,15 +184,8 @@ def _expr_posterior(
             distance_nK[:, None], shown_nKJ.reshape(row.size, 1, -1), axis=2
         ).reshape(shown_nKJ.shape)
         likelihood_EKJB[row, :, :, lane] = _likelihood(distance_nKJ, preset.code_variance("expr"))
-    posterior_EKB = chain_posterior(
-        dt_EB,
-        modality_EB,
-        likelihood_EKJB,
-        np.repeat(EXPRESSION_SHARES[:, None], dt_EB.shape[1], axis=1),
-        preset.expr_nuisance(),
-        num_modalities=len(modalities),
-        state_tau=preset.state_tau,
-        nuisance_tau=preset.confusion_tau,
+    posterior_EKB = _chains(
+        dt_EB, modality_EB, likelihood_EKJB, EXPRESSION_SHARES[:, None], nuisance_J[:, None], preset
     )
     return np.swapaxes(posterior_EKB, 1, 2)
 
@@ -195,7 +199,12 @@ def _au_posterior(
 ) -> np.ndarray:
     units = TASKS["au"].outputs
     num_events, batch = dt_EB.shape
-    point_RKJ = preset.au_shown()
+    share_KU = np.stack([1.0 - AU_RATES, AU_RATES])
+    if preset.decoy:
+        point_RKJ = preset.au_gain * (2.0 * _truth_or_decoy(2) - 1.0)
+        nuisance_JU = share_KU
+    else:
+        point_RKJ, nuisance_JU = preset.au_shown(), preset.au_nuisance()[:, None]
     modality_EB = np.full(dt_EB.shape, -1)
     likelihood_EKJUB = np.ones((num_events, 2, 2, units, batch))
     for lane, events in enumerate(merged):
@@ -205,19 +214,45 @@ def _au_posterior(
         target_nKJ = point_RKJ[events["reliable"][row].astype(int)] * gain_E[row, None, None]
         distance_nKJU = (events["au"][row, None, None] - target_nKJ[..., None]) ** 2
         likelihood_EKJUB[row, ..., lane] = _likelihood(distance_nKJU, preset.code_variance("au"))
-    share_KU = np.stack([1.0 - AU_RATES, AU_RATES])
-    posterior_EKL = chain_posterior(
+    posterior_EKL = _chains(
         np.tile(dt_EB, (1, units)),
         np.tile(modality_EB, (1, units)),
         likelihood_EKJUB.reshape(num_events, 2, 2, units * batch),
         np.repeat(share_KU, batch, axis=1),
-        preset.au_nuisance(),
-        num_modalities=len(modalities),
-        state_tau=preset.state_tau,
-        nuisance_tau=preset.confusion_tau,
+        np.repeat(np.broadcast_to(nuisance_JU, (2, units)), batch, axis=1),
+        preset,
     )
     active_EUB = posterior_EKL[:, 1].reshape(num_events, units, batch)
     return np.swapaxes(active_EUB, 1, 2)
+
+
+def _truth_or_decoy(states: int) -> np.ndarray:
+    """Returns the state shown, (2, K, J) by reliability, true state and decoy's state."""
+    true_KJ, decoy_KJ = np.indices((states, states))
+    return np.stack([decoy_KJ, true_KJ])
+
+
+def _chains(
+    dt_EL: np.ndarray,
+    modality_EL: np.ndarray,
+    likelihood_EKJL: np.ndarray,
+    share_KL: np.ndarray,
+    nuisance_JL: np.ndarray,
+    preset: Preset,
+) -> np.ndarray:
+    """Returns the posterior (E, K, L); one nuisance chain for each modality, or one decoy."""
+    lanes = dt_EL.shape[1]
+    modalities = max(1, int(modality_EL.max()) + 1)
+    return chain_posterior(
+        dt_EL,
+        np.minimum(modality_EL, 0) if preset.decoy else modality_EL,
+        likelihood_EKJL,
+        np.broadcast_to(share_KL, (share_KL.shape[0], lanes)),
+        np.broadcast_to(nuisance_JL, (nuisance_JL.shape[0], lanes)),
+        num_modalities=1 if preset.decoy else modalities,
+        state_tau=preset.state_tau,
+        nuisance_tau=preset.state_tau if preset.decoy else preset.confusion_tau,
+    )
 
 
 _POSTERIOR = {"va": _va_posterior, "expr": _expr_posterior, "au": _au_posterior}

@@ -1,8 +1,13 @@
 """Amplitudes and time scales of the simulated data, one table row a preset.
 
-Two promises are kept by tests: under ``plain`` ridge regression plus smoothing nearly reaches
-the optimum, under ``switching`` it stays well below, because every modality is unreliable half
-of the time and only a model that judges reliability frame by frame knows which one to trust.
+Three promises are kept by tests. Under ``plain`` ridge regression plus smoothing nearly reaches
+the optimum. Under ``switching`` it stays well below, because every modality is unreliable half
+of the time and only a model that judges reliability frame by frame knows which one to trust; each
+stream shows that itself, so that a concatenation of streams suffices. Under ``cross_cued`` only the
+other streams show it, and they are late by a time that differs from video to video: a model has to
+find the rows of the other stream that belong to a frame, by their content.
+
+For ``cross_cued`` the optimum is an upper bound, ``data.simulation.bounds`` a lower one.
 """
 
 from __future__ import annotations
@@ -48,6 +53,18 @@ class Preset:
             "off" misses the unit and "blank" shows neither on nor off. "noise" shows f itself,
             whatever f and the unit are.
         au_share: stationary share of f = 1.
+        decoy: an unreliable modality shows, in place of the truth, a second process of the same
+            law, the same in all modalities. Truth and decoy could be exchanged without a trace
+            but for the cues, so a stream alone never tells whether it is reliable. Replaces
+            ``rho_unreliable`` and the kinds and shares of expressions and units.
+        crossed: the cue to a modality's reliability is shown by the other modalities, not by
+            its own.
+        marks: number of Ornstein-Uhlenbeck processes that all modalities show. They carry no
+            label; they tell which rows of two streams belong to one moment.
+        mark_tau: their time constant.
+        lag: greatest delay of a modality but "visual" in a video, besides that of its streams;
+            uniform, drawn for each video and modality.
+        presence: factor of the time between two absences (no face, silence).
         cue, va_gain, expr_gain, au_gain: amplitudes of the codes.
         code_white: standard deviation of white noise inside the expression and unit subspaces,
             against the codes' amplitudes. It blurs the instants at which several modalities
@@ -69,12 +86,22 @@ class Preset:
     expr_share: tuple[float, float, float] = (0.3, 0.4, 0.3)
     au_kinds: tuple[str, str] = ("blank", "off")
     au_share: float = 0.7
+    decoy: bool = False
+    crossed: bool = False
+    marks: int = 0
+    mark_tau: float = 0.6
+    lag: float = 0.0
+    presence: float = 1.0
     cue: float = 1.0
     va_gain: float = 2.0
     expr_gain: float = 2.0
     au_gain: float = 1.0
     code_white: float = 0.2
     white: float = 0.05
+
+    def cues(self, modalities: int) -> int:
+        """Returns the number of cues in a row's code, for this number of modalities."""
+        return modalities if self.crossed else 1
 
     def code_variance(self, task: str) -> float:
         """Returns the variance of the white noise inside a task's subspace."""
@@ -124,5 +151,16 @@ PRESETS = {
         expr_share=(0.25, 0.35, 0.4),
         au_kinds=("noise", "off"),
         au_share=0.45,
+    ),
+    "cross_cued": Preset(
+        signal_rate=1.6,
+        dwell=(1.0, 1.0),
+        rho=0.2,
+        decoy=True,
+        crossed=True,
+        marks=16,
+        mark_tau=0.4,
+        lag=3.0,
+        presence=10.0,
     ),
 }

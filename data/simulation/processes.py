@@ -8,6 +8,12 @@ is stamped t shows them as they were at t - delay, in a low-dimensional *code*:
     va       gain * (x + rho n_m + [unreliable] rho' n'_m), one number for each dimension
     expr     the class *shown*, a one-hot point: g(k, j_m, r_m)
     au       the units *shown*, each -1 or +1: g(b, f_m, r_m)
+    marks    Ornstein-Uhlenbeck processes that all modalities share and no label depends on
+
+With ``Preset.crossed`` the cue has a column for every modality, and a row shows those of the
+other modalities. With ``Preset.decoy`` an unreliable modality shows another draw of x, k or b, the
+same in all modalities. With ``Preset.lag`` each modality but the visual one is late by a time of
+its own in every video.
 
 x is a Matern-3/2 process, n_m and n'_m Ornstein-Uhlenbeck processes of the modality (streams
 of one modality see the same face and so the same errors), k and b are Markov chains over
@@ -43,7 +49,8 @@ ABSENCE = {
     "audio": ("silence", 6.0, 0.9),
     "text": ("silence", 6.0, 0.9),
 }
-_BEFORE = -1.0  # processes start here: a delayed row looks back before the first frame
+# Processes start here, or earlier by the greatest lag: a late row looks back past the first frame.
+_BEFORE = -1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +59,14 @@ class Rows:
 
     Attributes:
         pts_N: (n,) float64 seconds.
+        described_N: (n,) float64 seconds, the instants that the rows show.
         valid_N: (n,) bool, False where there is no face or no speech.
-        reliable_N: (n,) bool, the modality's reliability at pts - delay.
+        reliable_N: (n,) bool, the modality's reliability at these instants.
         code_NQ: (n, Q) float64, code plus its share of the white noise.
     """
 
     pts_N: np.ndarray
+    described_N: np.ndarray
     valid_N: np.ndarray
     reliable_N: np.ndarray
     code_NQ: np.ndarray
@@ -120,15 +129,17 @@ def draw_clock(
     return name, source, fps, np.round(start + ticks[kept] / fps, 3)
 
 
-def telegraph(rng: Generator, end: float, mean_on: float, mean_off: float) -> np.ndarray:
-    """Draws the switching times of a stationary on/off process on [-1, end] seconds.
+def telegraph(
+    rng: Generator, end: float, mean_on: float, mean_off: float, start: float = _BEFORE
+) -> np.ndarray:
+    """Draws the switching times of a stationary on/off process on [start, end] seconds.
 
     Returns:
         Increasing times; the state is "on" after an even number of them (0, 2, ...). A process
         that starts off has its first switch at the start.
     """
-    times = [] if rng.random() < mean_on / (mean_on + mean_off) else [_BEFORE]
-    now = _BEFORE
+    times = [] if rng.random() < mean_on / (mean_on + mean_off) else [start]
+    now = start
     while now < end:
         now += rng.exponential(mean_off if len(times) % 2 else mean_on)
         times.append(now)
@@ -141,7 +152,7 @@ def is_on(switches: np.ndarray, time_E: np.ndarray) -> np.ndarray:
 
 
 def resampling_chain(
-    rng: Generator, time_E: np.ndarray, tau: float, share_K: np.ndarray
+    rng: Generator, time_E: np.ndarray, tau: float, share_K: np.ndarray, start: float = _BEFORE
 ) -> np.ndarray:
     """Draws a continuous-time Markov chain that redraws its state from ``share_K`` at rate 1 / tau.
 
@@ -152,8 +163,8 @@ def resampling_chain(
         (E,) int64 states at ``time_E``, whose times need no order.
     """
     end = float(time_E.max())
-    count = rng.poisson((end - _BEFORE) / tau)
-    jumps = np.sort(rng.uniform(_BEFORE, end, count))
+    count = rng.poisson((end - start) / tau)
+    jumps = np.sort(rng.uniform(start, end, count))
     states = rng.choice(share_K.size, size=count + 1, p=share_K)
     return states[np.searchsorted(jumps, time_E, side="right")]
 
@@ -254,8 +265,16 @@ def simulate(
         _row_clock(sensor, generator(seed, name, sensor.spec.name, "rows"), pts_N, fps)
         for sensor in sensors
     ]
+    modalities = sorted({sensor.spec.modality for sensor in sensors})
+    late = {
+        m: float(generator(seed, name, m, "lag").uniform(0.0, preset.lag)) if m != "visual" else 0.0
+        for m in modalities
+    }
     # One time axis for everything: frames first, then each stream's rows, in sorted order.
-    parts = [pts_N, *(pts - s.delay for pts, s in zip(row_pts, sensors, strict=True))]
+    described = [
+        pts - s.delay - late[s.spec.modality] for pts, s in zip(row_pts, sensors, strict=True)
+    ]
+    parts = [pts_N, *described]
     bounds = np.cumsum([0, *(part.size for part in parts)])
     time_all_E = np.concatenate(parts)
     order_E = np.argsort(time_all_E, kind="stable")
@@ -268,14 +287,19 @@ def simulate(
         return unsorted_CE[:, bounds[part] : bounds[part + 1]].T
 
     end = float(time_E[-1])
-    modalities = sorted({sensor.spec.modality for sensor in sensors})
     reliable_E = {
         m: is_on(
-            telegraph(generator(seed, name, m, "reliability"), end, *preset.dwell),
+            telegraph(
+                generator(seed, name, m, "reliability"), end, *preset.dwell, _BEFORE - preset.lag
+            ),
             time_E,
         )
         for m in modalities
     }
+    cue_ME = np.stack([np.where(reliable_E[m], preset.cue, -preset.cue) for m in modalities])
+    mark_LE = ornstein_uhlenbeck(
+        generator(seed, name, "marks"), time_E, preset.mark_tau, preset.marks
+    )
     truth, codes = {}, {}
     for task in tasks:
         truth_CE, codes[task] = _TASK_CODES[task](
@@ -286,14 +310,16 @@ def simulate(
     rows = {}
     for part, (sensor, pts) in enumerate(zip(sensors, row_pts, strict=True), start=1):
         modality = sensor.spec.modality
-        cue_1E = np.where(reliable_E[modality], 1.0, -1.0)[None]
+        own_M1 = np.array([[m == modality] for m in modalities])
+        cue_QE = np.where(own_M1, 0.0, cue_ME) if preset.crossed else cue_ME[own_M1[:, 0]]
         code_QE = np.concatenate(
-            [preset.cue * cue_1E, *(codes[task][modality] for task in tasks)], axis=0
+            [cue_QE, *(codes[task][modality] for task in tasks), mark_LE], axis=0
         )
         code_NQ = sensor.gain * at(code_QE, part)
         rng = generator(seed, name, sensor.spec.name, "white")
         deviation_Q = np.full(code_NQ.shape[1], preset.white)
-        for task, columns in code_slices(tasks).items():
+        slices = code_slices(tasks, cues=preset.cues(len(modalities)), marks=preset.marks)
+        for task, columns in slices.items():
             if task in TASKS:
                 deviation_Q[columns] = np.sqrt(preset.code_variance(task))
         code_NQ += deviation_Q * rng.standard_normal(code_NQ.shape)
@@ -301,9 +327,10 @@ def simulate(
         if modality in ABSENCE:
             kind, present, absent = ABSENCE[modality]
             rng = generator(seed, name, kind)
+            present *= preset.presence
             valid_N = is_on(telegraph(rng, end + 1.0, present, absent), pts)
         reliable_N = at(reliable_E[modality][None], part)[:, 0]
-        rows[sensor.spec.name] = Rows(pts, valid_N, reliable_N, code_NQ)
+        rows[sensor.spec.name] = Rows(pts, described[part - 1], valid_N, reliable_N, code_NQ)
 
     labels = {}
     for task in tasks:
@@ -322,13 +349,17 @@ def _va_codes(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Draws labels (2, E) and, by modality, codes (2, E) of valence and arousal."""
     x_2E = matern(generator(seed, name, "va"), time_E, preset.signal_rate, 2)
+    decoy_2E = x_2E
+    if preset.decoy:
+        decoy_2E = matern(generator(seed, name, "va", "decoy"), time_E, preset.signal_rate, 2)
     codes = {}
     for m in modalities:
         noise_4E = ornstein_uhlenbeck(
             generator(seed, name, "va", m), time_E, preset.nuisance_tau, 4
         )
-        extra_E = np.where(reliable_E[m], 0.0, preset.rho_unreliable)
-        codes[m] = preset.va_gain * (x_2E + preset.rho * noise_4E[:2] + extra_E * noise_4E[2:])
+        shown_2E = np.where(reliable_E[m], x_2E, decoy_2E)
+        extra_E = np.where(reliable_E[m] | preset.decoy, 0.0, preset.rho_unreliable)
+        codes[m] = preset.va_gain * (shown_2E + preset.rho * noise_4E[:2] + extra_E * noise_4E[2:])
     label_2E = np.clip(np.asarray(LABEL_MEAN)[:, None] + LABEL_STD * x_2E, -1.0, 1.0)
     return label_2E, codes
 
@@ -342,15 +373,21 @@ def _expr_codes(
     reliable_E: dict[str, np.ndarray],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Draws classes (1, E) and, by modality, codes (8, E): points of the classes shown."""
-    class_E = resampling_chain(
-        generator(seed, name, "expr"), time_E, preset.state_tau, EXPRESSION_SHARES
-    )
+    start = _BEFORE - preset.lag
+    rng = generator(seed, name, "expr")
+    class_E = resampling_chain(rng, time_E, preset.state_tau, EXPRESSION_SHARES, start)
     points_KQ = preset.expr_points()
+    if preset.decoy:
+        rng = generator(seed, name, "expr", "decoy")
+        decoy_E = resampling_chain(rng, time_E, preset.state_tau, EXPRESSION_SHARES, start)
     codes = {}
     for m in modalities:
-        rng = generator(seed, name, "expr", m)
-        j_E = resampling_chain(rng, time_E, preset.confusion_tau, preset.expr_nuisance())
-        shown_E = preset.expr_shown(m)[reliable_E[m].astype(int), class_E, j_E]
+        if preset.decoy:
+            shown_E = np.where(reliable_E[m], class_E, decoy_E)
+        else:
+            rng = generator(seed, name, "expr", m)
+            j_E = resampling_chain(rng, time_E, preset.confusion_tau, preset.expr_nuisance())
+            shown_E = preset.expr_shown(m)[reliable_E[m].astype(int), class_E, j_E]
         codes[m] = points_KQ[shown_E].T
     return class_E[None].astype(np.float64), codes
 
@@ -364,29 +401,41 @@ def _au_codes(
     reliable_E: dict[str, np.ndarray],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Draws units (12, E) and, by modality, codes (12, E)."""
-    units = range(AU_RATES.size)
-    active_UE = np.stack(
-        [
-            resampling_chain(
-                generator(seed, name, "au", u),
-                time_E,
-                preset.state_tau,
-                np.array([1.0 - AU_RATES[u], AU_RATES[u]]),
-            )
-            for u in units
-        ]
-    )
+    start = _BEFORE - preset.lag
+
+    def units_of(*keys: str) -> np.ndarray:
+        """Draws all units, (12, E), each with generators of its own."""
+        return np.stack(
+            [
+                resampling_chain(
+                    generator(seed, name, "au", unit, *keys),
+                    time_E,
+                    preset.state_tau,
+                    np.array([1.0 - rate, rate]),
+                    start,
+                )
+                for unit, rate in enumerate(AU_RATES)
+            ]
+        )
+
+    active_UE = units_of()
+    if preset.decoy:
+        decoy_UE = units_of("decoy")
     codes = {}
     for m in modalities:
+        if preset.decoy:
+            shown_UE = np.where(reliable_E[m], active_UE, decoy_UE)
+            codes[m] = preset.au_gain * (2.0 * shown_UE - 1.0)
+            continue
         flip_UE = np.stack(
             [
                 resampling_chain(
-                    generator(seed, name, "au", u, m),
+                    generator(seed, name, "au", unit, m),
                     time_E,
                     preset.confusion_tau,
                     preset.au_nuisance(),
                 )
-                for u in units
+                for unit in range(AU_RATES.size)
             ]
         )
         codes[m] = preset.au_shown()[reliable_E[m].astype(int)[None], active_UE, flip_UE]

@@ -20,7 +20,7 @@ class Sensor:
         delay: seconds; a row stamped t shows the state at t - delay.
         gain: amplitude of this stream's whole code. It scales signal and nuisance alike, so a
             second stream of a modality brings little that the first has not.
-        basis_QD: (Q, D) orthonormal rows: cue first, then each task's subspace.
+        basis_QD: (Q, D) orthonormal rows in the order of ``code_slices``.
         offset_D: (D,) mean of the features, so that normalisation matters.
     """
 
@@ -31,22 +31,28 @@ class Sensor:
     offset_D: np.ndarray
 
 
-def code_slices(tasks: tuple[str, ...]) -> dict[str, slice]:
-    """Returns the columns of the code: "cue" and each task -> slice."""
-    slices, start = {"cue": slice(0, 1)}, 1
-    for task in tasks:
-        slices[task] = slice(start, start + TASKS[task].outputs)
-        start += TASKS[task].outputs
-    return slices
+def code_slices(tasks: tuple[str, ...], *, cues: int = 1, marks: int = 0) -> dict[str, slice]:
+    """Returns the columns of the code: "cue", each task and "marks" -> slice."""
+    widths = {"cue": cues} | {task: TASKS[task].outputs for task in tasks} | {"marks": marks}
+    ends = np.cumsum(list(widths.values())).tolist()
+    return {name: slice(end - widths[name], end) for name, end in zip(widths, ends, strict=True)}
 
 
-def make_sensor(spec: StreamSpec, tasks: tuple[str, ...], rng: Generator) -> Sensor:
+def make_sensor(
+    spec: StreamSpec, tasks: tuple[str, ...], rng: Generator, *, cues: int = 1, marks: int = 0
+) -> Sensor:
     """Draws a stream's delay, gain and embedding.
+
+    Args:
+        spec: the stream.
+        tasks: the simulated tasks.
+        rng: a generator of the stream's own.
+        cues, marks: columns of the code besides those of the tasks (``Preset``).
 
     Raises:
         InputError: the stream is too narrow to hold the tasks' orthogonal subspaces.
     """
-    needed = 1 + sum(TASKS[task].outputs for task in tasks)
+    needed = cues + sum(TASKS[task].outputs for task in tasks) + marks
     if spec.width < needed:
         raise InputError(
             "A simulated stream is too narrow for the tasks' orthogonal subspaces.",

@@ -82,7 +82,7 @@ class RJCMA(nn.Module):
         streams: the streams used, in the order of concatenation.
         variant: "paper", or "upstream" for the authors' public code.
         window: K, the longest window in frames; the size of the time-mixing weights.
-        recursions: l >= 1, number of fusion blocks.
+        recursions: l, the number of fusion blocks; 0 concatenates the encoded streams.
         temporal: "tcn", "lstm" or "none" (features enter the fusion as they are), the
             encoder of each stream. Batch normalisation follows the first two.
         fused_temporal: the same choice for the concatenated streams before the head
@@ -157,7 +157,8 @@ class RJCMA(nn.Module):
             x_BTD = zero_where_padded(streams[name].astype(dtype), mask_BT)
             with stream_widths({name: streams[name]}):
                 features[name] = self._encode(self.temporal, name, x_BTD, mask_BT, train=train)
-        for i in range(self.recursions or variant.recursions):
+        recursions = variant.recursions if self.recursions is None else self.recursions
+        for i in range(recursions):
             block = variant.block(self.window, dropout, dtype, name=f"recursion_{i}")
             with stream_widths(streams):
                 features = block(features, mask_BT, train=train)
@@ -219,7 +220,7 @@ class RJCMA(nn.Module):
         check_outputs(NAME, self.streams, self.outputs)
         check_range(NAME, "window", self.window, self.window >= 1, "at least 1")
         if self.recursions is not None:
-            check_range(NAME, "recursions", self.recursions, self.recursions >= 1, "at least 1")
+            check_range(NAME, "recursions", self.recursions, self.recursions >= 0, "at least 0")
         check_rates(NAME, temporal_dropout=self.temporal_dropout, dropout=self.dropout)
         check_range(NAME, "kernel_size", self.kernel_size, self.kernel_size >= 1, "at least 1")
         if self.temporal == "tcn" and not self.causal:
