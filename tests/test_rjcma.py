@@ -136,6 +136,20 @@ def test_paper_widths_build(variant: str, count: int) -> None:
     assert len(recursions) == VARIANTS[variant].recursions
 
 
+def test_without_recursions_it_is_its_encoders_and_heads() -> None:
+    """An attention that adds nothing, as every fresh one of the paper variant, leaves the rest."""
+    streams, masks = data()
+    many, none = build(recursions=2), build(recursions=0)
+    variables = many.init(KEY, streams, masks, train=False)
+    params = variables["params"]
+    kept = {name: leaf for name, leaf in params.items() if not name.startswith("recursion")}
+    assert len(kept) == len(params) - 2
+    expected = apply(many, variables, streams, masks)["va"]
+    found = apply(none, {**variables, "params": kept}, streams, masks)["va"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert not none.mechanisms()
+
+
 # ---- heads --------------------------------------------------------------------------------
 
 
@@ -210,7 +224,7 @@ def test_streams_of_another_width_are_refused(temporal: str) -> None:
         ({"output": "relu"}, "model.output"),
         ({"dropout": 1.0}, "model.dropout"),
         ({"temporal_dropout": -0.1}, "model.temporal_dropout"),
-        ({"recursions": 0}, "model.recursions"),
+        ({"recursions": -1}, "model.recursions"),
         ({"window": 0}, "model.window"),
         ({"channels": {"ir50": (4,)}}, "model.channels.vggish"),
         ({"channels": dict.fromkeys(WIDTHS, ())}, "model.channels.ir50"),

@@ -157,8 +157,7 @@ class RJCMA(nn.Module):
             x_BTD = zero_where_padded(streams[name].astype(dtype), mask_BT)
             with stream_widths({name: streams[name]}):
                 features[name] = self._encode(self.temporal, name, x_BTD, mask_BT, train=train)
-        recursions = variant.recursions if self.recursions is None else self.recursions
-        for i in range(recursions):
+        for i in range(self._count()):
             block = variant.block(self.window, dropout, dtype, name=f"recursion_{i}")
             with stream_widths(streams):
                 features = block(features, mask_BT, train=train)
@@ -181,15 +180,19 @@ class RJCMA(nn.Module):
 
     def mechanisms(self) -> dict[str, Mechanism]:
         """Names the attention of all recursions together, and of each one if there are several."""
-        count = self.recursions or VARIANTS[self.variant].recursions
+        count = self._count()
         becomes = "identity: the streams pass unchanged"
-        covered = {"attention": "recursion_*"}
+        covered = {"attention": "recursion_*"} if count else {}
         if count > 1:
             covered |= {f"recursion {i + 1}": f"recursion_{i}" for i in range(count)}
         return {
             name: Mechanism(becomes, (modules,), identity, views=other_streams)
             for name, modules in covered.items()
         }
+
+    def _count(self) -> int:
+        """Returns the number of recursions."""
+        return VARIANTS[self.variant].recursions if self.recursions is None else self.recursions
 
     def _encode(self, kind: str, name: str, x_BTD: Array, mask_BT: Array, *, train: bool) -> Array:
         """Applies a temporal encoder and its batch normalisation."""
