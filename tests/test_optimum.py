@@ -9,6 +9,7 @@ import pytest
 from scipy.linalg import expm
 
 from data.simulation.bounds import told
+from data.simulation.draws import generator, matern, ornstein_uhlenbeck
 from data.simulation.kalman import smooth
 from data.simulation.markov import chain_posterior
 from data.simulation.optimum import clipped_gaussian_mean, posteriors
@@ -20,14 +21,7 @@ from data.simulation.presets import (
     PRESETS,
     Preset,
 )
-from data.simulation.processes import (
-    SIMULATED,
-    Video,
-    generator,
-    matern,
-    ornstein_uhlenbeck,
-    simulate,
-)
+from data.simulation.processes import SIMULATED, Video, simulate
 from data.simulation.sensors import Sensor, code_slices, make_sensor
 from emojax.specs import STREAMS
 

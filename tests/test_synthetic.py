@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.simulation.draws import generator, is_on, telegraph
 from data.simulation.presets import PRESETS
-from data.simulation.processes import draw_clock, generator, is_on, simulate, telegraph
+from data.simulation.processes import draw_clock, simulate
 from data.simulation.sensors import code_slices, embed, make_sensor
 from data.synthetic import Options, build, make_options
 from emojax.datasets.record import VideoRecord

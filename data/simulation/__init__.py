@@ -1,5 +1,5 @@
 """The simulated Aff-Wild2: its generative process, its extractors and its exact optimum.
 
-``processes`` draws videos, ``sensors`` embeds them in features, ``presets`` holds the parameters.
+``processes`` draws videos with ``draws``, ``sensors`` embeds them in features, ``presets`` holds the parameters.
 ``optimum`` computes the posterior with ``kalman`` and ``markov``. Start with ``processes``.
 """
