@@ -44,10 +44,10 @@ from emojax.specs import TASKS
 from .builder import define_store_flags, is_tenth, report_store
 from .simulation.draws import generator
 from .simulation.optimum import posteriors
-from .simulation.options import SIZES, Options, make_options
 from .simulation.presets import PRESETS
 from .simulation.processes import SIMULATED, Video, draw_clock, simulate
 from .simulation.sensors import Sensor, embed, make_sensor
+from .simulation.sizes import SIZES, Options, make_options
 
 REFERENCE = "optimum"
 _BATCH = 8  # videos smoothed together; more take more memory and are hardly faster
