@@ -125,3 +125,24 @@ def test_an_unknown_optimiser_is_refused() -> None:
     assert caught.value.details["field"] == "config.train.optimizer"
     assert caught.value.details["found"] == "sgd"
     assert "adamw" in caught.value.details["expected"]
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_l2_acts_on_weights_as_they_act(name: str) -> None:
+    """Adam's first moment after a step without a loss is a tenth of wd raw / scale^2."""
+    rng = np.random.default_rng(1)
+    params = {"layer": {"w": rng.normal(size=(3, 4)), "b": rng.normal(size=(4,))}}
+    scale, decay = 17.0, 0.3
+    optimizer = Optimizer(name)
+    _, state = optimizer.update(
+        jax.tree.map(np.zeros_like, params),
+        optimizer.init(params),
+        params,
+        jnp.float32(1e-3),
+        jnp.float32(decay),
+        scales={"layer/w": scale},
+    )
+    moments = state.mu["layer"]
+    l2 = decay * 0.1 if name == "adam_l2" else 0.0
+    np.testing.assert_allclose(moments["w"], l2 * params["layer"]["w"] / scale**2, atol=1e-8)
+    np.testing.assert_allclose(moments["b"], l2 * params["layer"]["b"], atol=1e-7)

@@ -6,7 +6,8 @@ of the optimiser's state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,17 +15,19 @@ import jax.numpy as jnp
 import optax
 
 from emojax.errors import InputError
+from emojax.layers.scaling import as_printed
 from emojax.types import Array
 
-# (gradients, parameters, weight decay) -> gradients; before or after Adam's moments.
+# (updates, derivative of half the squared weights, weight decay) -> updates; before or after Adam's
+# moments.
 Decay = Callable[[Any, Any, Array], Any]
 
 
-def _add_decay(updates: Any, params: Any, weight_decay: Array) -> Any:
-    return jax.tree.map(lambda u, p: u + weight_decay * p, updates, params)
+def _add_decay(updates: Any, pulls: Any, weight_decay: Array) -> Any:
+    return jax.tree.map(lambda u, p: u + weight_decay * p, updates, pulls)
 
 
-def _no_decay(updates: Any, params: Any, weight_decay: Array) -> Any:
+def _no_decay(updates: Any, pulls: Any, weight_decay: Array) -> Any:
     return updates
 
 
@@ -79,6 +82,7 @@ class Optimizer:
         learning_rate: Array,
         weight_decay: Array,
         trainable: Any | None = None,
+        scales: Mapping[str, float] = MappingProxyType({}),
     ) -> tuple[Any, Any]:
         """Takes one step of one replica.
 
@@ -91,6 +95,9 @@ class Optimizer:
             trainable: a tree of scalar bools like ``params``; where False, parameters and
                 moments stay as they are, to the bit, and the gradient does not count towards
                 the norm for clipping. None trains everything.
+            scales: path of a parameter -> by how much it is stored larger than it acts, of
+                ``layers.scaling.recorded_scales``. L2 acts on weights as they act. The decay of
+                AdamW shrinks both by the same share.
 
         Returns:
             New parameters and new optimiser state.
@@ -98,7 +105,7 @@ class Optimizer:
         old_params, old_state = params, opt_state
         grads = trained_only(grads, trainable)
         grads, _ = self._clip.update(grads, self._clip.init(params))
-        grads = self._decay_gradient(grads, params, weight_decay)
+        grads = self._decay_gradient(grads, as_printed(params, scales), weight_decay)
         updates, opt_state = self._adam.update(grads, opt_state, params)
         updates = self._decay_update(updates, params, weight_decay)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)

@@ -21,6 +21,7 @@ from emojax.core.programs import kept
 from emojax.core.state import TrainState
 from emojax.datasets.resident import Entries, gather
 from emojax.datasets.window_spec import WindowSpec
+from emojax.layers.scaling import recorded_scales
 from emojax.ops.tasks import TASK_OPS
 from emojax.types import Array, Batch
 
@@ -271,9 +272,10 @@ def train_step(
         parameters that are trained.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    (loss, model_state), grads = jax.value_and_grad(learner.loss, has_aux=True)(
-        state.params, state.model_state, batch, normalisation, hyper, key
-    )
+    with recorded_scales() as scales:
+        (loss, model_state), grads = jax.value_and_grad(learner.loss, has_aux=True)(
+            state.params, state.model_state, batch, normalisation, hyper, key
+        )
     params, opt_state = learner.optimizer.update(
         grads,
         state.opt_state,
@@ -281,6 +283,7 @@ def train_step(
         hyper.learning_rate,
         hyper.weight_decay,
         hyper.trainable,
+        scales,
     )
     new = dataclasses.replace(
         state, params=params, model_state=model_state, opt_state=opt_state, step=state.step + 1

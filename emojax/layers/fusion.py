@@ -44,7 +44,8 @@ class JointCrossAttention(nn.Module):
     Ours: W_c = raw / K with raw ~ N(0, 1), and W_h = raw / sqrt(K) with raw = 0, so a fresh
     block is exactly the identity. As printed, with common initialisers, features reach an
     rms of hundreds. The scale is part of the parametrisation because Adam moves every
-    entry by the learning rate whatever its size. Dropout on H_m is ours.
+    entry by the learning rate whatever its size; L2 acts on the weights as printed (see
+    ``layers.scaling``). Dropout on H_m is ours.
 
     Attributes:
         window: K, the longest window.
@@ -93,10 +94,8 @@ class JointCrossAttention(nn.Module):
         attended = {}
         # Streams stay (B, T, d_m): products over T that need no transposed copies.
         for (name, x_BTM), key_BTM in zip(features.items(), keys, strict=True):
-            w_c_TT = self._time_weight(f"w_c_{name}", nn.initializers.normal(1.0), self.window)
-            w_h_TT = self._time_weight(
-                f"w_h_{name}", nn.initializers.zeros_init(), math.sqrt(self.window)
-            )
+            w_c_TT = self._time_weight(f"w_c_{name}", nn.initializers.normal(1.0))
+            w_h_TT = self._time_weight(f"w_h_{name}", nn.initializers.zeros_init())
             c_BTU = jnp.tanh(jnp.einsum("btm,bum->btu", x_BTM, key_BTM))
             mixed_BTM = jnp.einsum("bsm,st->btm", x_BTM, w_c_TT[:steps, :steps])
             map_BTM = nn.relu(jnp.einsum("btu,btm->bum", c_BTU, mixed_BTM))
@@ -105,10 +104,15 @@ class JointCrossAttention(nn.Module):
             attended[name] = zero_where_padded(x_BTM + update_BTM, mask_BT)
         return attended
 
-    def _time_weight(self, name: str, init: Any, scale: float) -> Array:
-        """Makes a K x K weight, stored ``scale`` times as large as it acts."""
+    def scale_of(self, name: str) -> float:
+        """Returns by how much a parameter is stored larger than it acts (``layers.scaling``)."""
+        scales = {"w_c": float(self.window), "w_h": math.sqrt(self.window)}
+        return scales.get(name[:3], 1.0)
+
+    def _time_weight(self, name: str, init: Any) -> Array:
+        """Makes a K x K weight, stored larger than it acts."""
         raw = self.param(name, init, (self.window, self.window))
-        return (raw / scale).astype(self.dtype)
+        return (raw / self.scale_of(name)).astype(self.dtype)
 
 
 class UpstreamCrossAttention(nn.Module):
