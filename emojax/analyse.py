@@ -21,6 +21,7 @@ from emojax.commands import cli
 from emojax.core.devices import use_compilation_cache
 from emojax.errors import InputError, closest
 from emojax.ops.significance import LEVEL, dagger
+from emojax.reporting.pictures import shown_scores
 from emojax.studies.mechanism_study import mechanism_study
 from emojax.studies.mechanism_tables import mechanism_tables
 from emojax.studies.missing_modality import (
@@ -38,7 +39,6 @@ from emojax.studies.study_pictures import (
     plot_importance,
     plot_mechanisms,
     plot_missing,
-    shown_scores,
 )
 
 

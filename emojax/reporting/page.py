@@ -16,6 +16,7 @@ from emojax.reporting.page_details import (
     configuration_tables,
     data_tables,
     embedded_pictures,
+    mechanism_tables,
     paper_tables,
 )
 from emojax.reporting.page_runs import ReportedRun
@@ -97,6 +98,7 @@ def page_context(runs: Sequence[ReportedRun], partition: str, draws: int) -> dic
         "matrices": matrices,
         "curves": _curve_table(panels, runs),
         "pictures": pictures,
+        "mechanisms": mechanism_tables(runs),
         "data": data_tables(runs),
         "paper": paper,
         "configuration": configuration,

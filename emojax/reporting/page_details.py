@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from emojax.errors import InputError
-from emojax.reporting.page_runs import ReportedRun, differing, flat
+from emojax.reporting.page_runs import ReportedRun, differing, flat, read_json
 from emojax.reporting.page_sections import NOTHING, Cell, Table
 from emojax.reporting.paper_differences import causes, differences_from_paper
+from emojax.reporting.pictures import shown_scores
 
 
 def data_tables(runs: Sequence[ReportedRun]) -> list[Table]:
@@ -98,6 +100,52 @@ def paper_tables(runs: Sequence[ReportedRun]) -> list[Table]:
         title = f"{caption} ({len(entries)})"
         tables.append(Table(title, header, rows, kind="words", folded=True, facts=facts))
     return tables
+
+
+def mechanism_tables(runs: Sequence[ReportedRun]) -> list[Table]:
+    """Lists the effects of mechanisms that ``emojax analyse mechanisms`` has found, run by run.
+
+    Raises:
+        InputError: the study's file cannot be read.
+    """
+    tables = []
+    for run in runs:
+        folders = [path.parent for path in run.pictures if path.parent.parent.name == "mechanisms"]
+        for folder in dict.fromkeys(folders):
+            study = read_json(folder / "study.json", "make it again: emojax analyse mechanisms")
+            found = study.get("mechanisms", [])
+            names: dict[str, list[str]] = {}
+            for row in found:
+                names.setdefault(row["task"], []).append(row["score"])
+            rows = [
+                [
+                    f"{row['mechanism']}, {row['score']}",
+                    f"{row['how']}: {row['becomes']}",
+                    *(_number(row[name]) for name in ("intact", "altered", "drop")),
+                    f"{_number(row['low'])} to {_number(row['high'])}",
+                    _seeds(row),
+                ]
+                for row in found
+                if row["score"] in shown_scores(row["task"], names[row["task"]])
+            ]
+            header = [
+                "mechanism", "what is altered", "as trained", "altered", "fall", "95 % interval",
+                "fall by seed",
+            ]  # fmt: skip
+            caption = "Mechanisms" + (f": {run.name}" if len(runs) > 1 else "")
+            facts = {"part": "mechanisms", "run": run.name}
+            tables.append(Table(caption, header, rows, facts=facts))
+    return tables
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def _seeds(row: Mapping[str, Any]) -> str:
+    if "least" not in row:
+        return NOTHING
+    return f"{_number(row['least'])} to {_number(row['greatest'])}"
 
 
 def _differing_cell(value: str | None) -> str | Cell:

@@ -125,7 +125,7 @@ def _read(workdir: Path, name: str, partition: str) -> ReportedRun:
             expected="a partition that was evaluated",
             remedy=remedy,
         )
-    document = _read_json(folder / "scores.json", remedy)
+    document = read_json(folder / "scores.json", remedy)
     for key in ("store", "data", "folds"):
         if not isinstance(document.get(key), str if key == "store" else dict):
             raise _unreadable(folder / "scores.json", f"no {key!r}", remedy)
@@ -133,7 +133,7 @@ def _read(workdir: Path, name: str, partition: str) -> ReportedRun:
     run = ReportedRun(
         name=name,
         workdir=workdir,
-        config=_read_json(workdir / "config.json", "train the run again"),
+        config=read_json(workdir / "config.json", "train the run again"),
         document=document,
         metrics=read_metrics(metrics) if metrics.is_file() else {},
         videos=read_timelines(folder / TIMELINES_FILE),
@@ -149,7 +149,12 @@ def study_pictures(workdir: Path, partition: str) -> list[Path]:
     return sorted((workdir / ANALYSIS_FOLDER).glob(f"*/{partition}/*.png"))
 
 
-def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Reads a JSON object of a run; ``remedy`` is for the error.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

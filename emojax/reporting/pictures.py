@@ -15,6 +15,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from emojax.ops.metrics import concordance_correlation_coefficient
+from emojax.ops.scores import split_score
+from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS
 
 # The style of all pictures: text and axes in grey, systems and streams in these colours.
@@ -297,3 +299,11 @@ def plot_video(
             for reference, values_NC in (references or {}).items()
         },
     )
+
+
+def shown_scores(task: str, names: Sequence[str]) -> list[str]:
+    """Chooses the scores of a picture: the CCC of each dimension, else the task's primary one."""
+    ops = TASK_OPS[task]
+    each = [f"{split_score(ops.primary)[0]}_{label}" for label in TASKS[task].labels]
+    found = [name for name in each if name in names and name not in ops.details]
+    return found or [name for name in (ops.primary,) if name in names] or [*names][:1]

@@ -9,9 +9,9 @@ import numpy as np
 
 from emojax.core.parameter_groups import group_norms
 from emojax.prediction.trained_run import TrainedRun
+from emojax.reporting.pictures import shown_scores
 from emojax.studies.mechanism_study import MechanismEffect
 from emojax.studies.study_output import StudyTable
-from emojax.studies.study_pictures import shown_scores
 
 _COLUMNS = ("task", "score", "mechanism", "how", "becomes")
 

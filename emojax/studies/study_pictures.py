@@ -10,24 +10,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emojax.ops.scores import split_score
-from emojax.ops.tasks import TASK_OPS
-from emojax.reporting.pictures import COLORS, DPI, EDGE, FAINT, GRID, INK, save_figure, tidy
-from emojax.specs import TASKS
+from emojax.reporting.pictures import (
+    COLORS,
+    DPI,
+    EDGE,
+    FAINT,
+    GRID,
+    INK,
+    save_figure,
+    shown_scores,
+    tidy,
+)
 from emojax.studies.mechanism_study import MechanismEffect
 from emojax.studies.missing_modality import CurvePoint
 from emojax.studies.stream_importance import Importance
 
 # Inches.
 _LEFT, _RIGHT, _HEADING, _ABOVE, _BELOW = 0.8, 0.25, 0.5, 0.3, 0.5
-
-
-def shown_scores(task: str, names: Sequence[str]) -> list[str]:
-    """Chooses the scores of a picture: the CCC of each dimension, else the task's primary one."""
-    ops = TASK_OPS[task]
-    each = [f"{split_score(ops.primary)[0]}_{label}" for label in TASKS[task].labels]
-    found = [name for name in each if name in names and name not in ops.details]
-    return found or [name for name in (ops.primary,) if name in names] or [*names][:1]
 
 
 def _grid(
