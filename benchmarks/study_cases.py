@@ -7,6 +7,7 @@ width), so that a study runs on two cores.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Case:
     overrides: tuple[str, ...] = ()
     train_videos: int = 0
 
+    @property
+    def folder(self) -> str:
+        """Returns the name of the case's folder."""
+        return self.label.replace(" ", "_").replace("/", "_")
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -52,6 +58,10 @@ class Study:
         preset, size: the preset and size of the simulated stores.
         seeds: the number of seeds; each case is trained with all of them as replicas.
         cases: the rows.
+        late: the label of a further row -> the labels of cases whose predictions it combines.
+        videos: partition -> number of videos, where it differs from the size's.
+        seconds: the shortest and the longest video; empty for the size's.
+        mechanisms: also replace each mechanism of each case, see ``emojax.studies``.
     """
 
     question: str
@@ -59,6 +69,10 @@ class Study:
     size: str
     seeds: int
     cases: tuple[Case, ...]
+    late: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    videos: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    seconds: tuple[float, ...] = ()
+    mechanisms: bool = False
 
 
 STORES: dict[str, StoreCase] = {
@@ -69,4 +83,5 @@ STORES: dict[str, StoreCase] = {
         {"eff": 128, "affectnet8": 64, "raf_db": 64, "wav2vec2_emotion": 64}, ("va", "expr", "au")
     ),
     "multiscale_tcn": StoreCase({"ir50": 128, "vggish": 64, "logmel": 64}, ("va",)),
+    "face_audio": StoreCase({"ir50": 32, "vggish": 32}, ("va",)),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from benchmarks.study_cases import Case, Study
 
 _FUSIONS = ("attention", "bilinear", "gating", "additive", "concat", "current_face")
@@ -63,6 +65,74 @@ def _precision(label: str, name: str, *overrides: str) -> tuple[Case, ...]:
     )
 
 
+_FUSION_CASES = {
+    "RJCMA l=0": "rjcma_l0",
+    "RJCMA l=1": "rjcma_l1",
+    "RJCMA l=2": "rjcma_l2",
+    "RJCMA l=3": "rjcma_l3",
+    "RJCMA l=4": "rjcma_l4",
+    "RJCMA upstream": "rjcma_upstream",
+    "RJCMA l=3 no decay": "rjcma_l3_no_decay",
+    "RJCMA l=0 TCN after": "rjcma_l0_tcn",
+    "RJCMA l=3 TCN after": "rjcma_l3_tcn",
+    "LFAN": "lfan",
+    "ExpTrm A": "exptrm_a",
+    "ExpTrm V": "exptrm_v",
+    "ExpTrm A+V": "exptrm",
+    "ExpTrm gates": "exptrm_gates",
+    "EMMA-Net attention": "emma_attention",
+    "EMMA-Net bilinear": "emma_bilinear",
+    "EMMA-Net concatenation": "emma_concat",
+    "EMMA-Net additive": "emma_additive",
+    "EMMA-Net gating": "emma_gating",
+    "EMMA-Net current face": "emma_current_face",
+    "EMMA-Net video only": "emma_video_only",
+    "multi-scale TCN without queries": "multiscale_no_queries",
+    "multi-scale TCN with queries": "multiscale",
+    "TCN-Transformer A": "tcn_transformer_a",
+    "TCN-Transformer V": "tcn_transformer_v",
+    "TCN-Transformer without encoder": "tcn_transformer_l0",
+    "TCN-Transformer": "tcn_transformer",
+}
+# Of each system the form with its own fusion, for data on which none is needed.
+_OWN = (
+    "RJCMA l=3",
+    "RJCMA l=3 no decay",
+    "LFAN",
+    "ExpTrm A+V",
+    "EMMA-Net attention",
+    "multi-scale TCN with queries",
+    "TCN-Transformer",
+)
+
+
+def _fusion(preset: str, labels: Sequence[str]) -> Study:
+    return Study(
+        question=f"Fusion and its mechanisms on preset {preset}",
+        preset=preset,
+        size="demo",
+        seeds=3,
+        cases=tuple(
+            Case(
+                label,
+                f"benchmarks/fusion_configs.py:{_FUSION_CASES[label]}",
+                "face_audio",
+                label.split(" ")[0],
+            )
+            for label in labels
+        ),
+        late={
+            f"late fusion of {name} A and V": (f"{name} A", f"{name} V")
+            for name in ("ExpTrm", "TCN-Transformer")
+            if f"{name} A" in labels
+        },
+        # Many short videos: each has delays of its own, which a model must not learn by heart.
+        videos={"train": 2500, "validation": 60, "test": 60},
+        seconds=(15.0, 45.0),
+        mechanisms=True,
+    )
+
+
 STUDIES: dict[str, Study] = {
     "precision": Study(
         question="Scores in bfloat16 beside float32",
@@ -116,6 +186,8 @@ STUDIES: dict[str, Study] = {
             ),
         ),
     ),
+    "fusion": _fusion("cross_cued", tuple(_FUSION_CASES)),
+    "fusion_switching": _fusion("switching", _OWN),
     "reliability": _reliability("medium", _FUSIONS, epochs=15, train_videos=_SOME),
     "reliability_few": _reliability("demo", ("attention", "gating", "concat"), epochs=8),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,12 @@ class Row:
     def share(self) -> float:
         """Returns the mean over the seeds as a share of the optimum."""
         return self.mean / self.optimum
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """Returns the row that ``as_dict`` made this of."""
+        fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**fields, "seeds": tuple(fields["seeds"])})
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the row for JSON."""

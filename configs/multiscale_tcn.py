@@ -61,6 +61,7 @@ def paper() -> ConfigDict:
 
     config.model.name = "multiscale_tcn"
     config.model.leader = "ir50"  # "visual features as queries", section 3.5
+    config.model.queries = True
     config.model.kernel_sizes = (3, 5, 7)  # section 3.4
     config.model.channels = ConfigDict()  # ours; each of a stream's TCNs, one last width
     config.model.channels.ir50 = (256, 256, 128, 128)

@@ -114,6 +114,7 @@ class MultiscaleTCN(nn.Module):
         streams: the streams used. Those that are not the leader are concatenated in this order.
         leader: the stream whose frames are the queries; all others are keys and values. With a
             single stream there is no attention.
+        queries: False concatenates the features of all streams, without section 3.5; ours.
         window: not used: windows may have any length.
         kernel_sizes: taps of each stream's TCNs (section 3.4).
         channels: stream -> width of each block, in each of its TCNs. All streams end at one
@@ -132,6 +133,7 @@ class MultiscaleTCN(nn.Module):
     outputs: Mapping[str, int]
     streams: tuple[str, ...] = ("ir50", "vggish", "logmel")
     leader: str = "ir50"
+    queries: bool = True
     window: int = 300
     kernel_sizes: tuple[int, ...] = (3, 5, 7)
     channels: Mapping[str, tuple[int, ...]] = DEFAULT_CHANNELS
@@ -191,6 +193,8 @@ class MultiscaleTCN(nn.Module):
         query_BTD = features[self.leader]
         found = [
             CrossModalAttention(name=f"attention_{name}")(query_BTD, features[name], mask_BT)
+            if self.queries
+            else features[name]
             for name in self.streams
             if name != self.leader
         ]
@@ -222,7 +226,7 @@ class MultiscaleTCN(nn.Module):
             for i, size in enumerate(sizes)
         }
         for name in self.streams:
-            if name != self.leader:
+            if self.queries and name != self.leader:
                 found[f"query to {name}"] = Mechanism(
                     "uniform: every frame weighs the same",
                     (f"attention_{name}/weights",),
@@ -246,7 +250,7 @@ class MultiscaleTCN(nn.Module):
         Raises:
             InputError: there are several streams, and so attention over the whole window.
         """
-        if len(self.streams) > 1:
+        if len(self.streams) > 1 and self.queries:
             raise InputError(
                 f"{NAME} attends to all of a window, where it has several streams.",
                 field="config.data.streams",
