@@ -69,7 +69,7 @@ def paper() -> ConfigDict:
     config.data.evaluation_stride = 1
 
     config.model.name = "emma_net"
-    config.model.anchor = "fan"  # f_c is the face's, section 3.2
+    config.model.anchor = ""  # the first stream: f_c is the face's, section 3.2
     config.model.fusion = "attention"  # section 3.2
     config.model.layers = 2  # section 3.1
     config.model.width = 128  # h of every stream; ours

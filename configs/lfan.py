@@ -46,11 +46,12 @@ def paper() -> ConfigDict:
     config.data.resampling = ConfigDict(dict.fromkeys(config.data.streams, "nearest"))
 
     config.model.name = "lfan"
-    config.model.leader = "ir50"  # the first modality of the code, "video"
+    config.model.leader = ""  # the first stream, as in the code: "video"
     config.model.channels = ConfigDict()  # configs.py
     config.model.channels.ir50 = (256, 256, 128, 128)
     config.model.channels.bert = (256, 256, 128, 128)
     config.model.channels.vggish = (64, 64, 32, 32)
+    config.model.channels.default = (64, 64, 32, 32)  # of any other stream; ours
     config.model.kernel_size = 5  # main.py
     config.model.causal = True  # models/
     config.model.temporal_dropout = 0.1  # models/

@@ -60,13 +60,14 @@ def paper() -> ConfigDict:
     config.data.resampling = ConfigDict(dict.fromkeys(config.data.streams, "nearest"))
 
     config.model.name = "multiscale_tcn"
-    config.model.leader = "ir50"  # "visual features as queries", section 3.5
+    config.model.leader = ""  # the first stream: "visual features as queries", section 3.5
     config.model.queries = True
     config.model.kernel_sizes = (3, 5, 7)  # section 3.4
     config.model.channels = ConfigDict()  # ours; each of a stream's TCNs, one last width
     config.model.channels.ir50 = (256, 256, 128, 128)
     config.model.channels.vggish = (128, 128, 128, 128)
     config.model.channels.logmel = (128, 128, 128, 128)
+    config.model.channels.default = (128, 128, 128, 128)  # of any other stream
     config.model.causal = True  # ours, as in Bai et al. 2018, the paper's [2]
     config.model.temporal_dropout = 0.1  # ours
     config.model.hidden = 256  # ours, of eq. 13
@@ -113,9 +114,7 @@ def end_to_end() -> ConfigDict:
 
 def led_by_first(*streams: str) -> ConfigDict:
     """Some of the paper's streams, the first of which leads; ours."""
-    config = some_streams(paper(), *streams)
-    config.model.leader = streams[0]
-    return config
+    return some_streams(paper(), *streams)
 
 
 def simulated() -> ConfigDict:
@@ -128,8 +127,8 @@ def simulated() -> ConfigDict:
     config.data.random_offset = True
     config.data.evaluation_stride = 100  # frames near a window's ends have less context
     SMALL.narrow(config)
-    for stream in config.data.streams:
-        config.model.channels[stream] = config.model.channels[stream][:3]
+    for stream, widths in config.model.channels.items():
+        config.model.channels[stream] = widths[:3]
     config.model.causal = False  # the optimum looks both ways
     config.train.epochs = 16
     config.train.epoch_steps = 60

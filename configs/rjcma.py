@@ -57,6 +57,7 @@ def paper() -> ConfigDict:
     config.model.channels.ir50 = (512, 512, 256, 256)
     config.model.channels.vggish = (128, 128, 128, 128)
     config.model.channels.bert = (256, 256, 128, 128)
+    config.model.channels.default = (256, 256, 128, 128)  # of any other stream
     config.model.causal = True  # public code
     config.model.temporal_dropout = 0.1  # public code
     config.model.dropout = 0.3  # ours; the paper gives none

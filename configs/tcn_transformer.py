@@ -94,6 +94,7 @@ def paper(task: str = "va", streams: tuple[str, ...] = ()) -> ConfigDict:
     config.model.channels = ConfigDict()  # three blocks, figure 1; widths: code
     for name in config.data.streams:
         config.model.channels[name] = (1024, 512, 256) if name == "eff" else (512, 256, 128)
+    config.model.channels.default = (512, 256, 128)  # of any other stream
     config.model.kernel_size = 5  # code
     config.model.activation = "prelu"  # code
     config.model.causal = True  # code
@@ -162,6 +163,7 @@ def simulated(config: ConfigDict) -> ConfigDict:
     SMALL.narrow(config)
     for name in config.data.streams:
         config.data.resampling[name] = "mean"
+    for name in config.model.channels:
         config.model.channels[name] = (32, 32, 32)
     config.model.causal = False  # the optimum looks both ways
     config.model.width = 96

@@ -48,7 +48,7 @@ def small_session(variant: Variant, **fields: Any) -> Session:
     """Returns a variant made small; ``fields`` are set on the model last."""
     config = as_plain(variant.make())
     data, model = config["data"], config["model"]
-    first = [model[field] for field in ("leader", "anchor") if field in model]
+    first = [model[field] for field in ("leader", "anchor") if model.get(field)]
     names = list(dict.fromkeys([*first, *data["streams"]]))[:2]
     data |= {"streams": names, "tasks": list(TASKS), "window": WINDOW, "stride": WINDOW}
     data |= {"batch_size": 2, "evaluation_stride": 0, "scored": "all"}

@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 import textwrap
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from emojax import screen
+from emojax.config_schema import DataConfig
+from emojax.core.stream_defaults import DEFAULT
 from emojax.errors import InputError
 from emojax.shipped import find_config
 
@@ -25,7 +28,46 @@ class _ConfigByName(ConfigFileFlagParser):
     """Reads a configuration by its name or by its path."""
 
     def parse(self, path: str) -> Any:
-        return super().parse(find_config(path))
+        config = super().parse(find_config(path))
+        if isinstance(config, ConfigDict):
+            _add_stream_keys(config, sys.argv[1:])
+        return config
+
+
+_STREAM_KEY = re.compile(rf"--?{_CONFIG}\.(?P<section>data|model)\.(?P<field>\w+)\.(?P<name>[^=]+)")
+
+
+def _add_stream_keys(config: ConfigDict, words: Sequence[str]) -> None:
+    """Gives a configuration the keys of streams that flags name, in place.
+
+    ml_collections overrides keys that are there alone, and a file cannot know the names of a user's
+    streams. The values only tell the type; the flags replace them.
+
+    Args:
+        config: the configuration of a file.
+        words: the arguments of the command.
+    """
+    given = [word.partition("=") for word in words]
+    named = [value for flag, _, value in given if flag.lstrip("-") == f"{_CONFIG}.data.streams"]
+    of_file = config.get("data", {}).get("streams", ())
+    streams = re.findall(r"[^\s,()'\"]+", named[-1]) if named else of_file
+    kinds = typing.get_type_hints(DataConfig)
+    for flag, _, _ in given:
+        match = _STREAM_KEY.fullmatch(flag)
+        if match is None or match["name"] not in (*streams, DEFAULT):
+            continue
+        section = config.get(match["section"], {})
+        table = section.get(match["field"])
+        if not isinstance(table, ConfigDict) or match["name"] in table:
+            continue
+        if match["section"] == "data":
+            example = typing.get_args(kinds[match["field"]])[1]()
+        elif len(table):
+            example = next(iter(table.values()))
+        else:
+            continue
+        with config.unlocked():
+            table[match["name"]] = example
 
 
 class Flags:

@@ -12,6 +12,7 @@ from typing import Any
 from emojax.config_reading import as_plain, read
 from emojax.config_schema import RunConfig, TrainConfig
 from emojax.core.class_weights import WEIGHTED_KINDS
+from emojax.core.stream_defaults import complete_streams
 from emojax.errors import InputError, closest
 from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS
@@ -25,7 +26,7 @@ def read_config(values: Any) -> RunConfig:
 
     Returns:
         The configuration, in which each task has a loss and a selection score, and each stream a
-        normalisation.
+        normalisation and what the model wants of it.
 
     Raises:
         InputError: a key is unknown, missing or not allowed; the error's field names it.
@@ -55,7 +56,8 @@ def read_config(values: Any) -> RunConfig:
     evaluation = dataclasses.replace(config.evaluation, selection=scores)
     normalisation = dict.fromkeys(config.data.streams, "zscore") | config.data.normalisation
     data = dataclasses.replace(config.data, normalisation=normalisation)
-    return dataclasses.replace(config, data=data, loss=losses, evaluation=evaluation)
+    model = complete_streams(config.model, data.streams)
+    return dataclasses.replace(config, data=data, model=model, loss=losses, evaluation=evaluation)
 
 
 def _check_training(train: TrainConfig, tasks: tuple[str, ...]) -> None:

@@ -26,11 +26,11 @@ def check_choice(model: str, field: str, value: object, choices: Iterable[str]) 
     known = list(choices)
     if value not in known:
         raise InputError(
-            f"{model} has no such option.",
+            f"{model} cannot be built with this value.",
             field=f"model.{field}",
             found=value,
-            expected=", ".join(known),
-            remedy=closest(value, known),
+            expected="one of " + ", ".join(known),
+            remedy=closest(value, known) or f"give one of them as --config.model.{field}",
         )
 
 
@@ -75,7 +75,15 @@ def check_channels(
     for name in streams:
         widths = channels.get(name)
         good = widths is not None and len(widths) >= least and all(w >= 1 for w in widths)
-        check_range(model, f"{field}.{name}", widths, good, "a width of at least 1 for each layer")
+        if not good:
+            raise InputError(
+                f"{model} cannot be built with this value.",
+                field=f"model.{field}.{name}",
+                found="nothing" if widths is None else widths,
+                expected="a width of at least 1 for each layer",
+                remedy=f"give them as --config.model.{field}.{name}='(64, 64)', or for all streams "
+                f"without widths of their own as --config.model.{field}.default",
+            )
 
 
 def check_outputs(model: str, streams: Sequence[str], outputs: Mapping[str, int]) -> None:
