@@ -300,6 +300,12 @@ class TrainConfig(ScheduleKeys):
         choices=("none", "inverse", "sqrt_inverse"),
     )
     init_from: str = key("", "folder of a run whose best weights this run starts from")
+    watch: str = key(
+        "effects",
+        "warn, once, when a trained part has lost 95 % of what it was: norms of parameter groups; "
+        "effects, also of the model's mechanisms on predictions",
+        choices=("effects", "norms", "none"), runtime=True,
+    )  # fmt: skip
     non_finite: str = key(
         "drop",
         "what a loss or gradient that is not finite does: drop finishes the replica, stop ends the "

@@ -7,6 +7,7 @@ such as "recursion_0/w_h_ir50", is a group of its own.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -19,13 +20,13 @@ _OF_LAYERS = ("kernel", "bias", "scale", "direction", "slope", "recurrent")
 _DEPTH = 3
 
 
-def parameter_groups(params: Any) -> dict[str, list[str]]:
-    """Returns group -> the paths of its parameters, in the order of the tree."""
-    found: dict[str, list[str]] = {}
-    for path, _ in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        found.setdefault(_group(name), []).append(name)
-    return found
+def group_sizes(params: Any) -> dict[str, int]:
+    """Returns group -> the count of its numbers in one replica; leaves lead with R."""
+    sizes: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        group = group_of(jax.tree_util.keystr(path, simple=True, separator="/"))
+        sizes[group] = sizes.get(group, 0) + math.prod(leaf.shape[1:])
+    return sizes
 
 
 def group_norms(params: Any) -> dict[str, jax.Array]:
@@ -39,7 +40,7 @@ def _norms() -> Any:
     def norms(params: Any) -> dict[str, jax.Array]:
         squares: dict[str, Any] = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            group = _group(jax.tree_util.keystr(path, simple=True, separator="/"))
+            group = group_of(jax.tree_util.keystr(path, simple=True, separator="/"))
             axes = tuple(range(1, leaf.ndim))
             square_R = jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=axes)
             squares[group] = squares.get(group, 0.0) + square_R
@@ -48,7 +49,8 @@ def _norms() -> Any:
     return norms
 
 
-def _group(path: str) -> str:
+def group_of(path: str) -> str:
+    """Returns the group of a parameter, whose path is joined by "/"."""
     parts = path.split("/")
     if len(parts) > 1 and parts[-1].endswith(_OF_LAYERS):
         parts = parts[:-1]

@@ -52,6 +52,7 @@ from emojax.training.non_finite import NonFinite, first_of, refuse_non_finite
 from emojax.training.profiling import Profile
 from emojax.training.progress import TrainingProgress
 from emojax.training.validation import Validation
+from emojax.training.watch import Watch
 
 
 @dataclasses.dataclass
@@ -128,6 +129,7 @@ class Trainer:
         self._met: dict[int, NonFinite] = {}
         self._stop = StopRequest()
         self._validation = Validation(session, store, self._feed, self._stop)
+        self._watch = Watch(session, store)
         self._identity = fingerprint(store, session.window_spec, session.batch_size)
 
     def run(self) -> Run:
@@ -307,11 +309,16 @@ class Trainer:
             # A release may have reset it.
             np.where(improved, scores_R, before.best), named, before, run.schedule, released,
         )  # fmt: skip
+        deaths = self._watch(
+            run.state, self._groups, before.active, before.stage, self._normalisation
+        )
         if writer is not None:
-            writer.scalars(run.step, report.row(seconds))
+            died = {f"{session.names[r]}/died": count for r, count in self._watch.counts().items()}
+            writer.scalars(run.step, report.row(seconds) | died)
         run.history.append({"step": run.step, "score": [float(score) for score in scores_R]})
         progress.update(run.step, 0, **{report.selection: report.score})
-        for line in report.lines(self._total_steps):
+        warnings = [death.line(session.names[death.replica]) for death in deaths]
+        for line in report.lines(self._total_steps) + warnings:
             progress.note(line)
 
     def _check_trained(self, run: Run) -> list[str]:
@@ -334,6 +341,7 @@ class Trainer:
         if self._source is not None:
             names, replicas = self.session.names, self.session.replicas
             state, self.initialisation = initialise(names, replicas, state, self._source)
+        self._watch.begin(state)
         return Run(0, state, initial_state(len(self.session.replicas)), [])
 
     def _restore(self, checkpoints: Checkpoints) -> Run:
@@ -349,6 +357,7 @@ class Trainer:
             feed.set_state(saved)
         schedule = saved_state(meta["schedule"])
         run = Run(restored.step, restored.state["train"], schedule, meta["history"])
+        self._watch.restore(meta.get("watch"))
         if meta.get("epoch"):
             run.step, run.position = meta["epoch"]["start"], position_of(meta["epoch"])
         return run
@@ -412,6 +421,7 @@ class Trainer:
         )
         if run.position:
             meta["epoch"] = run.position.document() | {"start": run.step}
+        meta["watch"] = self._watch.document()
         state = {"train": run.state, "normalisation": self._normalisation}
         meta["parameters"] = describe(state)
         # Without a score it is never the best one.
