@@ -40,9 +40,9 @@ def _small(config: ConfigDict, *streams: str, learning_rate: float) -> ConfigDic
     config.loss = ConfigDict({"va": "ccc"})
     config.evaluation.selection = ConfigDict({"va": "ccc"})
     config.replicas.targets = ("va",)
-    decay, optimizer = config.train.weight_decay, config.train.optimizer
+    kept = {key: config.train[key] for key in ("optimizer", "weight_decay", "no_decay")}
     config.train = base_config().train
-    config.train.weight_decay, config.train.optimizer = decay, optimizer
+    config.train.update(kept)
     config.train.epochs = EPOCHS
     config.train.epoch_steps = EPOCH_STEPS
     config.train.learning_rate = learning_rate
@@ -65,9 +65,10 @@ def _rjcma(variant: str, recursions: int, *, after: str = "none") -> ConfigDict:
     return config
 
 
-def _rjcma_without_decay(recursions: int, *, after: str = "none") -> ConfigDict:
+def _rjcma_decay(of_all: float, recursions: int, *, after: str = "none") -> ConfigDict:
     config = _rjcma("", recursions, after=after)
-    config.train.weight_decay = 0.0
+    config.train.weight_decay = of_all
+    config.train.no_decay = ()
     return config
 
 
@@ -140,9 +141,10 @@ _FUSIONS = ("attention", "bilinear", "concat", "additive", "gating")
 VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     **{f"rjcma_l{count}": functools.partial(_rjcma, "", count) for count in range(5)},
     "rjcma_upstream": functools.partial(_rjcma, "upstream", 2),
-    "rjcma_l3_no_decay": functools.partial(_rjcma_without_decay, 3),
-    "rjcma_l0_tcn": functools.partial(_rjcma_without_decay, 0, after="tcn"),
-    "rjcma_l3_tcn": functools.partial(_rjcma_without_decay, 3, after="tcn"),
+    "rjcma_l3_decay_of_all": functools.partial(_rjcma_decay, 1e-3, 3),
+    "rjcma_l3_no_decay": functools.partial(_rjcma_decay, 0.0, 3),
+    "rjcma_l0_tcn": functools.partial(_rjcma_decay, 0.0, 0, after="tcn"),
+    "rjcma_l3_tcn": functools.partial(_rjcma_decay, 0.0, 3, after="tcn"),
     "lfan": _lfan,
     "exptrm": _exptrm,
     "exptrm_v": functools.partial(_exptrm, FACE),

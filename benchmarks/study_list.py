@@ -72,6 +72,7 @@ _FUSION_CASES = {
     "RJCMA l=3": "rjcma_l3",
     "RJCMA l=4": "rjcma_l4",
     "RJCMA upstream": "rjcma_upstream",
+    "RJCMA l=3 decay of all": "rjcma_l3_decay_of_all",
     "RJCMA l=3 no decay": "rjcma_l3_no_decay",
     "RJCMA l=0 TCN after": "rjcma_l0_tcn",
     "RJCMA l=3 TCN after": "rjcma_l3_tcn",
@@ -97,7 +98,7 @@ _FUSION_CASES = {
 # Of each system the form with its own fusion, for data on which none is needed.
 _OWN = (
     "RJCMA l=3",
-    "RJCMA l=3 no decay",
+    "RJCMA l=3 decay of all",
     "LFAN",
     "ExpTrm A+V",
     "EMMA-Net attention",

@@ -72,6 +72,9 @@ def paper() -> ConfigDict:
     config.train.optimizer = "adam_l2"  # "Adam ... with a weight decay", section 4.2.2
     config.train.learning_rate = 1e-5  # section 4.2.2
     config.train.weight_decay = 1e-3  # section 4.2.2
+    # Ours. Under the paper's L2 W_j and the FC of eq. 1-4 reach zero early in training, so that C_m
+    # is zero and every recursion is the identity (docs/mechanisms.md).
+    config.train.no_decay = ("recursion_*",)
     config.train.warmup = "repetitive"  # section 4.2.2, our reading: a full climb in each epoch
     config.train.warmup_epochs = 5  # section 4.2.2
     config.train.plateau_patience = 5  # section 4.2.2
@@ -132,6 +135,7 @@ def upstream() -> ConfigDict:
     config.model.recursions = 2
     config.model.dropout = 0.6
     config.loss.va = "ccc_window"
+    config.train.no_decay = ()  # the code's Adam decays all parameters
     config.train.warmup = "rising"  # base/scheduler.py
     config.train.plateau_reference = "best"  # trainer.py
     return config

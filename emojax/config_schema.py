@@ -277,6 +277,11 @@ class TrainConfig(ScheduleKeys):
         0.0, "coefficient of the decay; several values are trained as replicas",
         required=True, least=0,
     )  # fmt: skip
+    no_decay: tuple[str, ...] = key(
+        (), "patterns over the paths of parameters that do not decay, such as recursion_*; an "
+        "asterisk also matches /",
+        names=True,
+    )  # fmt: skip
     clip_norm: float = key(
         0.0, "global norm that gradients are scaled down to; 0 for no clipping",
         required=True, least=0,
@@ -301,10 +306,10 @@ class TrainConfig(ScheduleKeys):
     )
     init_from: str = key("", "folder of a run whose best weights this run starts from")
     watch: str = key(
-        "effects",
+        "norms",
         "warn, once, when a trained part has lost 95 % of what it was: norms of parameter groups; "
-        "effects, also of the model's mechanisms on predictions",
-        choices=("effects", "norms", "none"), runtime=True,
+        "effects, also of the model's mechanisms on predictions, which compiles a program more",
+        choices=("norms", "effects", "none"), runtime=True,
     )  # fmt: skip
     non_finite: str = key(
         "drop",

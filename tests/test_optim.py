@@ -146,3 +146,25 @@ def test_l2_acts_on_weights_as_they_act(name: str) -> None:
     l2 = decay * 0.1 if name == "adam_l2" else 0.0
     np.testing.assert_allclose(moments["w"], l2 * params["layer"]["w"] / scale**2, atol=1e-8)
     np.testing.assert_allclose(moments["b"], l2 * params["layer"]["b"], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_named_parameters_do_not_decay(name: str) -> None:
+    params, grads = problem()
+    update = {
+        patterns: jax.jit(Optimizer(name, 0.0, patterns).update)
+        for patterns in ((), ("b",), ("*",), ("w/*",))
+    }
+    rate, decay = jnp.float32(0.1), jnp.float32(0.3)
+    tree = jax.tree.map(jnp.asarray, {"w": {"kernel": params["w"]}, "b": params["b"]})
+    grad = {"w": {"kernel": grads[0]["w"]}, "b": grads[0]["b"]}
+    state = Optimizer(name).init(tree)
+    found = {
+        p: jax.device_get(step(grad, state, tree, rate, decay)[0]) for p, step in update.items()
+    }
+    undecayed = jax.device_get(update[()](grad, state, tree, rate, jnp.float32(0.0))[0])
+    for patterns, spared in {("b",): {"b"}, ("*",): {"b", "w"}, ("w/*",): {"w"}}.items():
+        for part in ("b", "w"):
+            expected = undecayed if part in spared else found[()]
+            jax.tree.map(np.testing.assert_array_equal, found[patterns][part], expected[part])
+    assert not np.array_equal(found[()]["w"]["kernel"], undecayed["w"]["kernel"])

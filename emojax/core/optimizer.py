@@ -6,7 +6,8 @@ of the optimiser's state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
@@ -45,12 +46,13 @@ class Optimizer:
     Args:
         name: a key of ``OPTIMIZERS``.
         clip_norm: gradients are scaled down to this global norm; 0 leaves them alone.
+        no_decay: patterns over the paths of parameters that do not decay; "*" also matches "/".
 
     Raises:
         InputError: unknown name.
     """
 
-    def __init__(self, name: str, clip_norm: float = 0.0) -> None:
+    def __init__(self, name: str, clip_norm: float = 0.0, no_decay: Sequence[str] = ()) -> None:
         if name not in OPTIMIZERS:
             raise InputError(
                 "Unknown optimiser.",
@@ -58,7 +60,8 @@ class Optimizer:
                 found=name,
                 expected="one of " + ", ".join(OPTIMIZERS),
             )
-        self._options = name, clip_norm
+        self._options = name, clip_norm, tuple(no_decay)
+        self._no_decay = tuple(no_decay)
         self._decay_gradient, self._decay_update = OPTIMIZERS[name]
         self._adam = optax.scale_by_adam()
         self._clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
@@ -105,9 +108,10 @@ class Optimizer:
         old_params, old_state = params, opt_state
         grads = trained_only(grads, trainable)
         grads, _ = self._clip.update(grads, self._clip.init(params))
-        grads = self._decay_gradient(grads, as_printed(params, scales), weight_decay)
+        pulls = as_printed(self._decaying(params), scales)
+        grads = self._decay_gradient(grads, pulls, weight_decay)
         updates, opt_state = self._adam.update(grads, opt_state, params)
-        updates = self._decay_update(updates, params, weight_decay)
+        updates = self._decay_update(updates, self._decaying(params), weight_decay)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
         if trainable is not None:
             params = jax.tree.map(_keep, trainable, params, old_params)
@@ -119,6 +123,16 @@ class Optimizer:
             }
             opt_state = opt_state._replace(**moments)
         return params, opt_state
+
+    def _decaying(self, params: Any) -> Any:
+        """Returns the parameters, with zeros in the place of those that do not decay."""
+
+        def one(path: Any, leaf: Array) -> Array:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            spared = any(fnmatchcase(name, pattern) for pattern in self._no_decay)
+            return jnp.zeros_like(leaf) if spared else leaf
+
+        return jax.tree_util.tree_map_with_path(one, params) if self._no_decay else params
 
 
 def trained_only(grads: Any, trainable: Any | None) -> Any:

@@ -29,7 +29,7 @@ from emojax.core.replicas import (
     short_names,
     target_weights,
 )
-from emojax.core.stages import check_frozen
+from emojax.core.stages import check_frozen, unmatched
 from emojax.core.state import TrainState, abstract_state, branch_names, init_state
 from emojax.core.step import Learner, LossTable, Shared, loss_table
 from emojax.datasets.source import Store
@@ -148,16 +148,22 @@ class Session:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
         )
 
-    def check_stages(self) -> None:
+    def check_stages(self) -> list[str]:
         """Checks that the model has the parts that the stages train.
+
+        Returns:
+            Remarks about patterns of ``config.train.no_decay`` that match no parameter. They are
+            no error, for RJCMA without recursions has none of theirs.
 
         Raises:
             InputError: a stage's objective is "branches" and the model has none, a pattern of
                 frozen parameters matches none, or a stage freezes everything.
         """
-        if not self.stages:
-            return
-        check_frozen(self.stages, self.abstract_state().params)
+        patterns = self.config.train.no_decay
+        if not self.stages and not patterns:
+            return []
+        params = self.abstract_state().params
+        check_frozen(self.stages, params)
         wanting = [i for i, stage in enumerate(self.stages) if stage.objective == "branches"]
         arguments = self.model, self.streams, self.window_spec.lengths
         if wanting and not branch_names(*arguments):
@@ -168,6 +174,10 @@ class Session:
                 expected=f"outputs, for model {self.config.model['name']}",
                 remedy="use a model with temporary heads, or take the stage out",
             )
+        return [
+            f"config.train.no_decay: {pattern} matches no parameter of the model"
+            for pattern in unmatched(patterns, params)
+        ]
 
     def _state_arguments(self) -> tuple[Any, ...]:
         spec = self.window_spec
@@ -212,7 +222,7 @@ def build_session(
         streams=_known_streams(streams, window_spec.streams),
         window_spec=window_spec,
         model=model,
-        optimizer=Optimizer(run.train.optimizer, run.train.clip_norm),
+        optimizer=Optimizer(run.train.optimizer, run.train.clip_norm, run.train.no_decay),
         losses=loss_table({task: run.loss[task] for task in window_spec.tasks}),
         replicas=replicas,
         weights=target_weights(replicas, window_spec.tasks),

@@ -42,15 +42,14 @@ def check_frozen(stages: Sequence[Stage], params: Any) -> None:
     modules = sorted({path.split("/")[0] for path in paths})
     for i, stage in enumerate(stages):
         field = f"config.train.stages[{i}].frozen"
-        for pattern in stage.frozen:
-            if not any(fnmatchcase(path, pattern) for path in paths):
-                raise InputError(
-                    "A pattern of frozen parameters matches none.",
-                    field=field,
-                    found=pattern,
-                    expected="a pattern over paths such as " + ", ".join(paths[:3]),
-                    remedy=f"the model's parts are {', '.join(modules)}; '*' also matches '/'",
-                )
+        for pattern in unmatched(stage.frozen, params):
+            raise InputError(
+                "A pattern of frozen parameters matches none.",
+                field=field,
+                found=pattern,
+                expected="a pattern over paths such as " + ", ".join(paths[:3]),
+                remedy=f"the model's parts are {', '.join(modules)}; '*' also matches '/'",
+            )
         if all(_matches(path, stage) for path in paths):
             raise InputError(
                 "A stage freezes every parameter.",
@@ -58,6 +57,12 @@ def check_frozen(stages: Sequence[Stage], params: Any) -> None:
                 found=", ".join(stage.frozen),
                 expected="something left to train",
             )
+
+
+def unmatched(patterns: Sequence[str], params: Any) -> list[str]:
+    """Returns the patterns that match no path of a tree of parameters."""
+    paths = parameter_paths(params)
+    return [p for p in patterns if not any(fnmatchcase(path, p) for path in paths)]
 
 
 def _matches(path: str, stage: Stage) -> bool:

@@ -271,6 +271,19 @@ _TRAINING = (
     stated("train.learning_rate", 1e-5, "section 4.2.2"),
     stated("train.minimum_rate", 1e-8, "section 4.2.2"),
     stated("train.weight_decay", 1e-3, "section 4.2.2"),
+    Difference(
+        "The weights of the recursions do not decay. With the paper's L2 on all weights, W_j and "
+        "the fully connected layer of J reach zero, and every recursion becomes the identity.",
+        "section 4.2.2",
+        DIFFERS,
+        {"train.no_decay": ("recursion_*",)},
+    ),
+    Difference(
+        "Some weights do not decay; the paper names none.",
+        "section 4.2.2",
+        OURS,
+        {"train.no_decay": other_than((), ("recursion_*",))},
+    ),
     stated("train.warmup_epochs", 5, "section 4.2.2"),
     stated("train.plateau_patience", 5, "section 4.2.2"),
     stated("train.plateau_factor", 0.1, "section 4.2.2"),

@@ -10,6 +10,7 @@ from typing import Any
 from emojax.config_files import load_config, load_module
 from emojax.config_reading import as_plain, read
 from emojax.config_schema import RunConfig
+from emojax.core.stream_defaults import complete_streams
 from emojax.differences import Difference, find, holding
 from emojax.models import declared_fields, model_class
 from emojax.shipped import config_folder, config_names
@@ -63,7 +64,8 @@ def complete(config: Any) -> dict[str, Any]:
             for field in dataclasses.fields(model_class(name))
             if field.name in known and field.default is not dataclasses.MISSING
         }
-    return values | {"model": as_plain(defaults) | values["model"]}
+    model = complete_streams(values["model"], values["data"]["streams"])
+    return values | {"model": as_plain(defaults) | model}
 
 
 def causes(because: Mapping[str, Any]) -> str:

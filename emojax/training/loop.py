@@ -100,11 +100,9 @@ class Trainer:
         self.store = store
         self.workdir = Path(workdir)
         self._stop_after = stop_after
-        session.check_stages()
-        config, folds = session.config.train, session.folds.keys
-        self._schedule_config = schedule_config(
-            config, store, folds, session.window_spec, session.batch_size
-        )
+        self._lines = session.check_stages()
+        config, folds, spec = session.config.train, session.folds.keys, session.window_spec
+        self._schedule_config = schedule_config(config, store, folds, spec, session.batch_size)
         self._total_steps = config.epochs * self._schedule_config.epoch_steps
         self._base_R = np.array([replica.learning_rate for replica in session.replicas])
         self._decay_R = np.array([r.weight_decay for r in session.replicas], np.float32)
@@ -113,7 +111,7 @@ class Trainer:
         wanted, obstacle = wanted_bytes(session, store)
         self.plan = plan_memory(session, resident=wanted)
         self._feed = open_feed(session, store, resident=self.plan.resident)
-        self._lines = plan_lines(self.plan, len(session.replicas))
+        self._lines += plan_lines(self.plan, len(session.replicas))
         self._lines += feed_lines(self._feed, config.steps_per_dispatch, wanted, obstacle)
         self._lines += layout_lines(session.layout, len(session.replicas), session.batch_size)
         self._groups: list[Group] = []
@@ -130,7 +128,7 @@ class Trainer:
         self._stop = StopRequest()
         self._validation = Validation(session, store, self._feed, self._stop)
         self._watch = Watch(session, store)
-        self._identity = fingerprint(store, session.window_spec, session.batch_size)
+        self._identity = fingerprint(store, spec, session.batch_size)
 
     def run(self) -> Run:
         """Trains to the end (or ``stop_after``), with a checkpoint after every epoch.
@@ -309,15 +307,11 @@ class Trainer:
             # A release may have reset it.
             np.where(improved, scores_R, before.best), named, before, run.schedule, released,
         )  # fmt: skip
-        deaths = self._watch(
-            run.state, self._groups, before.active, before.stage, self._normalisation
-        )
+        warnings = self._watch(run.state, self._groups, before, self._normalisation)
         if writer is not None:
-            died = {f"{session.names[r]}/died": count for r, count in self._watch.counts().items()}
-            writer.scalars(run.step, report.row(seconds) | died)
+            writer.scalars(run.step, report.row(seconds))
         run.history.append({"step": run.step, "score": [float(score) for score in scores_R]})
         progress.update(run.step, 0, **{report.selection: report.score})
-        warnings = [death.line(session.names[death.replica]) for death in deaths]
         for line in report.lines(self._total_steps) + warnings:
             progress.note(line)
 
@@ -355,8 +349,8 @@ class Trainer:
         restored = checkpoints.restore(abstract)
         for feed, saved in zip(self._feed.iterators, meta["iterators"], strict=True):
             feed.set_state(saved)
-        schedule = saved_state(meta["schedule"])
-        run = Run(restored.step, restored.state["train"], schedule, meta["history"])
+        state, schedule = restored.state["train"], saved_state(meta["schedule"])
+        run = Run(restored.step, state, schedule, meta["history"])
         self._watch.restore(meta.get("watch"))
         if meta.get("epoch"):
             run.step, run.position = meta["epoch"]["start"], position_of(meta["epoch"])
@@ -369,8 +363,8 @@ class Trainer:
         if not is_primary():
             return None
         # Only now, because a run that may not be continued must not be touched.
-        text = json.dumps(as_plain(self.session.config), indent=1)
-        (self.workdir / "config.json").write_text(text + "\n")
+        text = json.dumps(as_plain(self.session.config), indent=1) + "\n"
+        (self.workdir / "config.json").write_text(text)
         return opened.enter_context(RunWriter(self.workdir, resume_step=resumed_at))
 
     def _open_progress(self, run: Run, opened: contextlib.ExitStack) -> TrainingProgress:
@@ -396,8 +390,7 @@ class Trainer:
 
     def _save(self, checkpoints: Checkpoints, run: Run) -> None:
         """Saves after a validation."""
-        score = finite_mean(run.history[-1]["score"])
-        self._write(checkpoints, run, run.step, score)
+        self._write(checkpoints, run, run.step, finite_mean(run.history[-1]["score"]))
 
     def _save_within(self, checkpoints: Checkpoints, run: Run) -> int:
         """Saves within an epoch; returns the step of the newest checkpoint.
@@ -421,8 +414,7 @@ class Trainer:
         )
         if run.position:
             meta["epoch"] = run.position.document() | {"start": run.step}
-        meta["watch"] = self._watch.document()
         state = {"train": run.state, "normalisation": self._normalisation}
-        meta["parameters"] = describe(state)
+        meta |= {"watch": self._watch.document(), "parameters": describe(state)}
         # Without a score it is never the best one.
         checkpoints.save(step, state, meta, score=score if np.isfinite(score) else -1e30)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from emojax.core.parameter_groups import group_norms, group_of, group_sizes
+from emojax.core.schedule import ScheduleState
 from emojax.core.session import Session
 from emojax.core.stages import on_branches, parameter_paths, trainable
 from emojax.core.state import TrainState
@@ -88,21 +89,20 @@ class Watch:
         self,
         state: TrainState,
         groups: Sequence[Group],
-        active_R: np.ndarray,
-        stage_R: np.ndarray,
+        schedule: ScheduleState,
         normalisation: Any,
-    ) -> list[Death]:
-        """Measures the replicas that train, and returns what has died since the last time.
+    ) -> list[str]:
+        """Measures the replicas that train, and returns a warning for each part that has died.
 
         Args:
             state: the state of all replicas.
             groups: the groups of the epoch.
-            active_R: (R,) bool, who trains.
-            stage_R: (R,) the stage of each replica.
+            schedule: who trained in the epoch, and in which stage.
             normalisation: see ``session.fold_normalisation``.
         """
         if self._mode == "none":
             return []
+        active_R, stage_R = schedule.active, schedule.stage
         found = []
         trained = self._trained(state, stage_R)
         for group, norm_R in self._norms(state).items():
@@ -117,12 +117,7 @@ class Watch:
             for name, effect_R in effects.items():
                 self._grow(EFFECT, name, effect_R)
                 found += self._died(EFFECT, name, effect_R, whole_R)
-        return found
-
-    def counts(self) -> dict[int, int]:
-        """Returns replica -> the number of its parts that have died, where there are any."""
-        replicas = [replica for replica, _, _ in self._dead]
-        return {replica: replicas.count(replica) for replica in sorted(set(replicas))}
+        return [death.line(self._session.names[death.replica]) for death in found]
 
     def document(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps, as JSON."""
