@@ -86,6 +86,11 @@ def score(store: Store, fit: RidgeBaseline | Callable, task: str) -> dict[str, f
     return TASK_OPS[task].scores(prediction, labels, TASKS[task].annotated(labels))
 
 
+def least(fit: RidgeBaseline) -> Callable:
+    """Returns the baseline's predictor at the scale of least squared error."""
+    return lambda record: fit.to_least_squares(fit.predict(record))
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return build(tmp_path_factory.mktemp("ridge") / "store", standard())
@@ -103,9 +108,8 @@ def reference_design(record: VideoRecord, statistics: dict) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-@pytest.mark.parametrize("metric", ["ccc", "rmse"])
-def test_prediction_is_ridge_regression_written_out(store: Store, metric: str) -> None:
-    fit = fit_ridge(store, "0", BOTH, "va", metric=metric)
+def test_prediction_is_ridge_regression_written_out(store: Store) -> None:
+    fit = fit_ridge(store, "0", BOTH, "va")
     statistics = store.statistics("0")
     x, y = [], []
     for name in store.folds["0"].train:
@@ -131,6 +135,8 @@ def test_prediction_is_ridge_regression_written_out(store: Store, metric: str) -
         smooth = fit.mean_C[c] + fit.gain_C[c] * (smooth - fit.centre_C[c])
         assert fit.mean_C[c] == pytest.approx(y_NC[:, c].mean(), abs=1e-9)
         np.testing.assert_allclose(prediction[:, c], smooth, atol=1e-9)
+        shrunk = fit.mean_C[c] + fit.correlation_C[c] * (smooth - fit.mean_C[c])
+        np.testing.assert_allclose(fit.to_least_squares(prediction)[:, c], shrunk, atol=1e-9)
 
 
 def test_it_learns_and_smoothing_is_chosen(store: Store) -> None:
@@ -149,8 +155,8 @@ def test_each_metric_gets_the_better_of_two_scales(tmp_path: Path) -> None:
         for i in range(100)
     ]
     store = build(tmp_path / "s", records)
-    for_ccc = score(store, fit_ridge(store, "0", BOTH, "va", metric="ccc"), "va")
-    for_rmse = score(store, fit_ridge(store, "0", BOTH, "va", metric="rmse"), "va")
+    fit = fit_ridge(store, "0", BOTH, "va")
+    for_ccc, for_rmse = score(store, fit, "va"), score(store, least(fit), "va")
     for name in ("valence", "arousal"):
         assert for_ccc[f"ccc_{name}"] > for_rmse[f"ccc_{name}"]
         assert for_ccc[f"rmse_{name}"] > for_rmse[f"rmse_{name}"]
@@ -203,9 +209,8 @@ def test_classes_have_a_scale_for_f1_and_one_for_accuracy(tmp_path: Path) -> Non
         labels_N1 = record.labels["expr"]
         labels_N1[labels_N1 > 2] = 0.0  # one common class and two rare ones
     store = build(tmp_path / "s", records, ("expr",))
-    for_f1, for_accuracy = (fit_ridge(store, "0", BOTH, "expr", metric=m) for m in ("ccc", "rmse"))
-    assert (for_accuracy.gain_C <= for_f1.gain_C).all()
-    first, second = score(store, for_f1, "expr"), score(store, for_accuracy, "expr")
+    fit = fit_ridge(store, "0", BOTH, "expr")
+    first, second = score(store, fit, "expr"), score(store, least(fit), "expr")
     assert first["f1_macro"] > second["f1_macro"] + 0.02
     assert second["accuracy"] > first["accuracy"] + 0.02
 
@@ -256,7 +261,7 @@ def test_two_persons_of_one_video_are_validated_together(tmp_path: Path) -> None
 
 
 def test_missing_rows_count_as_the_mean(store: Store) -> None:
-    fit = fit_ridge(store, "0", BOTH, "va", metric="rmse")
+    fit = fit_ridge(store, "0", BOTH, "va")
     record = make_record("new", seed=50)
     for data in record.streams.values():
         data.rows_ND[:] = 1e4
@@ -298,15 +303,15 @@ def test_one_source_video_is_fitted_without_validation(tmp_path: Path) -> None:
     assert fit.describe()["columns"]["valence"]["cross_validated"] is None
 
 
-@pytest.mark.parametrize("metric", ["ccc", "rmse"])
-def test_constant_labels_are_predicted_by_their_constant(tmp_path: Path, metric: str) -> None:
+def test_constant_labels_are_predicted_by_their_constant(tmp_path: Path) -> None:
     records = standard()
     for record in records:
         record.labels["va"][:] = (0.25, -0.5)
     store = build(tmp_path / "s", records)
-    fit = fit_ridge(store, "0", BOTH, "va", metric=metric)
+    fit = fit_ridge(store, "0", BOTH, "va")
     expected = np.broadcast_to([0.25, -0.5], (120, 2))
-    np.testing.assert_allclose(fit.predict(records[0]), expected, atol=1e-6)
+    for predict in (fit.predict, least(fit)):
+        np.testing.assert_allclose(predict(records[0]), expected, atol=1e-6)
 
 
 def test_videos_without_labels_of_the_task_are_passed_over(tmp_path: Path) -> None:
@@ -319,14 +324,12 @@ def test_videos_without_labels_of_the_task_are_passed_over(tmp_path: Path) -> No
 
 
 def test_description_is_json_and_says_what_was_rescaled(store: Store) -> None:
-    for metric, said in (("ccc", "the variance of the training"), ("rmse", "least squared")):
-        text = json.dumps(fit_ridge(store, "0", BOTH, "va", metric=metric).describe())
-        described = json.loads(text)
-        assert f"rescaled to {said}" in described["note"]
-        assert described["streams"] == {"face": 6, "voice": 4}
-        for column in described["columns"].values():
-            assert column["width_seconds"] in WIDTHS
-            assert 0 < column["cross_validated"] < 1
+    described = json.loads(json.dumps(fit_ridge(store, "0", BOTH, "va").describe()))
+    assert "rescaled" in described["note"]
+    assert described["streams"] == {"face": 6, "voice": 4}
+    for column in described["columns"].values():
+        assert column["width_seconds"] in WIDTHS
+        assert 0 < column["cross_validated"] < 1
 
 
 def test_moving_average_keeps_constants_and_length() -> None:
@@ -341,19 +344,12 @@ def test_moving_average_keeps_constants_and_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("streams", "task", "metric", "named"),
-    [
-        (("face", "nose"), "va", "ccc", "nose"),
-        ((), "va", "ccc", "none"),
-        (BOTH, "au", "ccc", "au"),
-        (BOTH, "va", "mae", "mae"),
-    ],
+    ("streams", "task", "named"),
+    [(("face", "nose"), "va", "nose"), ((), "va", "none"), (BOTH, "au", "au")],
 )
-def test_bad_input_is_named(
-    store: Store, streams: tuple[str, ...], task: str, metric: str, named: str
-) -> None:
+def test_bad_input_is_named(store: Store, streams: tuple[str, ...], task: str, named: str) -> None:
     with pytest.raises(InputError) as caught:
-        fit_ridge(store, "0", streams, task, metric=metric)
+        fit_ridge(store, "0", streams, task)
     assert caught.value.details["found"] == named
     assert "expected" in caught.value.details
 

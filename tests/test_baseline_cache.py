@@ -14,7 +14,7 @@ from emojax.datasets.source import Store
 from emojax.scoring import baseline_cache
 from emojax.scoring.baseline import RidgeBaseline, fit_ridge
 from emojax.scoring.baseline_cache import cached_ridge
-from tests.test_baseline import BOTH, build, make_record, score, standard
+from tests.test_baseline import BOTH, build, least, make_record, score, standard
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +57,17 @@ def test_a_fit_is_done_once_and_read_back_to_the_bit(
     fitted = fits_of(monkeypatch)
     expected = fit_ridge(store, "0", BOTH, "va")
     for _ in range(2):
-        assert_same_fit(cached_ridge(store, "0", BOTH, "va", "ccc"), expected)
+        assert_same_fit(cached_ridge(store, "0", BOTH, "va"), expected)
     assert fitted == ["0"]
     # Another copy of the same data is the same store; anything else is another fit.
-    assert_same_fit(
-        cached_ridge(build(tmp_path / "t", standard()), "0", BOTH, "va", "ccc"), expected
-    )
+    assert_same_fit(cached_ridge(build(tmp_path / "t", standard()), "0", BOTH, "va"), expected)
     assert fitted == ["0"]
-    cached_ridge(store, "0", BOTH, "va", "rmse")
-    cached_ridge(store, "0", BOTH[:1], "va", "ccc")
-    cached_ridge(store, "0", BOTH[::-1], "va", "ccc")
+    cached_ridge(store, "0", BOTH[:1], "va")
+    cached_ridge(store, "0", BOTH[::-1], "va")
     records = standard()
     records[3].labels["va"][:] *= 0.5
-    cached_ridge(build(tmp_path / "s", records), "0", BOTH, "va", "ccc")
-    assert len(fitted) == len(list(cache.iterdir())) == 5
+    cached_ridge(build(tmp_path / "s", records), "0", BOTH, "va")
+    assert len(fitted) == len(list(cache.iterdir())) == 4
 
 
 def test_a_score_that_was_not_validated_is_kept_as_such(tmp_path: Path, cache: Path) -> None:
@@ -79,7 +76,7 @@ def test_a_score_that_was_not_validated_is_kept_as_such(tmp_path: Path, cache: P
     ]
     store = build(tmp_path / "s", records)
     for _ in range(2):
-        assert np.isnan(cached_ridge(store, "0", BOTH, "va", "ccc").score_C).all()
+        assert np.isnan(cached_ridge(store, "0", BOTH, "va").score_C).all()
     assert len(list(cache.iterdir())) == 1
 
 
@@ -88,7 +85,7 @@ def test_a_damaged_file_is_fitted_again(
     store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     fitted = fits_of(monkeypatch)
-    expected = cached_ridge(store, "0", BOTH, "va", "ccc")
+    expected = cached_ridge(store, "0", BOTH, "va")
     (file,) = cache.iterdir()
     good = file.read_bytes()
     content = read_document(file)
@@ -104,7 +101,7 @@ def test_a_damaged_file_is_fitted_again(
         write_document(file, content)
     else:
         file.write_bytes(b"" if how == "empty" else good[: len(good) // 2])
-    assert_same_fit(cached_ridge(store, "0", BOTH, "va", "ccc"), expected)
+    assert_same_fit(cached_ridge(store, "0", BOTH, "va"), expected)
     assert fitted == ["0", "0"]
     assert file.read_bytes() == good
 
@@ -116,7 +113,7 @@ def test_a_folder_that_cannot_be_made_costs_a_fit_and_no_more(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     fitted = fits_of(monkeypatch)
     for _ in range(2):
-        cached_ridge(store, "0", BOTH, "va", "ccc")
+        cached_ridge(store, "0", BOTH, "va")
     assert fitted == ["0", "0"]
     assert (tmp_path / "file").read_text() == "in the way"
 
@@ -132,6 +129,6 @@ def test_the_fit_has_the_numbers_that_it_had(store: Store) -> None:
     np.testing.assert_allclose(fit.width_C, [1.0, 1.0])
     np.testing.assert_allclose(fit.gain_C, [1.9153875760280912, 1.695718380975073], rtol=1e-9)
     np.testing.assert_allclose(fit.score_C, [0.9261830255437272, 0.9689842938201145], rtol=1e-9)
-    scores = score(store, fit_ridge(store, "0", BOTH, "va", metric="rmse"), "va")
+    scores = score(store, least(fit), "va")
     assert scores["ccc_valence"] == pytest.approx(0.968649029687883, abs=1e-9)
     assert scores["rmse_arousal"] == pytest.approx(0.11308684252054589, abs=1e-9)

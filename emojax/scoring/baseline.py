@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,22 +50,20 @@ class RidgeBaseline:
 
     Attributes:
         task: name of the task.
-        metric: "ccc" or "rmse", which the last step's scale suits; see ``fit_ridge``.
         statistics: stream -> mean (D,) and standard deviation (D,) of the z-score.
         weights: stream -> (D, C), on z-scored rows.
         intercept_C: prediction where every row is the mean.
         penalty_C: chosen ridge penalty per frame.
         width_C: chosen width of the moving average, seconds.
         centre_C, gain_C, mean_C: the last step ``mean + gain (smoothed - centre)``.
-        score_C: cross-validated metric of each column, NaN where nothing was validated. It is
-            the correlation, or for "rmse" the error.
+        correlation_C: of the predictions that the last step was fitted on, 0 or more.
+        score_C: the same where it was cross-validated, NaN where nothing was.
         frames: training frames in the normal equations.
         annotated: annotated training frames.
         groups: groups of the cross-validation, 1 if there was none.
     """
 
     task: str
-    metric: str
     statistics: Statistics
     weights: dict[str, np.ndarray]
     intercept_C: np.ndarray
@@ -74,6 +72,7 @@ class RidgeBaseline:
     centre_C: np.ndarray
     gain_C: np.ndarray
     mean_C: np.ndarray
+    correlation_C: np.ndarray
     score_C: np.ndarray
     frames: int
     annotated: int
@@ -93,6 +92,14 @@ class RidgeBaseline:
             smooth_NC[:, columns] = moving_average(raw_NC[:, columns], record.pts_N, width)
         return self.mean_C + self.gain_C * (smooth_NC - self.centre_C)
 
+    def to_least_squares(self, predicted_NC: np.ndarray) -> np.ndarray:
+        """Rescales what ``predict`` returns to the least squared error.
+
+        That scale is smaller by the correlation. It suits RMSE and accuracy; of classes and units
+        it comes close to probabilities.
+        """
+        return self.mean_C + self.correlation_C * (predicted_NC - self.mean_C)
+
     def describe(self) -> dict[str, Any]:
         """Describes the fit and its choices for a report, in JSON values."""
         columns = {
@@ -104,19 +111,15 @@ class RidgeBaseline:
             }
             for c, label in enumerate(TASKS[self.task].labels)
         }
-        scale = {
-            "ccc": "the variance of the training labels, the best scale for CCC",
-            "rmse": "least squared error",
-        }[self.metric]
         note = (
-            "ridge regression on z-scored streams, then a centred moving average, "
-            f"rescaled to {scale}"
+            "ridge regression on z-scored streams, then a centred moving average, rescaled to the "
+            "variance of the training labels for CCC and F1, and to least squared error for RMSE "
+            "and accuracy"
         )
         return {
             "name": "ridge + smoothing",
             "note": note,
             "task": self.task,
-            "metric": self.metric,
             "streams": {name: len(weights) for name, weights in self.weights.items()},
             "frames": self.frames,
             "annotated_frames": self.annotated,
@@ -131,7 +134,6 @@ def fit_ridge(
     streams: Sequence[str],
     task: str,
     *,
-    metric: Literal["ccc", "rmse"] = "ccc",
     max_frames: int = 50_000,
 ) -> RidgeBaseline:
     """Fits the baseline on the training videos of a fold.
@@ -141,27 +143,23 @@ def fit_ridge(
     correlation under cross-validation in groups of whole source videos.
 
     Smoothing takes noise away, after which a prediction is too small, so the last step rescales
-    it by the moments of the cross-validated predictions. For "ccc" it gets the mean and the
-    variance of the training labels, because for a given correlation CCC is greatest where both
-    variances agree. For "rmse" it gets the scale of least squared error, which is smaller by
-    the correlation. Classes and units have the same two scales: as for "ccc" a unit passes 0.5
-    about as often as it is active, which suits F1; least squares come close to probabilities,
-    which suits accuracy, and hardly find the rare ones. A column with no positive correlation
-    is predicted by its mean.
+    it by the moments of the cross-validated predictions to the mean and the variance of the
+    training labels, because for a given correlation CCC is greatest where both variances agree. A
+    unit then passes 0.5 about as often as it is active, which suits F1. ``to_least_squares`` gives
+    the scale for errors. A column with no positive correlation is predicted by its mean.
 
     Args:
         store: the store with the videos.
         fold: name of the fold.
         streams: names of the streams to use.
         task: name of the task.
-        metric: "ccc" (or F1) or "rmse" (or accuracy): which scale the last step gives.
         max_frames: annotated training frames that enter the normal equations, evenly spaced
             if there are more. Cross-validation always predicts every frame.
 
     Raises:
-        InputError: unknown fold, stream, task or metric, or no annotated training frame.
+        InputError: unknown fold, stream or task, or no annotated training frame.
     """
-    _check(store, streams, task, metric)
+    _check(store, streams, task)
     statistics = {name: store.statistics(fold)[name] for name in streams}
     names = store.fold(fold).train
     videos = TrainingVideos(store, names, task)
@@ -183,7 +181,7 @@ def fit_ridge(
     for group in equations[1:]:
         total = total.plus(group)
 
-    chosen = _cross_validate(videos, statistics, group_of, mean_C, total, equations, metric)
+    chosen = _cross_validate(videos, statistics, group_of, mean_C, total, equations)
     columns = columns_of(statistics)
     mean_x_D, mean_y_C = total.means
     weights_DC = np.empty((len(mean_x_D), len(mean_y_C)))
@@ -192,7 +190,6 @@ def fit_ridge(
         weights_DC[:, some] = total.solve(penalty)[:, some]
     return RidgeBaseline(
         task=task,
-        metric=metric,
         statistics=statistics,
         weights={name: weights_DC[part] for name, part in columns},
         intercept_C=mean_C + mean_y_C - mean_x_D @ weights_DC,
@@ -201,7 +198,8 @@ def fit_ridge(
         centre_C=chosen.centre_C,
         gain_C=chosen.gain_C,
         mean_C=chosen.mean_C,
-        score_C=chosen.score_C,
+        correlation_C=chosen.correlation_C,
+        score_C=chosen.correlation_C if len(equations) > 1 else np.full(len(mean_y_C), np.nan),
         frames=total.count,
         annotated=annotated,
         groups=len(equations),
@@ -262,7 +260,7 @@ class _Choice:
     centre_C: np.ndarray
     gain_C: np.ndarray
     mean_C: np.ndarray
-    score_C: np.ndarray
+    correlation_C: np.ndarray
 
 
 def _cross_validate(
@@ -272,7 +270,6 @@ def _cross_validate(
     mean_C: np.ndarray,
     total: NormalEquations,
     equations: Sequence[NormalEquations],
-    metric: str,
 ) -> _Choice:
     """Chooses penalty and width by predicting each group from the others."""
     validated = len(equations) > 1
@@ -307,34 +304,24 @@ def _cross_validate(
     best_C = pooled.pearson().reshape(-1, len(mean_C)).argmax(axis=0)
     width_C, penalty_C = np.unravel_index(best_C, shape_WPC[:2])
     best = jax.tree.map(lambda leaf_WPC: leaf_WPC[width_C, penalty_C, columns_C], pooled)
-    gain_C, score_C = _scale(best, metric)
+    # Without positive correlation no scale helps, and the mean is what is left.
+    correlation_C = np.maximum(best.pearson(), 0.0)
+    gain_C = np.sqrt(best.m2_y / np.where(correlation_C > 0, best.m2_x, 1.0))
+    gain_C[correlation_C == 0] = 0.0
     return _Choice(
         penalty_C=np.asarray(penalties)[penalty_C],
         width_C=np.asarray(widths)[width_C],
         centre_C=best.mean_x,
         gain_C=gain_C,
         mean_C=best.mean_y,
-        score_C=score_C if validated else np.full_like(score_C, np.nan),
+        correlation_C=correlation_C,
     )
 
 
-def _scale(best: Moments, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the gain of the last step, and its score on the cross-validated predictions."""
-    # Without positive correlation no scale helps, and the mean is what is left.
-    correlation_C = np.maximum(best.pearson(), 0.0)
-    gain_C = np.sqrt(best.m2_y / np.where(correlation_C > 0, best.m2_x, 1.0))
-    gain_C[correlation_C == 0] = 0.0
-    if metric != "rmse":
-        return gain_C, correlation_C
-    deviation_C = np.sqrt(best.m2_y / np.maximum(best.count, 1.0))
-    return gain_C * correlation_C, deviation_C * np.sqrt(1.0 - correlation_C**2)
-
-
-def _check(store: Store, streams: Sequence[str], task: str, metric: str) -> None:
+def _check(store: Store, streams: Sequence[str], task: str) -> None:
     for kind, wanted, there in (
         ("stream", streams, tuple(store.streams)),
         ("task", (task,), store.tasks),
-        ("metric", (metric,), ("ccc", "rmse")),
     ):
         for name in wanted:
             if name not in there:

@@ -27,12 +27,10 @@ from emojax.scoring.baseline import GROUPS, PENALTIES, WIDTHS, RidgeBaseline, fi
 from emojax.scoring.ridge import Statistics
 
 # Raise this version with every change of the numbers that ``fit_ridge`` returns.
-_FIT_VERSION = 1
+_FIT_VERSION = 2
 
 
-def cached_ridge(
-    store: Store, fold: str, streams: tuple[str, ...], task: str, metric: str
-) -> RidgeBaseline:
+def cached_ridge(store: Store, fold: str, streams: tuple[str, ...], task: str) -> RidgeBaseline:
     """Returns ``fit_ridge`` of the same arguments, from disk if it was fitted before.
 
     Args:
@@ -40,14 +38,13 @@ def cached_ridge(
         fold: the fold's name.
         streams: the names of the streams, in order.
         task: the task's name.
-        metric: "ccc" or "rmse".
 
     Raises:
         InputError: as ``fit_ridge``.
     """
 
     def fit() -> RidgeBaseline:
-        return fit_ridge(store, fold, streams, task, metric="rmse" if metric == "rmse" else "ccc")
+        return fit_ridge(store, fold, streams, task)
 
     if any(name not in store.streams for name in streams) or fold not in store.folds:
         return fit()
@@ -59,7 +56,6 @@ def cached_ridge(
         "train": list(store.fold(fold).train),
         "statistics": {name: [m.tolist(), s.tolist()] for name, (m, s) in statistics.items()},
         "task": task,
-        "metric": metric,
         "choices": [list(PENALTIES), list(WIDTHS), GROUPS],
     }
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()

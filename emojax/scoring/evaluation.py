@@ -31,6 +31,7 @@ from emojax.scoring.baseline_cache import cached_ridge
 from emojax.scoring.fitted_postprocessing import Postprocessing
 from emojax.scoring.fold_scores import (
     BASELINE,
+    LEAST_SQUARES,
     MEAN,
     OPTIMUM,
     OURS,
@@ -41,6 +42,7 @@ from emojax.scoring.fold_scores import (
     Scores,
     assess,
     brief,
+    on_own_terms,
     score_rows,
     scored_tasks,
     summary_rows,
@@ -191,10 +193,9 @@ def evaluate_folds(
         if postprocessing:
             systems[PROCESSED] = postprocessing(store, systems[OURS], number)
         systems[OPTIMUM] = reference_predictions(store, names, "optimum")
+        scaled = _baselines(store, fold.name, names, session.window_spec) if baseline else {}
         if baseline:
-            systems[BASELINE] = _baseline(
-                store, fold.name, names, session.window_spec, session.config.evaluation.selection
-            )
+            systems[BASELINE] = _selected(scaled, names, session.config.evaluation.selection)
         scores: dict[str, Scores] = {}
         states: dict[str, dict[str, Any]] = {}
         for task in session.tasks:
@@ -203,11 +204,11 @@ def evaluate_folds(
                 continue
             found = {
                 system: assess(truth, predicted, task)
-                for system, predicted in systems.items()
+                for system, predicted in (systems | scaled).items()
                 if all(task in predicted[name] for name in names)
             }
             states[task] = {system: pair[0] for system, pair in found.items() if pair}
-            scores[task] = {system: pair[1] for system, pair in found.items() if pair}
+            scores[task] = on_own_terms({s: pair[1] for s, pair in found.items() if pair})
         results.append(
             FoldResult(
                 fold.name, tuple(names), systems, scores, states, decisions, fold.scored_frames
@@ -242,23 +243,38 @@ def _moved(predictions: Predictions, decisions: Mapping[str, np.ndarray]) -> Pre
     }
 
 
-def _baseline(
-    store: Store, fold: str, names: Sequence[str], spec: WindowSpec, selection: Mapping[str, str]
-) -> Predictions:
-    """Predicts by ridge + smoothing, fitted on the model's own streams and training videos."""
-    fitted = {
-        task: cached_ridge(
-            store,
-            fold,
-            tuple(spec.streams),
-            task,
-            "rmse" if score_kind(selection[task]).least_squares else "ccc",
-        )
-        for task in spec.tasks
-    }
-    return model_free_predictions(
-        store, names, {task: ridge.predict for task, ridge in fitted.items()}
+def _baselines(
+    store: Store, fold: str, names: Sequence[str], spec: WindowSpec
+) -> dict[str, Predictions]:
+    """Predicts by ridge + smoothing, fitted on the model's own streams and training videos.
+
+    Returns:
+        ``BASELINE``, at the scale for CCC and F1, and ``LEAST_SQUARES``, at that for errors.
+    """
+    ridges = {task: cached_ridge(store, fold, tuple(spec.streams), task) for task in spec.tasks}
+    own = model_free_predictions(
+        store, names, {task: ridge.predict for task, ridge in ridges.items()}
     )
+    least = {
+        name: {task: ridges[task].to_least_squares(x_NC) for task, x_NC in by_task.items()}
+        for name, by_task in own.items()
+    }
+    return {BASELINE: own, LEAST_SQUARES: least}
+
+
+def _selected(
+    scaled: Mapping[str, Predictions], names: Sequence[str], selection: Mapping[str, str]
+) -> Predictions:
+    """Returns the baseline's predictions at the scale of each task's selection, to be shown."""
+    return {
+        name: {
+            task: scaled[LEAST_SQUARES if score_kind(selection[task]).least_squares else BASELINE][
+                name
+            ][task]
+            for task in scaled[BASELINE][name]
+        }
+        for name in names
+    }
 
 
 # -- showing -------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from emojax.ops.scores import is_error, without_parts
+from emojax.ops.scores import is_error, score_kind, without_parts
 from emojax.ops.tasks import TASK_OPS
 from emojax.prediction.predictor import Annotations, Predictions, concatenate
 from emojax.specs import TASKS
@@ -17,6 +17,8 @@ from emojax.specs import TASKS
 OURS, TUNED, OPTIMUM, BASELINE = "model", "model, tuned", "optimum", "ridge + smoothing"
 PROCESSED = "model, postprocessed"
 SYSTEMS = (OURS, TUNED, PROCESSED, OPTIMUM, BASELINE)
+# The baseline at the scale of least squared error, on which ``on_own_terms`` draws.
+LEAST_SQUARES = "ridge + smoothing, least squares"
 POOLED, MEAN = "all folds", "mean of folds"
 
 # system -> score name -> value
@@ -66,6 +68,23 @@ def assess(
     return state, {name: scores[name] for name in without_parts(scores, untrained)}
 
 
+def on_own_terms(scores: Scores) -> Scores:
+    """Gives the baseline each score at the scale that suits the score.
+
+    Scores that least squared error suits (RMSE, accuracy) are those of ``LEAST_SQUARES``, which is
+    then left out; the others (CCC, F1) are the baseline's own. So a score of the baseline does not
+    depend on what the model beside it was selected by.
+    """
+    scores = dict(scores)
+    least = scores.pop(LEAST_SQUARES, {})
+    if BASELINE in scores:
+        scores[BASELINE] = {
+            name: least.get(name, value) if score_kind(name).least_squares else value
+            for name, value in scores[BASELINE].items()
+        }
+    return scores
+
+
 def scored_tasks(results: Sequence[FoldResult]) -> list[str]:
     """Lists the tasks that the videos of at least one fold are annotated for."""
     return list(dict.fromkeys(task for result in results for task in result.scores))
@@ -90,7 +109,8 @@ def pooled_states(results: Sequence[FoldResult], task: str) -> dict[str, Any]:
     annotated = [result for result in results if task in result.states]
     if not disjoint(results) or not annotated:
         return {}
-    systems = [s for s in SYSTEMS if all(s in result.states[task] for result in annotated)]
+    known = (*SYSTEMS, LEAST_SQUARES)
+    systems = [s for s in known if all(s in result.states[task] for result in annotated)]
     return {
         system: functools.reduce(
             lambda a, b: a.merge(b), [result.states[task][system] for result in annotated]
@@ -102,13 +122,17 @@ def pooled_states(results: Sequence[FoldResult], task: str) -> dict[str, Any]:
 def pooled_scores(results: Sequence[FoldResult], task: str) -> Scores:
     """Reads the scores of ``pooled_states``, without those that a fold lacks."""
     annotated = [result.scores[task] for result in results if task in result.scores]
+    pooled = {
+        system: TASK_OPS[task].summarise(state)
+        for system, state in pooled_states(results, task).items()
+    }
     return {
         system: {
             name: value
-            for name, value in TASK_OPS[task].summarise(state).items()
-            if all(name in scores.get(system, {}) for scores in annotated)
+            for name, value in scores.items()
+            if all(name in of_fold.get(system, {}) for of_fold in annotated)
         }
-        for system, state in pooled_states(results, task).items()
+        for system, scores in on_own_terms(pooled).items()
     }
 
 
@@ -147,7 +171,7 @@ def confusions(results: Sequence[FoldResult], task: str) -> dict[str, dict[str, 
     groups = {result.fold: result.states.get(task, {}) for result in results}
     groups |= {POOLED: pooled_states(results, task)}
     return {
-        fold: {system: np.asarray(count(state)) for system, state in states.items()}
+        fold: {s: np.asarray(count(state)) for s, state in states.items() if s in SYSTEMS}
         for fold, states in groups.items()
         if states
     }
