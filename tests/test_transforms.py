@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,12 +44,20 @@ def nearest_by_hand(row_pts_N: np.ndarray, t: float) -> int:
     return max(i for i, distance in enumerate(distances) if distance == min(distances))
 
 
+def reach_by_hand(pts: np.ndarray, frames: np.ndarray) -> float:
+    """The median step of the rows, of the frames beside a single row, and else no limit."""
+    for clock in (pts, frames):
+        steps = sorted(later - earlier for earlier, later in itertools.pairwise(clock))
+        if steps:
+            return (steps[len(steps) // 2] + steps[(len(steps) - 1) // 2]) / 2
+    return np.inf
+
+
 def nearest_frame_by_hand(
-    rows: np.ndarray, pts: np.ndarray, valid: np.ndarray, t: float
+    rows: np.ndarray, pts: np.ndarray, valid: np.ndarray, t: float, reach: float
 ) -> tuple[np.ndarray, bool]:
     i = nearest_by_hand(pts, t)
-    spacing = (pts[-1] - pts[0]) / (len(pts) - 1) if len(pts) > 1 else np.inf
-    if not valid[i] or abs(pts[i] - t) > spacing + 1e-6:
+    if not valid[i] or abs(pts[i] - t) > reach + 1e-6:
         return np.zeros(rows.shape[1]), False
     return rows[i], True
 
@@ -57,8 +67,9 @@ def nearest_frame_by_hand(
 def test_nearest_is_the_row_with_the_smallest_distance(case: tuple) -> None:
     rows, pts, valid, frames = case
     values_TD, valid_T = resample(rows, pts, valid, frames, "nearest")
+    reach = reach_by_hand(pts, frames)
     for t, value_D, is_valid in zip(frames, values_TD, valid_T, strict=True):
-        expected_D, expected_valid = nearest_frame_by_hand(rows, pts, valid, t)
+        expected_D, expected_valid = nearest_frame_by_hand(rows, pts, valid, t, reach)
         assert is_valid == expected_valid
         np.testing.assert_array_equal(value_D, expected_D)
 
@@ -68,13 +79,15 @@ def test_nearest_is_the_row_with_the_smallest_distance(case: tuple) -> None:
 def test_linear_interpolates_between_valid_neighbours(case: tuple) -> None:
     rows, pts, valid, frames = case
     values_TD, valid_T = resample(rows, pts, valid, frames, "linear")
+    reach = reach_by_hand(pts, frames)
     for t, value_D, is_valid in zip(frames, values_TD, valid_T, strict=True):
-        expected_D, expected_valid = nearest_frame_by_hand(rows, pts, valid, t)
+        expected_D, expected_valid = nearest_frame_by_hand(rows, pts, valid, t, reach)
         before = [i for i in range(len(pts)) if pts[i] <= t]
         after = [i for i in range(len(pts)) if pts[i] >= t]
         if expected_valid and before and after and before[-1] != after[0]:
             left, right = before[-1], after[0]
-            if valid[left] and valid[right]:
+            near = pts[right] - pts[left] <= 2 * (reach + 1e-6)
+            if valid[left] and valid[right] and near:
                 share = (t - pts[left]) / (pts[right] - pts[left])
                 expected_D = (1 - share) * rows[left] + share * rows[right]
         assert is_valid == expected_valid
@@ -86,9 +99,10 @@ def test_linear_interpolates_between_valid_neighbours(case: tuple) -> None:
 def test_mean_takes_the_valid_rows_that_are_nearest_to_the_frame(case: tuple) -> None:
     rows, pts, valid, frames = case
     values_TD, valid_T = resample(rows, pts, valid, frames, "mean")
+    reach = reach_by_hand(pts, frames)
     spacing = (frames[-1] - frames[0]) / max(1, len(frames) - 1)
     for f, t in enumerate(frames):
-        expected_D, expected_valid = nearest_frame_by_hand(rows, pts, valid, t)
+        expected_D, expected_valid = nearest_frame_by_hand(rows, pts, valid, t, reach)
         mine = [
             n
             for n, row_t in enumerate(pts)
@@ -180,16 +194,17 @@ def test_a_gap_of_missing_rows_stays_a_gap(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_stream_of_one_row_describes_the_whole_video(method: str) -> None:
+def test_a_stream_of_one_row_describes_the_frames_beside_it(method: str) -> None:
     frames_T = np.arange(7) / 25.0
     one = np.array([[2.0, 3.0]], np.float16)
-    values_TD, valid_T = resample(one, np.array([0.1]), np.array([True]), frames_T, method)
-    assert valid_T.all()
-    np.testing.assert_array_equal(values_TD, np.repeat(one, 7, axis=0))
-    values_TD, valid_T = resample(one, np.array([0.1]), np.array([False]), frames_T, method)
+    values_TD, valid_T = resample(one, np.array([0.12]), np.array([True]), frames_T, method)
+    np.testing.assert_array_equal(np.flatnonzero(valid_T), [2, 3, 4])
+    np.testing.assert_array_equal(values_TD, valid_T[:, None] * one)
+    values_TD, valid_T = resample(one, np.array([0.12]), np.array([False]), frames_T, method)
     assert not valid_T.any()
     assert (values_TD == 0).all()
     assert row_spacing(np.array([0.1])) == np.inf
+    assert resample(one, np.array([9.0]), np.array([True]), frames_T[:1], method)[1].all()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -266,3 +281,15 @@ def test_an_instant_that_stands_for_much_time_takes_any_row_of_it(method: str) -
     np.testing.assert_array_equal(resample(*arguments)[1], [True] * 4 + [method == "mean"])
     assert resample(*arguments, reach=0.14)[1].all()
     assert not resample(*arguments[:3], ticks_T + 0.15, method, reach=0.14)[1][4]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_left_out_are_missing_frames(method: str) -> None:
+    """Ten rows in two seconds and one near the end of a minute describe eleven frames of 300."""
+    frames_T = np.arange(300) / 5
+    for pts_N in (np.r_[np.arange(10) / 5, 59.8], np.array([30.0])):
+        rows_ND = pts_N[:, None].astype(np.float32)
+        _, valid_T = resample(rows_ND, pts_N, np.ones(len(pts_N), bool), frames_T, method)
+        distance_T = np.abs(pts_N[None] - frames_T[:, None]).min(axis=1)
+        assert valid_T[distance_T < 1e-6].all()
+        assert not valid_T[distance_T > 0.2 + 1e-5].any()

@@ -14,7 +14,7 @@ import numpy as np
 
 from emojax.datasets.record import VideoRecord
 from emojax.datasets.source import Store
-from emojax.datasets.transforms import fill_nearest, nearest_rows, resample, row_spacing
+from emojax.datasets.transforms import fill_nearest, nearest_rows, resample, row_reach, row_spacing
 from emojax.datasets.window_spec import WindowSpec
 from emojax.specs import TASKS
 
@@ -122,7 +122,7 @@ def rows_at(
         return rows_ND[frames_T - start], valid_N[frames_T - start]
     # One more row on either side, from which "mean" computes the reach of the outer rows.
     inside = slice(1, 1 + count)
-    spacing = row_spacing(data.pts_N)
+    spacing = row_reach(data.pts_N, record.pts_N)
     if spec.clock:
         grid = row_grid(spec, stream)
         ticks_T = grid.ticks(first + grid.step * np.arange(-1, count + 1))

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-# A row further from a frame than this many row spacings does not describe it.
-_MAX_SPACINGS = 1.0
+# Steps between rows that the usual step is measured on; all of them in shorter streams.
+_MEASURED_STEPS = 2000
 
 
 def nearest_rows(query_pts_T: np.ndarray, row_pts_N: np.ndarray) -> np.ndarray:
@@ -31,6 +31,23 @@ def row_spacing(row_pts_N: np.ndarray) -> float:
     return float(row_pts_N[-1] - row_pts_N[0]) / (len(row_pts_N) - 1)
 
 
+def row_reach(row_pts_N: np.ndarray, query_pts_T: np.ndarray) -> float:
+    """Returns the seconds from its instant at which a row still describes a frame.
+
+    That is the median step between rows, which gaps do not lengthen, unlike the mean. A row
+    that is alone has no step and reaches as far as the queries' own; beside a single query, a
+    single row describes it wherever it is.
+    """
+    for pts in (row_pts_N, query_pts_T):
+        steps = len(pts) - 1
+        if steps > 0:
+            taken = np.arange(steps)
+            if steps > _MEASURED_STEPS:
+                taken = np.linspace(0, steps - 1, _MEASURED_STEPS).astype(np.int64)
+            return float(np.median(pts[taken + 1] - pts[taken]))
+    return float("inf")
+
+
 def resample_nearest(
     rows_ND: np.ndarray,
     row_pts_N: np.ndarray,
@@ -42,7 +59,7 @@ def resample_nearest(
     if len(row_pts_N) == 0:
         return _nothing(rows_ND, query_pts_T)
     index_T = nearest_rows(query_pts_T, row_pts_N)
-    reach = (_MAX_SPACINGS * row_spacing(row_pts_N) if reach is None else reach) + 1e-6
+    reach = (row_reach(row_pts_N, query_pts_T) if reach is None else reach) + 1e-6
     valid_T = valid_N[index_T] & (np.abs(row_pts_N[index_T] - query_pts_T) <= reach)
     return _zero_invalid(rows_ND[index_T], valid_T), valid_T
 
@@ -54,15 +71,20 @@ def resample_linear(
     query_pts_T: np.ndarray,
     reach: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolates linearly between two valid neighbours, and else takes the nearest row."""
-    nearest_TD, valid_T = resample_nearest(rows_ND, row_pts_N, valid_N, query_pts_T, reach)
+    """Interpolates linearly between two valid neighbours, and else takes the nearest row.
+
+    Rows more than twice the reach apart have a gap between them, which no line crosses.
+    """
     if len(row_pts_N) < 2:
-        return nearest_TD, valid_T
+        return resample_nearest(rows_ND, row_pts_N, valid_N, query_pts_T, reach)
+    reach = row_reach(row_pts_N, query_pts_T) if reach is None else reach
+    nearest_TD, valid_T = resample_nearest(rows_ND, row_pts_N, valid_N, query_pts_T, reach)
     right_T = np.clip(np.searchsorted(row_pts_N, query_pts_T), 1, len(row_pts_N) - 1)
     left_T = right_T - 1
     span_T = np.maximum(row_pts_N[right_T] - row_pts_N[left_T], 1e-9)
     weight_T = (query_pts_T - row_pts_N[left_T]) / span_T
     inside_T = valid_N[left_T] & valid_N[right_T] & (weight_T >= 0) & (weight_T <= 1)
+    inside_T &= span_T <= 2 * (reach + 1e-6)
     weight_T1 = weight_T[:, None].astype(np.float32)
     mixed_TD = rows_ND[left_T] * (1 - weight_T1) + rows_ND[right_T] * weight_T1
     out_TD = np.where((inside_T & valid_T)[:, None], mixed_TD, nearest_TD)
@@ -121,8 +143,8 @@ def resample(
         valid_N: (N,) bool, False where the extractor had nothing to say.
         query_pts_T: (T,) seconds, increasing.
         method: a key of ``RESAMPLERS``.
-        reach: seconds from its instant at which a row still describes a frame; by default the
-            mean spacing of these rows.
+        reach: seconds from its instant at which a row still describes a frame; by default
+            ``row_reach`` of these rows.
 
     Returns:
         rows (T, D) of the same dtype, zero where not valid, and valid (T,) bool. A frame
