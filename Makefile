@@ -19,7 +19,7 @@ space := $(empty) $(empty)
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo        set up, simulate data, train RJCMA, evaluate, predict (minutes)"
+	@echo "make demo        set up, simulate data, train, evaluate, predict (minutes)"
 	@echo "make demo-again  the same, but train anew"
 	@echo "make test        set up and run the quick tests (3 minutes); TESTS=... selects"
 	@echo "make test-all    also the slow tests; COVERAGE=yes reports the covered lines"
@@ -233,7 +233,9 @@ faults: setup
 
 DEMO_STORE := stores/demo
 DEMO_RUN := runs/demo
-DEMO_OPTIONS := --preset=plain --size=demo
+DEMO_OPTIONS := --preset=cross_cued --streams=ir50,vggish --width=ir50=32 --width=vggish=32 \
+  --tasks=va --train_videos=2000 --validation_videos=40 --test_videos=40 \
+  --min_seconds=15 --max_seconds=45
 SIMULATOR := data/synthetic.py $(wildcard data/simulation/*.py)
 
 demo: $(DEMO_RUN)/.trained
@@ -263,14 +265,14 @@ $(DEMO_STORE)/dataset.json: $(DEMO_STORE).options $(SIMULATOR) | setup
 	@$(PY) -m data.synthetic --out=$(DEMO_STORE) $(DEMO_OPTIONS)
 
 # A run of other data or another configuration is deleted, because training cannot continue it.
-$(DEMO_RUN)/.begun: $(DEMO_STORE)/dataset.json configs/rjcma.py
-	@[ ! -e $(DEMO_RUN) ] || echo "The data or configs/rjcma.py changed: training $(DEMO_RUN) anew"
+$(DEMO_RUN)/.begun: $(DEMO_STORE)/dataset.json configs/tcn_transformer.py
+	@[ ! -e $(DEMO_RUN) ] || echo "The data or configs/tcn_transformer.py changed: training $(DEMO_RUN) anew"
 	@rm -rf $(DEMO_RUN)
 	@mkdir -p $(@D)
 	@touch $@
 
 $(DEMO_RUN)/.trained: $(DEMO_RUN)/.begun
-	@$(PY) -m emojax.train --config=configs/rjcma.py:demo --workdir=$(DEMO_RUN) \
+	@$(PY) -m emojax.train --config=configs/tcn_transformer.py:demo --workdir=$(DEMO_RUN) \
 	  --config.data.store=$(DEMO_STORE)
 	@touch $@
 

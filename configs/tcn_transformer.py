@@ -28,6 +28,10 @@ of the store, by source video.
 ``va_STREAMS``, ``expr_STREAMS``, ``au_STREAMS``: the rows of Tables 6, 7 and 8, with "+" between
 streams: ``va_eff+arcface``. ``emojax/published/tcn_transformer_tables.py`` has their scores.
 
+``demo`` (``make demo``): face and sound of preset ``cross_cued``. Their delay differs from video to
+video, and each alone tells when to trust the other, so that only a model that finds the rows of one
+moment does well.
+
 ``simulated``, ``simulated_expr``, ``simulated_au``, ``simulated_all``, ``simulated_many`` (for
 thousands of videos): narrow and quick, for
 
@@ -175,6 +179,36 @@ def simulated(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def demo() -> ConfigDict:
+    """A small model of face and sound, for ``make demo``; ours but for the structure.
+
+    On 2,000 simulated videos of preset ``cross_cued``. Positions are ours; without them and with
+    three layers the score was .06 lower. One convolution of one frame a stream leaves all looking
+    around to the encoder.
+    """
+    config = paper("va", ("ir50", "vggish"))
+    config.update_from_flattened_dict(SIXTHS.small)
+    for name in config.data.streams:
+        config.data.resampling[name] = "mean"
+        config.model.channels[name] = (64,)
+    config.data.fill = "zeros"
+    config.data.evaluation_stride = 15
+    config.data.batch_size = 24
+    config.model.kernel_size = 1
+    config.model.causal = False  # the optimum looks both ways
+    config.model.width = 96
+    config.model.layers = 2
+    config.model.feed_forward = 128
+    config.model.norm = "pre"  # allows a higher learning rate
+    config.model.positions = "sinusoidal"
+    config.model.head_width = 64
+    config.model.dropout = 0.0
+    config.train.epochs = 5
+    config.train.epoch_steps = 400
+    config.train.learning_rate = 3e-3
+    return config
+
+
 def simulated_many() -> ConfigDict:
     """Expressions and action units, one model each, from two thousand simulated videos; ours.
 
@@ -237,6 +271,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "folds": functools.partial(folds, "va"),
     "folds_expr": functools.partial(folds, "expr"),
     "folds_au": functools.partial(folds, "au"),
+    "demo": demo,
     "simulated": lambda: simulated(paper("va")),
     # All four streams, because the optimum for comparison uses all of them.
     "simulated_expr": lambda: simulated(paper("expr", STREAMS["va"])),

@@ -3,6 +3,7 @@
     missing     scores while more and more frames of a modality go missing (ExpTrm, section 5.3)
     streams     fall of the scores without a stream, and with another video's rows in its place
     mechanisms  fall of the scores without each mechanism of the model, and norms of parameters
+    attention   what each attention of the model attends to, in one video: arrays and a picture
     compare     differences between two or more runs: Fisher's z and a bootstrap over videos
 
 Tables (CSV), ``study.json`` and pictures go to RUN/analysis/STUDY/PARTITION.
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from emojax.commands import cli
@@ -22,6 +24,8 @@ from emojax.core.devices import use_compilation_cache
 from emojax.errors import InputError, closest
 from emojax.ops.significance import LEVEL, dagger
 from emojax.reporting.pictures import shown_scores
+from emojax.studies.attention_maps import attention_maps, video_labels
+from emojax.studies.attention_pictures import plot_attention
 from emojax.studies.mechanism_study import mechanism_study
 from emojax.studies.mechanism_tables import mechanism_tables
 from emojax.studies.missing_modality import (
@@ -77,6 +81,11 @@ def define_flags(define: cli.Flags) -> None:
         "(missing in the store, so that config.data.fill acts), or both.",
     )
     define.float("span", 2.0, "missing: mean length of a span in seconds.", lower_bound=0.0)
+    define.string("video", "", "attention: the video; by default one of median length.")
+    define.integer("replica", 0, "attention: the number of the replica.", lower_bound=0)
+    define.float(
+        "start", 0.0, "attention: the second at which the picture begins.", lower_bound=0.0
+    )
     define.integer(
         "shuffles",
         5,
@@ -170,6 +179,49 @@ def _mechanisms(
     return mechanism_tables(found, runs[0].run, heading, _bootstrap(given, runs))
 
 
+def _attention(
+    given: flags.FlagValues, runs: Sequence[StudiedRun], folder: Path, progress: Progress
+) -> list[StudyTable]:
+    (studied,) = runs
+    session = studied.run.session
+    if given.replica >= len(session.replicas):
+        raise InputError(
+            "The run has no such replica.",
+            file=studied.run.workdir,
+            field="--replica",
+            found=given.replica,
+            expected=f"0 to {len(session.replicas) - 1}: {', '.join(session.names)}",
+        )
+    maps = attention_maps(studied, given.video, given.replica)
+    progress(1, 1)
+    arrays: dict[str, Any] = {"ticks": maps.ticks, "seconds": maps.seconds, **maps.weights}
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "attention.npz", **arrays)
+    plot_attention(
+        folder / "attention.png",
+        heading=f"{_heading(runs, 'attention')}, video {maps.video}",
+        maps=maps,
+        labels=video_labels(studied, maps),
+        streams=tuple(session.model.streams),
+        start=given.start,
+    )
+    rows = [
+        {
+            "array": name,
+            "shape": " x ".join(map(str, x.shape)),
+            "is": "correlation" if name in maps.signed else "weight",
+            "least": float(x.min()),
+            "greatest": float(x.max()),
+        }
+        for name, x in maps.weights.items()
+    ]
+    caption = (
+        "arrays of attention.npz: windows x (heads x) predicted row x attended row; beside them "
+        "ticks and seconds of the rows, -1 and NaN on padding"
+    )
+    return [StudyTable("attention", _heading(runs, "attention"), rows, None, caption)]
+
+
 def _compare(
     given: flags.FlagValues, runs: Sequence[StudiedRun], folder: Path, progress: Progress
 ) -> list[StudyTable]:
@@ -217,6 +269,7 @@ STUDIES: dict[str, _Study] = {
     "missing": _Study(_missing, ("seed", "by", "percent", "trials", "pattern", "validity", "span")),
     "streams": _Study(_streams, ("seed", "by", "shuffles", "draws")),
     "mechanisms": _Study(_mechanisms, ("seed", "shuffles", "draws")),
+    "attention": _Study(_attention, ("video", "replica", "start")),
     "compare": _Study(_compare, ("seed", "draws"), several=True),
 }
 

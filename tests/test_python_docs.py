@@ -24,8 +24,10 @@ SMALL = {
     "data.window": 16,
     "data.stride": 16,
     "data.batch_size": 2,
-    "model.channels": {"ir50": [4], "vggish": [4], "bert": [4]},
-    "model.recursions": 1,
+    "model.channels": {"ir50": [4], "vggish": [4]},
+    "model.width": 4,
+    "model.layers": 1,
+    "model.feed_forward": 4,
     "model.head_width": 4,
     "train.epochs": 1,
     "train.epoch_steps": 1,
@@ -52,7 +54,7 @@ def here(small_models: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Makes a folder with stores/demo and runs/demo like those of ``make demo``, but smaller."""
     folder = tmp_path_factory.mktemp("examples")
     rng = np.random.default_rng(0)
-    widths = {"ir50": 512, "vggish": 128, "bert": 768}
+    widths = {"ir50": 32, "vggish": 32}
     videos = [
         emojax.Video(
             {stream: rng.normal(size=(40, width)) for stream, width in widths.items()},
@@ -65,7 +67,7 @@ def here(small_models: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(2)
     ]
     store = emojax.write_store(folder / "stores" / "demo", videos)
-    emojax.fit("rjcma:demo", store, workdir=folder / "runs/demo")
+    emojax.fit("tcn_transformer:demo", store, workdir=folder / "runs/demo")
     return folder
 
 
@@ -116,7 +118,7 @@ def test_examples_in_docstrings_run(monkeypatch: pytest.MonkeyPatch) -> None:
         "Video": emojax.Video,
         "store": emojax.open_store("stores/demo"),
         "run": emojax.open_run("runs/demo"),
-        "rows": {"ir50": np.ones((9, 512)), "vggish": np.ones((9, 128)), "bert": np.ones((9, 768))},
+        "rows": {"ir50": np.ones((9, 32)), "vggish": np.ones((9, 32))},
     }
     shown = set()
     for path in documented():

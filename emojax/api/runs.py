@@ -299,7 +299,7 @@ def fit(
     """Trains a system, and opens the result.
 
         >>> store = emojax.open_store("stores/demo")
-        >>> run = emojax.fit("rjcma:demo", store, overrides={"train.epochs": 1})
+        >>> run = emojax.fit("tcn_transformer:demo", store, overrides={"train.epochs": 1})
 
     Args:
         config: a name such as "rjcma:demo" or the path of a file (see ``load_config``), or a

@@ -203,7 +203,7 @@ def open_store(path: str | Path) -> Store:
 
         >>> store = emojax.open_store("stores/demo")
         >>> store.streams["ir50"].width
-        512
+        32
 
     Raises:
         InputError: the folder is missing, unfinished or damaged.

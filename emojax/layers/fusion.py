@@ -33,6 +33,19 @@ class _Affine(nn.Module):
         return kernel, self.param("bias", nn.initializers.zeros_init(), (width,))
 
 
+class Correlation(nn.Module):
+    """Computes C_m of eq. 2-4 in a module, which has no parameters.
+
+    Its name makes C_m known, so that it can be looked at (``emojax analyse attention``). Entries
+    are in [-1, 1] and do not sum to one.
+    """
+
+    @nn.compact
+    def __call__(self, x_BTM: Array, key_BUM: Array) -> Array:
+        """Returns tanh(x key^T), (B, T, U): frame t of one stream against frame u of all."""
+        return jnp.tanh(jnp.einsum("btm,bum->btu", x_BTM, key_BUM))
+
+
 class JointCrossAttention(nn.Module):
     """One recursion of the paper (section 3.4, eq. 1-10).
 
@@ -96,7 +109,7 @@ class JointCrossAttention(nn.Module):
         for (name, x_BTM), key_BTM in zip(features.items(), keys, strict=True):
             w_c_TT = self._time_weight(f"w_c_{name}", nn.initializers.normal(1.0))
             w_h_TT = self._time_weight(f"w_h_{name}", nn.initializers.zeros_init())
-            c_BTU = jnp.tanh(jnp.einsum("btm,bum->btu", x_BTM, key_BTM))
+            c_BTU = Correlation(name=f"correlation_{name}")(x_BTM, key_BTM)
             mixed_BTM = jnp.einsum("bsm,st->btm", x_BTM, w_c_TT[:steps, :steps])
             map_BTM = nn.relu(jnp.einsum("btu,btm->bum", c_BTU, mixed_BTM))
             h_BTM = Dropout(self.dropout)(zero_where_padded(map_BTM, mask_BT), train=train)
