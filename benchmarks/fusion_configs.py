@@ -55,6 +55,8 @@ def _small(config: ConfigDict, *streams: str, learning_rate: float) -> ConfigDic
 def _rjcma(variant: str, recursions: int, *, after: str = "none") -> ConfigDict:
     config = _small(rjcma.get_config(variant), learning_rate=3e-3)
     config.model.recursions = recursions
+    if not recursions:
+        config.train.no_decay = ()
     config.model.fused_temporal = after
     config.model.channels = ConfigDict(dict.fromkeys(STREAMS, (32, 32, 32, 32)))
     config.model.causal = False

@@ -60,7 +60,8 @@ def main(given: flags.FlagValues) -> None:
             continue
         run = workdir / case.folder
         store = _store(given, study, case, console)
-        _train(given, case, store, run, seeds, console)
+        if not _trained(run):
+            _train(given, case, store, run, seeds, console)
         if not _kept(run, given.partitions):
             _score(case, run, given.partitions, mechanisms=study.mechanisms)
     done = [case for case in study.cases if _kept(workdir / case.folder, given.partitions)]
@@ -142,6 +143,12 @@ def _train(
     ]
     console.print(" ".join(["python", *command[1:]]), markup=False, highlight=False)
     subprocess.run(command, check=True)
+
+
+def _trained(run: Path) -> bool:
+    """Tells whether a training has ended; it would only be evaluated again."""
+    summary = run / "summary.json"
+    return summary.is_file() and json.loads(summary.read_text())["status"] == "done"
 
 
 def _seconds(run: Path) -> float:

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 from emojax.core.schedule import initial_state
@@ -20,6 +22,19 @@ from tests.training_runs import (
     tiny_config,
     train,
 )
+
+# With a PReLU of one slope.
+TCN_TRANSFORMER = {
+    "name": "tcn_transformer",
+    "channels": {"ir50": [4], "vggish": [4]},
+    "activation": "prelu",
+    "width": 4,
+    "layers": 1,
+    "attention_heads": 1,
+    "feed_forward": 4,
+    "head_width": 4,
+    "heads": "per_dimension",
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +105,18 @@ def test_effects_and_norms_that_fall_are_found(store: Store) -> None:
     assert len(found) == 3, found  # W_h of both streams, and the attention's effect, of replica 1
     assert all(session.names[1] in line for line in found)
     assert told(dead) == []
+
+
+def test_a_single_number_may_pass_zero(store: Store) -> None:
+    config = config_of(store) | {"model": TCN_TRANSFORMER}
+    session = session_of(store, config)
+    state = session.init_state()
+    watch = Watch(session, store)
+    watch.begin(state)
+    slopes = jax.tree_util.tree_map_with_path(
+        lambda path, x: x * 0 if "activation" in jax.tree_util.keystr(path) else x, state.params
+    )
+    assert any(not x.any() for x in jax.tree.leaves(slopes))
+    groups = regroup([], session, np.ones(2, bool), 2)
+    now = dataclasses.replace(state, params=slopes)
+    assert watch(now, groups, initial_state(2), session.normalisation(store)) == []

@@ -27,7 +27,7 @@ KINDS = (AttentionWeights, Correlation)
 
 @dataclasses.dataclass(frozen=True)
 class AttentionMaps:
-    """What one replica attends to in one video, window by window.
+    """The maps of one replica for one video, window by window.
 
     Attributes:
         video: the name of the video.

@@ -1,7 +1,8 @@
 """Watches the trained parts of a model and warns, once for each, when one has died.
 
 After every validation it measures two things. The norm of each parameter group is held against its
-norm at the start, or against the largest so far where the group started at zero (RJCMA's W_h). The
+norm at the start, or against the largest so far where the group started at zero (RJCMA's W_h);
+single numbers, such as the slope of a PReLU, are left alone. The
 effect of each mechanism on predictions (``training.mechanism_effects``) is held against the largest
 so far. A part that has lost 95 % of either is told. Groups that a stage freezes do not count, nor
 do effects while anything is frozen or temporary heads are trained.
@@ -80,9 +81,10 @@ class Watch:
         """Takes the norms that a run starts with."""
         if self._mode == "none":
             return
-        norms, sizes = self._norms(state), group_sizes(state.params)
-        # A single number may pass zero on its way, so it is not held against its largest size.
-        self._growing = {g for g, x_R in norms.items() if not x_R.any() and sizes[g] > 1}
+        sizes = group_sizes(state.params)
+        # A single number, such as the slope of a PReLU, may pass zero on its way.
+        norms = {g: x_R for g, x_R in self._norms(state).items() if sizes[g] > 1}
+        self._growing = {g for g, x_R in norms.items() if not x_R.any()}
         self._references[NORM] = {g: x_R for g, x_R in norms.items() if x_R.any()}
 
     def __call__(
