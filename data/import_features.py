@@ -49,6 +49,7 @@ class ImportedStream:
         rows: the number of rows in the store.
         valid: the number of valid rows.
         how: rows came to their instants, and what went wrong.
+        warnings: phrases of ``how`` that the user must see.
     """
 
     video: str
@@ -60,6 +61,7 @@ class ImportedStream:
     rows: int
     valid: int
     how: str
+    warnings: tuple[str, ...] = ()
 
 
 def build(
@@ -120,7 +122,9 @@ def build(
         of_video = content.setdefault(row.video, {"frames": row.frames, "streams": {}})
         told = dataclasses.asdict(row)
         of_video["streams"][row.stream] = {
-            key: value for key, value in told.items() if key not in ("video", "frames", "stream")
+            key: value
+            for key, value in told.items()
+            if key not in ("video", "frames", "stream", "warnings")
         }
     text = json.dumps({"videos": content}, indent=1, ensure_ascii=False)
     (Path(out) / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
@@ -162,6 +166,7 @@ def _import(
                 rows=len(found.stream.pts_N),
                 valid=int(found.stream.valid_N.sum()),
                 how=found.how,
+                warnings=found.warnings,
             )
         )
     record = VideoRecord(
@@ -301,6 +306,18 @@ def _show(report: Sequence[ImportedStream], say: Callable[[Table], None]) -> Non
     say(table)
 
 
+def warnings_of(report: Sequence[ImportedStream]) -> list[str]:
+    """Returns a line for each stream that has troubles: how many videos, and the first of them."""
+    lines = []
+    for stream in dict.fromkeys(row.stream for row in report):
+        rows = [row for row in report if row.stream == stream]
+        told = [row for row in rows if row.warnings]
+        if told:
+            first = f"{told[0].video} {', '.join(told[0].warnings)}"
+            lines.append(f"warning: {stream}: {len(told)} of {len(rows)} videos: {first}")
+    return lines
+
+
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     about = "NAME=PATH[,form=...][,clock=...]..., one per stream; see docs/aff_wild2.md."
@@ -327,6 +344,8 @@ def main(given: flags.FlagValues) -> None:
         features=given.features,
     )
     _show(report, cli.console().print)
+    for line in warnings_of(report):
+        cli.say(line)
     report_store(given.out)
 
 

@@ -354,7 +354,7 @@ def test_pickles_that_hold_something_else(content: object, tmp_path: Path) -> No
         (b"frame_idx,f\n0,nan\n1,\n", "field", "rows"),
         (b'frame_idx,f\n0,"1\n', "field", "text"),
         (b"time,f\n0,1\nnan,1\n", "field", "column time"),
-        (b"time,f\n1,1\n0,1\n", "field", "timestamps"),
+        (b"time,f\n0.1,1\n0,1\n", "field", "timestamps"),
         (b"f,g\n1,1\n", "found", "no clock"),
         (b"frame,face_id,timestamp,confidence,success,f\n0,0,0,1,1,1\n", "expected", "at least 1"),
     ],

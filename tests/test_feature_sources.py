@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.features.feature_sources import parse_features
+from data.features.feature_sources import VideoFrames, parse_features
 from emojax.errors import InputError
 from tests.feature_samples import (
     FPS,
@@ -169,9 +169,9 @@ def test_frame_numbers_of_unknown_tables_are_declared(tmp_path: Path) -> None:
     ("header", "times", "options", "seconds"),
     [
         ("timestamp", [0, 250, 500], "", [0, 0.25, 0.5]),
-        ("timestamp", [0, 1, 2], "", [0, 1, 2]),
+        ("timestamp", [0, 1, 2], ",unit=s", [0, 1, 2]),
         ("timestamp", [0, 1, 2], ",unit=ms", [0, 0.001, 0.002]),
-        ("timestamp", [0, 250, 500], ",unit=s", [0, 250, 500]),
+        ("timestamp", [0, 33333, 66666], ",unit=us", [0, 0.033333, 0.066666]),
         ("time_ms", [0.5, 1.5, 2.5], "", [0.0005, 0.0015, 0.0025]),
         ("clock", [0.0, 0.1, 0.3], ",time=clock", [0, 0.1, 0.3]),
         ("time", [0.0, 0.1, 0.3], ",offset=-500ms", [-0.5, -0.4, -0.2]),
@@ -181,7 +181,8 @@ def test_timestamps_of_tables(
     header: str, times: list[float], options: str, seconds: list[float], tmp_path: Path
 ) -> None:
     write_csv(tmp_path / "x/v-1.csv", [header, "f"], [[time, 1.0] for time in times])
-    found = rows(f"x={tmp_path / 'x'},modality=audio{options}")
+    of = VideoFrames("v-1", "v-1", np.array(seconds, float), np.ones(3, bool))
+    found = rows(f"x={tmp_path / 'x'},modality=audio{options}", of)
     np.testing.assert_allclose(found.stream.pts_N, seconds, atol=1e-12)
     assert found.stream.rows_ND.shape == (3, 1)
     assert found.expected is None
@@ -202,7 +203,7 @@ def test_clocks_of_their_own(tmp_path: Path) -> None:
     hop = source(flag + ",clock=hop:10ms,offset=12.5ms")
     assert hop.spec.rate == 100
     assert hop.span("v-1") == (None, pytest.approx(0.0125 + 0.08))
-    found = hop.rows(video())
+    found = hop.rows(VideoFrames("v-1", "v-1", PTS_N - PTS_N[0], np.ones(FRAMES, bool)))
     assert found is not None
     np.testing.assert_allclose(found.stream.pts_N, 0.0125 + np.arange(FRAMES) / 100)
     assert found.expected is None
@@ -213,7 +214,9 @@ def test_clocks_of_their_own(tmp_path: Path) -> None:
     # Numbered rows keep their gaps, and end with the video.
     frames = write_frames(tmp_path / "y", ROWS_ND)
     (tmp_path / "y/v-1/00002.npy").unlink()
-    spaced = rows(frames + ",clock=fps:25").stream
+    spaced = rows(
+        frames + ",clock=fps:25", VideoFrames("v-1", "v-1", PTS_N - PTS_N[0], np.ones(FRAMES, bool))
+    ).stream
     np.testing.assert_array_equal(np.flatnonzero(~spaced.valid_N), [1])
     np.testing.assert_allclose(spaced.pts_N, np.arange(FRAMES) / 25)
 

@@ -190,7 +190,7 @@ def read_stream(source: FeatureSource, video: VideoFrames) -> StreamRead:
         return StreamRead(Item(what, 0, None, 0, "no features: all rows invalid"), None)
     name = feature_name(source, video.name, video.source_video)
     span = None if name is None else source.span(name)[0]
-    off = 0
+    off = rows.off
     if rows.expected is not None:
         surplus = (rows.found if span is None else span) - rows.expected
         # Rows with numbers may end early, where there is no face; rows in order may not.

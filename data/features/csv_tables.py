@@ -14,6 +14,7 @@ import numpy as np
 from emojax.errors import InputError
 
 from .rows import RawRows, count_of, frames_from_numbers
+from .time_units import UNITS, told_unit, unknown_unit
 
 _FRAME = ("frame", "frame_idx", "frame_number", "frame_id")
 _TIME = ("timestamp", "time", "timestamp_ms", "time_ms", "frame_time_in_ms", "timestamp_s")
@@ -36,7 +37,7 @@ class TableOptions:
         face: which face_id counts; None: in each frame the most confident.
         first: number of the first frame; None if the tool or the file tells.
         time: column of timestamps; "" finds it.
-        unit: "s", "ms" or "": whole numbers that advance by 2 or more are milliseconds.
+        unit: "s", "ms", "us", or "" where the column's name or the tool tells.
         timed: rows lie at their timestamps, not at their frame numbers.
     """
 
@@ -194,7 +195,8 @@ def table_rows(table: Table, names: Sequence[str], options: TableOptions) -> Raw
     if "success" in table.names:
         valid_N = table.numbers(["success"])[:, 0] == 1
     index_N, pts_N = _frame_numbers(table, options), _times(table, options)
-    order_N, notes = _one_face(table, options, index_N, pts_N, valid_N)
+    shared_N = pts_N if options.timed else None
+    order_N, notes = _one_face(table, options, index_N, shared_N, valid_N)
     lost = int((~valid_N[order_N]).sum())
     if lost:
         notes.append(f"{count_of(lost, 'row')} without success")
@@ -270,18 +272,34 @@ def _frame_numbers(table: Table, options: TableOptions) -> np.ndarray | None:
 
 
 def _times(table: Table, options: TableOptions) -> np.ndarray | None:
-    if not options.timed:
-        return None
     column = options.time or table.find(_TIME)
     if column is None or column not in table.names:
+        if not options.timed:
+            return None
         shown = ", ".join(table.names[:20])
         raise table.error(f"time={column or ''}", shown, "a column of timestamps", "name it: time=")
+    unit = options.unit or told_unit(column, table.names)
+    if not options.timed and unit not in UNITS:
+        return None  # The times only check the frame numbers, and need not.
     times_N = table.numbers([column])[:, 0]
     if not np.isfinite(times_N).all():
+        if not options.timed:
+            return None
         raise table.error(f"column {column}", "times that are not finite", "a time in every row")
-    unit = options.unit or ("ms" if column.endswith("_ms") else "")
-    if not unit:
-        steps = np.diff(np.unique(times_N))
-        whole = (times_N == np.floor(times_N)).all()
-        unit = "ms" if len(steps) and whole and np.median(steps) >= 2 else "s"
-    return times_N / (1000.0 if unit == "ms" else 1.0)
+    if unit not in UNITS:
+        raise unknown_unit(table.file, column, times_N)
+    return times_N * UNITS[unit] if unit == "s" else times_N / round(1 / UNITS[unit])
+
+
+def find_time(table: Table) -> str:
+    """Returns the column whose name means timestamps, or ""."""
+    return table.find(_TIME) or ""
+
+
+def time_steps(table: Table, time: str) -> np.ndarray:
+    """Returns the differences of neighbouring timestamps as the table has them, perhaps none."""
+    column = time or table.find(_TIME)
+    if column is None or column not in table.names:
+        return np.zeros(0)
+    times_N = table.numbers([column])[:, 0]
+    return np.diff(np.unique(times_N[np.isfinite(times_N)]))

@@ -8,7 +8,7 @@
     columns=AU*_r+pose_R?   columns of tables, by name
     face=0               the face_id that counts, instead of the most confident
     first=0|1            number of the first frame
-    time=COLUMN, unit=s|ms   timestamps of tables
+    time=COLUMN, unit=s|ms|us   timestamps of tables
     key=NAME             array of an .npz file, or element of a pickled tuple
     reduce=flatten|mean:1   how a row with several axes becomes a vector
     missing=zeros        rows of zeros mean that nothing was found
@@ -31,11 +31,13 @@ from emojax.datasets.store_checks import check_name
 from emojax.errors import InputError
 from emojax.specs import STREAMS, StreamSpec
 
+from .clock_checks import check_frame_step, compare_ends
 from .forms import finish_rows, open_form
 from .options import MODALITIES, FeatureOptions, parse_options
 from .resampling import RESAMPLERS
 from .row_clocks import CLOCKS, Clock, VideoFrames, check_times, parse_clock, place
 from .rows import RawRows, count_of
+from .time_units import check_wall_clock
 
 __all__ = ["FeatureRows", "FeatureSource", "VideoFrames", "parse_features"]
 
@@ -54,6 +56,8 @@ class FeatureRows:
         how: phrases for the report of mismatches: "one row per frame, last 2 frames without".
         numbered: the file names the frame of each row; such rows may have gaps and end early,
             rows in order may not.
+        off: frames by which rows with a clock of their own end too late or too early.
+        warnings: phrases of ``how`` that the user must see.
     """
 
     stream: StreamRows
@@ -62,6 +66,8 @@ class FeatureRows:
     expected: int | None
     how: str
     numbered: bool = False
+    off: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 class FeatureSource:
@@ -134,23 +140,32 @@ class FeatureSource:
         file, raw = self._form.files[name], self._read(name)
         if raw.rows_ND.shape[1] != self.spec.width:
             raise self._wrong_width(raw, file, self.spec.width, "as in the first video")
+        if self.clock.kind == "frame":
+            check_frame_step(raw, video, file)
         method = self._options.resample
         placed = place(raw, self.clock, video, file, method or "nearest")
         notes = [*placed.notes, *raw.notes]
         stream = placed.stream
+        off, warnings = 0, tuple[str, ...]()
+        if not self.clock.per_frame:
+            off, warnings = compare_ends(stream.pts_N, stream.valid_N, self.clock, video, file)
+            notes += warnings
         if method and self.clock.kind != "stretch":
             stream = self._resampled(stream, video, method)
             target = "the frames" if self.spec.rate is None else f"{self.spec.rate:g} Hz"
             notes.append(f"{method} at {target}")
         numbered = raw.index_N is not None
-        return FeatureRows(stream, file, raw.found, placed.expected, ", ".join(notes), numbered)
+        how = ", ".join(notes)
+        return FeatureRows(stream, file, raw.found, placed.expected, how, numbered, off, warnings)
 
     def _read(self, name: str) -> RawRows:
         """Reads a video's rows, finite where valid, and keeps the last, which is read twice."""
         if self._last is None or self._last[0] != name:
             raw = finish_rows(self._form.read(name), self._options)
-            if raw.pts_N is not None:
+            if raw.pts_N is not None and not self.clock.per_frame:
                 check_times(raw.pts_N, self._form.files[name])
+                column = self._options.time or "timestamps"
+                check_wall_clock(raw.pts_N, self.clock.offset, self._form.files[name], column)
             self._last = name, _finite(raw, self._form.files[name])
         return self._last[1]
 

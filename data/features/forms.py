@@ -27,15 +27,19 @@ from .csv_tables import (
     Table,
     TableOptions,
     choose_columns,
+    find_time,
     read_table,
     table_rows,
     tells_frames,
     tells_times,
+    time_steps,
 )
 from .options import FeatureOptions
 from .restricted_pickle import PickledArray, read_pickle
 from .rows import RawRows, as_rows, frames_from_numbers
+from .time_units import proven_unit, told_unit
 
+_MEASURED_TABLES = 20  # of a folder, whose steps prove the unit of time
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".npy")
 _FRAMES_LEVEL, _UTTERANCE_LEVEL = "-FRA", "-UTT"  # folders of MERBench
 
@@ -64,6 +68,16 @@ class Tables(Form):
         """Returns the names of the feature columns, as the first table has them."""
         return choose_columns(self._first, self._options.columns, self._options.time)
 
+    @functools.cached_property
+    def _unit(self) -> str:
+        """Returns the unit that the steps of the folder's tables prove, "" if they do not."""
+        some = [read_table(path) for path in list(self.files.values())[:_MEASURED_TABLES]]
+        if told_unit(self._options.time or find_time(some[0]), some[0].names):
+            return ""
+        return proven_unit(
+            np.concatenate([time_steps(table, self._options.time) for table in some])
+        )
+
     def read(self, video: str) -> RawRows:
         """Reads the rows of a video, see ``Form``."""
         given = self._options
@@ -72,7 +86,7 @@ class Tables(Form):
             face=given.face,
             first=given.first,
             time=given.time,
-            unit=given.unit,
+            unit=given.unit or (self._unit if clock == "pts" else ""),
             timed=clock == "pts",
         )
         return table_rows(read_table(self.files[video]), self.columns, options)

@@ -29,7 +29,7 @@ class FeatureOptions:
         face: the face_id that counts.
         first: number of the first frame, 0 or 1.
         time: table column of timestamps.
-        unit: the unit of timestamps, "s" or "ms".
+        unit: the unit of timestamps, "s", "ms" or "us".
         key: array of an .npz file, or element of a pickled tuple.
         reduce: "flatten", "mean:1" and so on, see ``data.features.rows.as_rows``.
         missing: "zeros" if a row of zeros means that nothing was found, or "none".
@@ -125,7 +125,7 @@ _CHECKS: dict[str, Callable[[str], bool]] = {
     "face": _matches(r"\d{1,6}"),
     "first": _matches("[01]"),
     "time": _ANYTHING,
-    "unit": _matches("s|ms"),
+    "unit": _matches("s|ms|us"),
     "key": _ANYTHING,
     "reduce": _matches(r"flatten|mean:[1-9](\+[1-9])*"),
     "missing": _matches("zeros|none"),
@@ -138,7 +138,7 @@ _EXPECTED = {
     "columns": "patterns joined by +, such as AU*_r+pose_R?",
     "face": "a face_id",
     "first": "0 or 1",
-    "unit": "s or ms",
+    "unit": "s, ms or us",
     "reduce": "flatten, mean:1 or mean:1+2",
     "missing": "zeros or none",
     "width": "a number of columns",

@@ -1,0 +1,120 @@
+"""Clocks with planted faults are read right, refused or told: units, offsets, stretches, gaps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.features.feature_sources import FeatureRows, VideoFrames
+from data.features.time_units import UNITS, proven_unit
+from data.import_features import build, warnings_of
+from tests.feature_samples import rows, source, write_csv, write_npy
+from tests.refusals import refused
+
+
+def frames(count: int, fps: float = 25.0) -> VideoFrames:
+    return VideoFrames("v-1", "v-1", np.arange(count) / fps, np.ones(count, bool))
+
+
+def read(folder: Path, times: np.ndarray, options: str, count: int) -> FeatureRows:
+    write_csv(folder / "v-1.csv", ["timestamp", "f"], [[repr(float(t)), 1.0] for t in times])
+    return rows(f"x={folder},modality=visual{options}", frames(count))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    unit=st.sampled_from(sorted(UNITS)),
+    step=st.sampled_from([0.01, 0.04, 1 / 30, 0.2, 1.0, 5.0]),
+    declared=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_unit_is_declared_or_proven_and_else_asked_for(
+    unit: str, step: float, declared: bool, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rng = np.random.default_rng(seed)
+    kept = np.unique(np.r_[0, 1, 2, rng.choice(60, 20)])
+    times = kept * step
+    options = f",unit={unit}" if declared else ""
+    folder = tmp_path_factory.mktemp("units") / "x"
+    count = int(times[-1] * 25) + 1
+    if not declared and proven_unit(np.diff(times) / UNITS[unit]) != unit:
+        with refused(field="timestamp", remedy="unit="):
+            read(folder, times / UNITS[unit], options, count)
+        return
+    found = read(folder, times / UNITS[unit], options, count)
+    np.testing.assert_allclose(found.stream.pts_N, times, atol=1e-6)
+
+
+def test_units_that_steps_prove() -> None:
+    assert proven_unit(np.full(9, 0.04)) == "s"
+    assert proven_unit(np.full(9, 250.0)) == "ms"
+    assert proven_unit(np.full(9, 2e5)) == "us"
+    for step in (1.0, 5.0, 33.3, 33333.0):
+        assert not proven_unit(np.full(9, step))
+    assert not proven_unit(np.zeros(0))
+
+
+def test_one_unit_serves_the_whole_folder(tmp_path: Path) -> None:
+    header = ["timestamp", "f"]
+    write_csv(tmp_path / "x/a.csv", header, [[500, 7]])
+    write_csv(tmp_path / "x/b.csv", header, [[250 * i, i] for i in range(40)])
+    read_from = source(f"x={tmp_path / 'x'},modality=visual")
+    assert read_from.span("a") == (None, 0.5)
+    assert read_from.span("b") == (None, 9.75)
+
+
+def test_wall_clocks_are_refused_with_the_offset_that_helps(tmp_path: Path) -> None:
+    times = 1756400000 + np.arange(50) / 25
+    with refused(file=tmp_path / "x/v-1.csv", found="wall clock", remedy="offset=-1756400000"):
+        read(tmp_path / "x", times, "", 50)
+    found = read(tmp_path / "x", times, ",offset=-1756400000s", 50)
+    np.testing.assert_allclose(found.stream.pts_N, np.arange(50) / 25, atol=1e-6)
+
+
+def test_a_stream_that_meets_no_frame_is_refused(tmp_path: Path) -> None:
+    with refused(found="30", expected="0 and"):
+        read(tmp_path / "x", 30 + np.arange(50) / 25, "", 50)
+
+
+@settings(max_examples=60, deadline=None)
+@given(stretch=st.floats(0.5, 2.0), seconds=st.integers(20, 60))
+def test_sound_of_another_length_than_the_picture_is_told(
+    stretch: float, seconds: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    count = round(seconds * stretch * 100)
+    flag = write_npy(tmp_path_factory.mktemp("sound") / "x", np.ones((count, 2), np.float32))
+    found = rows(flag.replace("clock=frame", "clock=hop:10ms"), frames(seconds * 25))
+    difference = abs((count - 1) / 100 - (seconds - 0.04))
+    if difference > 1.0:
+        assert found.off == pytest.approx(difference * 25, abs=1)
+        assert found.warnings
+    else:
+        assert found.off == 0
+
+
+@pytest.mark.parametrize("fps", [25.0, 50.0])
+def test_frame_numbers_and_timestamps_of_a_table_agree_with_the_frames(
+    fps: float, tmp_path: Path
+) -> None:
+    header = ["frame", "face_id", "timestamp", "confidence", "success", "AU12_r"]
+    lines = [[i + 1, 0, f"{i / 50:.3f}", 0.98, 1, 0.5] for i in range(500) if i % 7]
+    write_csv(tmp_path / "x/v-1.csv", header, lines)
+    flag = f"x={tmp_path / 'x'},modality=visual"
+    if fps == 50:
+        assert rows(flag, frames(500, fps)).stream.valid_N.sum() == len(lines)
+        return
+    with refused(found="50 frames/s", expected="25 frames/s", remedy="--fps"):
+        rows(flag, frames(500, fps))
+
+
+def test_an_import_tells_a_stream_with_few_rows(tmp_path: Path) -> None:
+    flag = write_npy(tmp_path / "x", np.ones((300, 2), np.float32))
+    lines = [[i / 5, i] for i in [*range(10), 299]]
+    write_csv(tmp_path / "y/v-1.csv", ["time", "f"], lines)
+    sources = [source(flag), source(f"y={tmp_path / 'y'},modality=pose")]
+    report = build(tmp_path / "s", sources, fps=5)
+    (line,) = warnings_of(report)
+    assert "y" in line
+    assert report[1].valid == 11
