@@ -176,6 +176,8 @@ def build(
                     break
                 progress(done, len(videos))
         say(report.table())
+        for line in report.warnings():
+            say(line)
         if failed:
             out.parent.mkdir(parents=True, exist_ok=True)
             stem = out.with_name(f"{out.name}.{REPORT}")

@@ -27,6 +27,7 @@ from emojax.datasets.store import StoreWriter
 from emojax.errors import InputError
 
 from .builder import define_store_flags, report_store
+from .features.clock_checks import grouped_warnings
 from .features.feature_sources import FeatureRows, FeatureSource, VideoFrames, parse_features
 from .features.numpy_files import read_npy
 from .features.rows import count_of
@@ -307,15 +308,8 @@ def _show(report: Sequence[ImportedStream], say: Callable[[Table], None]) -> Non
 
 
 def warnings_of(report: Sequence[ImportedStream]) -> list[str]:
-    """Returns a line for each stream that has troubles: how many videos, and the first of them."""
-    lines = []
-    for stream in dict.fromkeys(row.stream for row in report):
-        rows = [row for row in report if row.stream == stream]
-        told = [row for row in rows if row.warnings]
-        if told:
-            first = f"{told[0].video} {', '.join(told[0].warnings)}"
-            lines.append(f"warning: {stream}: {len(told)} of {len(rows)} videos: {first}")
-    return lines
+    """Returns a line for each kind of trouble of each stream."""
+    return grouped_warnings((row.video, row.stream, row.warnings) for row in report)
 
 
 def define_flags(define: cli.Flags) -> None:

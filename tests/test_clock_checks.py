@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.features.clock_checks import grouped_warnings
 from data.features.feature_sources import FeatureRows, VideoFrames
 from data.features.time_units import UNITS, proven_unit
 from data.import_features import build, warnings_of
@@ -118,3 +119,53 @@ def test_an_import_tells_a_stream_with_few_rows(tmp_path: Path) -> None:
     (line,) = warnings_of(report)
     assert "y" in line
     assert report[1].valid == 11
+
+
+def test_a_declared_person_keeps_all_frames_of_the_video(tmp_path: Path) -> None:
+    header = ["frame", "face_id", "confidence", "success", "AU12_r"]
+    lines = [[i + 1, 0, 0.9, 1, i] for i in range(9)]
+    lines += [[i + 1, 1, 0.8, 1, 100 + i] for i in range(3)]
+    write_csv(tmp_path / "x/v-1.csv", header, lines)
+    of = source(f"x={tmp_path / 'x'},modality=visual,face=1")
+    assert of.span("v-1") == (9, None)
+    found = of.rows(frames(9))
+    assert found is not None
+    np.testing.assert_array_equal(np.flatnonzero(found.stream.valid_N), [0, 1, 2])
+    np.testing.assert_array_equal(found.stream.rows_ND[:3, 0], [100, 101, 102])
+    assert found.warnings
+
+
+def test_the_identity_seen_most_is_followed(tmp_path: Path) -> None:
+    header = ["frame", "FaceScore", "AU12", "Identity"]
+    lines = [[i, 0.8, i, "Ann"] for i in range(8)]
+    lines += [[i, 0.99, 100 + i, "Bob"] for i in range(4, 9)]
+    write_csv(tmp_path / "x/v-1.csv", header, lines)
+    found = rows(f"x={tmp_path / 'x'},modality=visual", frames(9))
+    np.testing.assert_array_equal(np.flatnonzero(found.stream.valid_N), np.arange(8))
+    np.testing.assert_array_equal(found.stream.rows_ND[:8, 0], np.arange(8))
+    assert found.warnings
+
+
+def test_columns_that_are_empty_everywhere_are_named(tmp_path: Path) -> None:
+    lines = [[0, 0.99, 0.1, "", ""], [1, 0.99, 0.2, "", ""]]
+    header = ["frame", "FaceScore", "AU12", "Identity_1", "Identity_2"]
+    write_csv(tmp_path / "x/v-1.csv", header, lines)
+    with refused(field="Identity_1, Identity_2", remedy="columns=AU12"):
+        rows(f"x={tmp_path / 'x'},modality=visual", frames(2))
+    found = rows(f"x={tmp_path / 'x'},modality=visual,columns=AU12", frames(2))
+    assert found.stream.valid_N.all()
+
+
+def test_warnings_are_grouped_by_kind_with_the_worst_of_each() -> None:
+    told = [("a", "s", ["ends 2 s early"]), ("b", "s", ["ends 9 s early", "no valid row"])]
+    late, empty = grouped_warnings(told)
+    assert "2 videos" in late
+    assert "b: ends 9 s early" in late
+    assert "b: no valid row" in empty
+
+
+def test_rows_of_zeros_are_told(tmp_path: Path) -> None:
+    flag = write_npy(tmp_path / "x", np.zeros((9, 2), np.float32))
+    assert rows(flag, frames(9)).warnings
+    write_npy(tmp_path / "x", np.ones((9, 2), np.float32))
+    assert not rows(flag, frames(9)).warnings

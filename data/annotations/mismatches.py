@@ -23,6 +23,7 @@ from rich.table import Table
 from emojax.errors import InputError
 from emojax.specs import TASKS
 
+from ..features.clock_checks import grouped_warnings
 from ..features.feature_sources import FeatureRows, FeatureSource, VideoFrames
 from .frame_clocks import FrameClocks
 from .partitions import LabelledVideo
@@ -135,6 +136,8 @@ def align(
     items = []
     for task, count in video.frames.items():
         how = "one line per frame" if task in video.labels else "left out: other partition"
+        if task in video.labels and not TASKS[task].annotated(video.labels[task]).any():
+            how += ", no frame is annotated"
         if count < frames:
             how += f", last {frames - count} frames not annotated"
         items.append(Item(task, count, frames, frames - count, how))
@@ -213,14 +216,25 @@ class Report:
         self.beyond: list[tuple[str, Item]] = []
         self.missing: list[tuple[str, str]] = []
         self._videos: list[tuple[AlignedVideo, tuple[Item, ...]]] = []
+        self._told: list[tuple[str, str, tuple[str, ...]]] = []
 
     def add(self, video: AlignedVideo, streams: Sequence[StreamRead]) -> None:
         """Notes one video and its streams."""
         items = (*video.items, *(stream.item for stream in streams))
         self._videos.append((video, items))
+        for of in streams:
+            if of.rows is not None and of.rows.warnings:
+                self._told.append((video.name, of.item.what, of.rows.warnings))
+        for task, labels_NK in video.labels.items():
+            if not TASKS[task].annotated(labels_NK).any():
+                self._told.append((video.name, task, ("no frame is annotated",)))
         limit = self.limit.frames(len(video.frames.pts_N))
         self.beyond += [(video.name, item) for item in items if item.off > limit]
         self.missing += [(video.name, of.item.what) for of in streams if of.rows is None]
+
+    def warnings(self) -> list[str]:
+        """Returns a line for each kind of trouble with streams and labels."""
+        return grouped_warnings(self._told)
 
     def content(self) -> dict[str, Any]:
         """Returns the whole report as JSON values."""
@@ -250,6 +264,7 @@ class Report:
             "lengths_off": sum(item.off > 0 for item in every),
             "frames_off": sum(item.off for item in every),
             "beyond_limit": len(self.beyond),
+            "warnings": len(self._told),
             "streams_without_features": len(self.missing),
         }
 

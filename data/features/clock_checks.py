@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from .rows import RawRows
 
 _SAME_STEP = 0.02  # steps of frames that differ by less are the same
 _TOLERANCE = 1.0  # seconds between the ends of a video's sound, picture and extractor's windows
+_NUMBER = r"\d+(?:\.\d+)?"
 _FEW = 0.1  # a stream with fewer of the video's frames is told
 
 
@@ -99,3 +102,24 @@ def frames_met(pts_N: np.ndarray, reach: float, frames_N: np.ndarray) -> int:
     before_N = np.maximum(after_N - 1, 0)
     near_N = np.minimum(abs(pts_N[after_N] - frames_N), abs(pts_N[before_N] - frames_N))
     return int((near_N <= reach).sum())
+
+
+def grouped_warnings(told: Iterable[tuple[str, str, Sequence[str]]]) -> list[str]:
+    """Returns a line for each kind of trouble of each stream, with its worst video.
+
+    Args:
+        told: name of a video, of a stream, and phrases. Phrases that differ only in numbers are
+            of one kind; the worst is the one with the largest number.
+    """
+    kinds: dict[tuple[str, str], list[tuple[float, str, str]]] = {}
+    for video, stream, phrases in told:
+        for phrase in phrases:
+            numbers = [float(number) for number in re.findall(_NUMBER, phrase)]
+            kind = stream, re.sub(_NUMBER, "#", phrase)
+            kinds.setdefault(kind, []).append((max(numbers, default=0.0), video, phrase))
+    lines = []
+    for (stream, _), found in kinds.items():
+        _, video, phrase = max(found, key=lambda one: one[0])
+        times = f"{len(found)} videos, the worst {video}" if len(found) > 1 else video
+        lines.append(f"warning: {stream} of {times}: {phrase}")
+    return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import io
@@ -20,6 +21,7 @@ _FRAME = ("frame", "frame_idx", "frame_number", "frame_id")
 _TIME = ("timestamp", "time", "timestamp_ms", "time_ms", "frame_time_in_ms", "timestamp_s")
 _CONFIDENCE = ("confidence", "FaceScore")
 _FACE = ("face_id", "face")
+_IDENTITY = ("Identity", "identity", "person_id")
 # Columns that describe the row. They are features only if columns= names them.
 _ABOUT = {
     *_FRAME, *_TIME, *_CONFIDENCE, *_FACE, "success", "segment_id", "input", "approx_time", "",
@@ -191,13 +193,24 @@ def table_rows(table: Table, names: Sequence[str], options: TableOptions) -> Raw
         found = f"{len(missing)} columns missing, such as {missing[0]}"
         raise table.error("columns", found, f"the {len(names)} columns of the first file")
     rows_ND = table.numbers(names)
+    empty = [name for name, none in zip(names, np.isnan(rows_ND).all(axis=0), strict=True) if none]
+    if empty and len(empty) < len(names):
+        kept = "+".join(name for name in names if name not in empty)
+        raise table.error(
+            f"columns {', '.join(empty[:5])}" + ", ..." * (len(empty) > 5),
+            f"{count_of(len(empty), 'column')} empty in every row",
+            "a number in at least one row of each column",
+            "choose the others: columns=" + (kept if len(kept) < 200 else "PATTERN+PATTERN"),
+        )
     valid_N = np.ones(len(rows_ND), bool)
     if "success" in table.names:
         valid_N = table.numbers(["success"])[:, 0] == 1
     index_N, pts_N = _frame_numbers(table, options), _times(table, options)
     shared_N = pts_N if options.timed else None
-    order_N, notes = _one_face(table, options, index_N, shared_N, valid_N)
-    lost = int((~valid_N[order_N]).sum())
+    success_N = valid_N.copy()
+    order_N, faces = _one_face(table, options, index_N, shared_N, valid_N)
+    notes = list(faces)
+    lost = int((~success_N[order_N]).sum())
     if lost:
         notes.append(f"{count_of(lost, 'row')} without success")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -207,6 +220,7 @@ def table_rows(table: Table, names: Sequence[str], options: TableOptions) -> Raw
             index_N=None if index_N is None or options.timed else index_N[order_N],
             pts_N=None if pts_N is None else pts_N[order_N],
             notes=tuple(notes),
+            warnings=tuple(faces),
         )
 
 
@@ -220,18 +234,21 @@ def _one_face(
     """Chooses the rows that remain, in the order of frames or else of the file."""
     kept_N = np.arange(len(valid_N))
     column = table.find(_FACE)
-    if options.face is not None:
-        if column is None:
-            raise table.error(f"face={options.face}", "no face_id", "a column face_id")
-        faces_N = table.numbers([column])[:, 0]
-        kept_N = np.flatnonzero(faces_N == options.face)
-        if not len(kept_N):
-            known = ", ".join(f"{face:g}" for face in np.unique(faces_N)[:10])
-            raise table.error(f"face={options.face}", f"faces {known}", "a face that is there")
+    person_N = _declared_face(table, options, column)
     # Faces share their frame's number and time; times alone may repeat for other reasons.
     shared = index_N if index_N is not None else pts_N
     if shared is None or (index_N is None and column is None):
-        return kept_N, []
+        return kept_N if person_N is None else np.flatnonzero(person_N), []
+    several_faces = len(np.unique(shared)) < len(shared)
+    chosen, identity = "", ""
+    if person_N is None and several_faces:
+        person_N, identity = _most_seen(table, valid_N)
+        chosen = f"identity {identity}" if identity else ""
+    elif person_N is not None:
+        chosen = f"face {options.face}"
+    if person_N is not None:
+        # Where the chosen person is not seen, another's row keeps the frame, and is not valid.
+        valid_N &= person_N
     confident = table.find(_CONFIDENCE)
     trust_N = (
         np.nan_to_num(table.numbers([confident])[:, 0]) if confident else np.zeros_like(shared)
@@ -240,7 +257,7 @@ def _one_face(
     kept_N = kept_N[np.lexsort((-trust_N[kept_N], ~valid_N[kept_N], shared[kept_N]))]
     first_N = np.r_[True, np.diff(shared[kept_N]) != 0]
     several = len(np.unique(shared[kept_N][~first_N]))
-    if several and confident is None:
+    if several and confident is None and person_N is None:
         raise table.error(
             "frame",
             f"{several} frames with several rows",
@@ -248,11 +265,40 @@ def _one_face(
             f"choose a face: face=0, if there is a column {_FACE[0]}",
         )
     notes = (
-        [f"several faces in {count_of(several, 'frame')}, the most confident taken"]
+        [f"several faces in {count_of(several, 'frame')}, {chosen or 'the most confident'} taken"]
         if several
         else []
     )
+    if person_N is not None and (unseen := int((~person_N[kept_N[first_N]]).sum())):
+        notes.append(f"{count_of(unseen, 'frame')} without {chosen}")
     return kept_N[first_N], notes
+
+
+def _declared_face(table: Table, options: TableOptions, column: str | None) -> np.ndarray | None:
+    """Returns the rows of the face that ``face=`` declares, (n,) bool; None without ``face=``."""
+    if options.face is None:
+        return None
+    if column is None:
+        raise table.error(f"face={options.face}", "no face_id", "a column face_id")
+    faces_N = table.numbers([column])[:, 0]
+    person_N: np.ndarray = faces_N == options.face
+    if not person_N.any():
+        known = ", ".join(f"{face:g}" for face in np.unique(faces_N)[:10])
+        raise table.error(f"face={options.face}", f"faces {known}", "a face that is there")
+    return person_N
+
+
+def _most_seen(table: Table, valid_N: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """Returns the rows of the identity with the most valid rows, (n,) bool, and its name."""
+    column = table.find(_IDENTITY)
+    if column is None:
+        return None, ""
+    names_N = np.array([row[table.names.index(column)] for row in table.cells])
+    seen = collections.Counter(names_N[valid_N & (names_N != "")].tolist())
+    if not seen:
+        return None, ""
+    name = max(sorted(seen), key=lambda one: seen[one])
+    return names_N == name, name
 
 
 def _frame_numbers(table: Table, options: TableOptions) -> np.ndarray | None:

@@ -149,7 +149,12 @@ class FeatureSource:
         off, warnings = 0, tuple[str, ...]()
         if not self.clock.per_frame:
             off, warnings = compare_ends(stream.pts_N, stream.valid_N, self.clock, video, file)
-            notes += warnings
+        if not stream.valid_N.any():
+            warnings += ("no valid row",)
+        elif not stream.rows_ND.any():
+            warnings += ("zero in all rows",)
+        notes += warnings
+        warnings += raw.warnings
         if method and self.clock.kind != "stretch":
             stream = self._resampled(stream, video, method)
             target = "the frames" if self.spec.rate is None else f"{self.spec.rate:g} Hz"

@@ -24,6 +24,7 @@ class RawRows:
         index_N: (n,) int64, increasing frame numbers from 0, if the file numbers its rows.
         pts_N: (n,) float64 seconds, never decreasing, if the file has times.
         notes: phrases for the report of mismatches.
+        warnings: those of the phrases that the user must see.
     """
 
     rows_ND: np.ndarray
@@ -31,6 +32,7 @@ class RawRows:
     index_N: np.ndarray | None = None
     pts_N: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def found(self) -> int:
