@@ -11,6 +11,8 @@ from data.features.clock_checks import grouped_warnings
 from data.features.feature_sources import FeatureRows, VideoFrames
 from data.features.time_units import UNITS, proven_unit
 from data.import_features import build, warnings_of
+from emojax.datasets.source import Store
+from emojax.datasets.transforms import resample
 from tests.feature_samples import rows, source, write_csv, write_npy
 from tests.refusals import refused
 
@@ -45,7 +47,9 @@ def test_a_unit_is_declared_or_proven_and_else_asked_for(
             read(folder, times / UNITS[unit], options, count)
         return
     found = read(folder, times / UNITS[unit], options, count)
-    np.testing.assert_allclose(found.stream.pts_N, times, atol=1e-6)
+    seen_N = found.stream.valid_N
+    np.testing.assert_allclose(found.stream.pts_N[seen_N], times, atol=1e-6)
+    assert (np.diff(found.stream.pts_N) >= 0).all()
 
 
 def test_units_that_steps_prove() -> None:
@@ -119,6 +123,10 @@ def test_an_import_tells_a_stream_with_few_rows(tmp_path: Path) -> None:
     (line,) = warnings_of(report)
     assert "y" in line
     assert report[1].valid == 11
+    record = Store(tmp_path / "s").read(0)
+    stream = record.streams["y"]
+    _, seen_N = resample(stream.rows_ND, stream.pts_N, stream.valid_N, record.pts_N)
+    np.testing.assert_array_equal(np.flatnonzero(seen_N), [*range(10), 299])
 
 
 def test_a_declared_person_keeps_all_frames_of_the_video(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emojax.datasets.record import StreamRows
 from emojax.errors import InputError
 
 from .resampling import usual_step
@@ -123,3 +124,30 @@ def grouped_warnings(told: Iterable[tuple[str, str, Sequence[str]]]) -> list[str
         times = f"{len(found)} videos, the worst {video}" if len(found) > 1 else video
         lines.append(f"warning: {stream} of {times}: {phrase}")
     return lines
+
+
+def mark_gaps(stream: StreamRows, step: float) -> StreamRows:
+    """Returns the rows with rows that are not valid at the edges of gaps.
+
+    A table that leaves rows out says that nothing was found there. The added rows stand a step
+    after the row before a gap and a step before the row after it.
+
+    Args:
+        stream: rows with times.
+        step: seconds from row to row; gaps are at least nearly two steps long.
+    """
+    pts_N = stream.pts_N
+    before_G = np.flatnonzero(np.diff(pts_N) > 1.9 * step)
+    if step <= 0 or not len(before_G):
+        return stream
+    left_G, right_G = pts_N[before_G] + step, pts_N[before_G + 1] - step
+    apart_G = right_G - left_G > 0.5 * step
+    times = np.r_[left_G, right_G[apart_G]]
+    places = np.r_[before_G, before_G[apart_G]] + 1
+    all_N = np.insert(pts_N, places, times)
+    order_N = np.argsort(all_N, kind="stable")
+    return StreamRows(
+        np.insert(stream.rows_ND, places, 0, axis=0)[order_N],
+        all_N[order_N],
+        np.insert(stream.valid_N, places, False)[order_N],
+    )

@@ -31,8 +31,8 @@ from emojax.datasets.store_checks import check_name
 from emojax.errors import InputError
 from emojax.specs import STREAMS, StreamSpec
 
-from .clock_checks import check_frame_step, compare_ends
-from .forms import finish_rows, open_form
+from .clock_checks import check_frame_step, compare_ends, mark_gaps
+from .forms import Tables, finish_rows, open_form
 from .options import MODALITIES, FeatureOptions, parse_options
 from .resampling import RESAMPLERS
 from .row_clocks import CLOCKS, Clock, VideoFrames, check_times, parse_clock, place
@@ -149,6 +149,8 @@ class FeatureSource:
         off, warnings = 0, tuple[str, ...]()
         if not self.clock.per_frame:
             off, warnings = compare_ends(stream.pts_N, stream.valid_N, self.clock, video, file)
+            if isinstance(self._form, Tables) and raw.valid_N.all() and raw.found > 2:
+                stream = mark_gaps(stream, float(np.median(np.diff(stream.pts_N))))
         if not stream.valid_N.any():
             warnings += ("no valid row",)
         elif not stream.rows_ND.any():
