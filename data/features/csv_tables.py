@@ -36,7 +36,8 @@ class TableOptions:
     Attributes:
         columns: patterns of column names such as "AU*_r"; none takes all columns but those that
             are about the row (frame, time, face, confidence).
-        face: which face_id counts; None: in each frame the most confident.
+        face: which face_id counts; None: the identity seen most if there is a
+            column of identities, else in each frame the most confident.
         first: number of the first frame; None if the tool or the file tells.
         time: column of timestamps; "" finds it.
         unit: "s", "ms", "us", or "" where the column's name or the tool tells.
@@ -177,7 +178,8 @@ def table_rows(table: Table, names: Sequence[str], options: TableOptions) -> Raw
     """Returns the rows of one video, one per frame number or timestamp.
 
     Rows whose ``success`` is 0 are not valid. Of several faces in a frame the declared
-    ``face_id`` or the most confident remains, a valid one before others.
+    ``face_id``, the identity seen most or else the most confident valid one remains. Frames
+    without the chosen person stay, and are not valid.
 
     Args:
         table: the table as it was read.

@@ -6,9 +6,9 @@
     clock=frame|annotated|stretch|pts|fps:25|hop:10ms   what row i is about
     offset=0.5s          added to the times of pts, fps and hop
     columns=AU*_r+pose_R?   columns of tables, by name
-    face=0               the face_id that counts, instead of the most confident
+    face=0               the face_id that counts, not the identity seen most or the most confident
     first=0|1            number of the first frame
-    time=COLUMN, unit=s|ms|us   timestamps of tables
+    time=COLUMN, unit=s|ms|us   timestamps of tables; the unit may be told or proven
     key=NAME             array of an .npz file, or element of a pickled tuple
     reduce=flatten|mean:1   how a row with several axes becomes a vector
     missing=zeros        rows of zeros mean that nothing was found
