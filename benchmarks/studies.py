@@ -112,7 +112,8 @@ def _rows(run: Path, partitions: Sequence[str]) -> list[Row]:
 def _store(given: flags.FlagValues, study: Study, case: Case, console: Console) -> Path:
     """Returns the case's store; simulates it if it does not exist."""
     size = given.size or study.size
-    number = f"-{case.train_videos}" if case.train_videos else ""
+    train_videos = case.train_videos or study.videos.get("train")
+    number = f"-{train_videos}" if train_videos else ""
     out = Path(given.stores) / f"{study.preset}-{size}{number}-{case.store}"
     if not (out / "dataset.json").is_file():
         console.print(f"simulating {out}", highlight=False)
@@ -120,7 +121,7 @@ def _store(given: flags.FlagValues, study: Study, case: Case, console: Console) 
         options = make_options(
             preset=study.preset,
             size=size,
-            videos={**study.videos, "train": case.train_videos or study.videos.get("train")},
+            videos={**study.videos, "train": train_videos},
             min_seconds=study.seconds[0] if study.seconds else None,
             max_seconds=study.seconds[1] if study.seconds else None,
             streams=list(wanted.widths),

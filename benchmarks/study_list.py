@@ -94,6 +94,7 @@ _FUSION_CASES = {
     "TCN-Transformer V": "tcn_transformer_v",
     "TCN-Transformer without encoder": "tcn_transformer_l0",
     "TCN-Transformer": "tcn_transformer",
+    "TCN-Transformer long": "tcn_transformer_long",
 }
 # Of each system the form with its own fusion, for data on which none is needed.
 _OWN = (
@@ -107,12 +108,14 @@ _OWN = (
 )
 
 
-def _fusion(preset: str, labels: Sequence[str]) -> Study:
+def _fusion(
+    preset: str, labels: Sequence[str], *, seeds: int = 3, train_videos: int = 2500
+) -> Study:
     return Study(
         question=f"Fusion and its mechanisms on preset {preset}",
         preset=preset,
         size="demo",
-        seeds=3,
+        seeds=seeds,
         cases=tuple(
             Case(
                 label,
@@ -128,7 +131,7 @@ def _fusion(preset: str, labels: Sequence[str]) -> Study:
             if f"{name} A" in labels
         },
         # Many short videos: each has delays of its own, which a model must not learn by heart.
-        videos={"train": 2500, "validation": 60, "test": 60},
+        videos={"train": train_videos, "validation": 60, "test": 60},
         seconds=(15.0, 45.0),
         mechanisms=True,
     )
@@ -187,7 +190,8 @@ STUDIES: dict[str, Study] = {
             ),
         ),
     ),
-    "fusion": _fusion("cross_cued", tuple(_FUSION_CASES)),
+    "fusion": _fusion("cross_cued", tuple(_FUSION_CASES)[:-1]),
+    "fusion_long": _fusion("cross_cued", ("TCN-Transformer long",), seeds=1, train_videos=6000),
     "fusion_switching": _fusion("switching", _OWN),
     "reliability": _reliability("medium", _FUSIONS, epochs=15, train_videos=_SOME),
     "reliability_few": _reliability("demo", ("attention", "gating", "concat"), epochs=8),
