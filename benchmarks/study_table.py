@@ -50,6 +50,12 @@ class Row:
     seconds: float
 
     @property
+    def name(self) -> str:
+        """Returns the label, with the group where the label does not begin with it."""
+        named = self.label.startswith(self.group)
+        return self.label if named else f"{self.group}: {self.label}".removesuffix(": ")
+
+    @property
     def mean(self) -> float:
         """Returns the mean over the seeds."""
         return float(np.mean(self.seeds))
@@ -113,7 +119,7 @@ def markdown(rows: Sequence[Row], title: str) -> str:
     for row in rows:
         spread = f"{min(row.seeds):.3f} .. {max(row.seeds):.3f}" if len(row.seeds) > 1 else "-"
         cells = (
-            f"{row.group}: {row.label}", row.partition, row.score, f"{row.mean:.3f}", spread,
+            row.name, row.partition, row.score, f"{row.mean:.3f}", spread,
             f"{row.ensemble:.3f}", f"{row.optimum:.3f}", f"{row.ridge:.3f}", f"{row.share:.1%}",
             f"{row.seconds:.0f}",
         )  # fmt: skip
