@@ -123,7 +123,8 @@ def markdown(rows: Sequence[Row], title: str) -> str:
             f"{row.ensemble:.3f}", f"{row.optimum:.3f}", f"{row.ridge:.3f}", f"{row.share:.1%}",
             f"{row.seconds:.0f}",
         )  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
+        # A row of late fusion has no training, ridge or ensemble of its own.
+        lines.append("| " + " | ".join("-" if c == "nan" else c for c in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -139,10 +140,11 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
         for y, row in enumerate(members):
             axis.plot(row.seeds, [y] * len(row.seeds), "o", color="#d1495b", alpha=0.8, zorder=3)
             axis.plot([row.mean], [y], "|", color="#d1495b", markersize=16, zorder=3)
-        optimum, ridge = members[0].optimum, members[0].ridge
+        optimum, ridge = members[0].optimum, max(row.ridge for row in members)
         axis.axvline(optimum, color="#2a7fb8", label=f"optimum {optimum:.3f}")
         axis.axvline(0.9 * optimum, color="#2a7fb8", linestyle=":", label="90 % of it")
-        axis.axvline(ridge, color="#8a8f98", linestyle="--", label=f"ridge + smoothing {ridge:.3f}")
+        if np.isfinite(ridge):
+            axis.axvline(ridge, color="#8a8f98", linestyle="--", label=f"ridge {ridge:.3f}")
         axis.set_yticks(range(len(members)), [row.label for row in members])
         axis.set_ylim(len(members) - 0.5, -0.5)
         axis.set_title(f"{group}, {name}, {members[0].partition}", fontsize=10, loc="left")
