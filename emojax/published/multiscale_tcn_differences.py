@@ -102,13 +102,19 @@ _MODEL = (
         "softmax runs over all real frames of the window.",
         "eq. 8-10",
         OURS,
-        {"data.streams": other_than("ir50")},
+        {"data.streams": other_than("ir50"), "model.queries": True},
+    ),
+    Difference(
+        "The features of all streams are concatenated, without an attention.",
+        "eq. 8-11",
+        DIFFERS,
+        {"model.queries": False},
     ),
     Difference(
         "Another stream than the visual one asks.",
         "eq. 9, eq. 10",
         DIFFERS,
-        {"model.leader": other_than("ir50")},
+        {"model.leader": other_than("ir50"), "model.queries": True},
     ),
     Difference(
         'Section 3.7 trains a "Transformer encoder", which no equation and no other section '

@@ -39,6 +39,14 @@ _FEATURES = (
         {"data.streams": one_of("vggish"), "data.resampling.vggish": "nearest"},
     ),
     Difference(
+        "The paper gives each frame of a word's time the features of the word, and does not speak "
+        "of frames between words. Here each frame takes the row nearest in time, as far as a row "
+        "of the store reaches; beyond it is a row of zeros.",
+        "section 4.2.1",
+        OURS,
+        {"data.streams": one_of("bert"), "data.resampling.bert": "nearest"},
+    ),
+    Difference(
         "A missing face is a row of zeros. In the paper it is a black image that passes the "
         "backbone.",
         "section 4.2.1",
