@@ -117,7 +117,7 @@ def test_mechanisms_are_alive_after_a_short_training(
 def test_a_mechanism_that_decays_is_seen(store: Store, tmp_path: Path, system: str) -> None:
     """L2 that is far too strong takes the weights of every system away, and the warning says so."""
     effects, dead = trained(
-        store, tmp_path, system, optimizer="adam_l2", weight_decay=1e3, no_decay=()
+        store, tmp_path, system, optimizer="adam_l2", weight_decay=1e3, no_decay=(), epoch_steps=60
     )
     assert dead
     assert min(effects.values()) < LEAST

@@ -202,7 +202,7 @@ def out_of_fold(store: Store, stream: str, folds: int = FOLDS) -> dict[str, floa
     ops, state = TASK_OPS["ekman"], None
     for number in range(folds):
         fold = store.fold(str(number))
-        fit = fit_ridge(store, fold.name, (stream,), "ekman", metric="rmse")
+        fit = fit_ridge(store, fold.name, (stream,), "ekman")
         for name in fold.validation:
             record = store.read(store.index_of(name))
             labels = record.labels["ekman"]

@@ -76,7 +76,8 @@ def test_every_row_of_the_tables_is_a_variant_with_its_streams() -> None:
             config = get_config(f"{task}_{'+'.join(streams)}")
             assert tuple(config.data.streams) == streams
             assert tuple(config.data.tasks) == (task,)
-            assert set(config.model.channels) == set(config.data.resampling) == set(streams)
+            assert set(config.model.channels) == {*streams, "default"}
+            assert set(config.data.resampling) == set(streams)
         assert ABLATIONS[task].get(STREAMS[task]) in (None, max(rows.values()))
     parameters("expr_arcface")  # one stream, 128 wide
     with pytest.raises(InputError, match="Unknown variant") as caught:
@@ -89,7 +90,7 @@ def test_the_papers_training_is_kept_but_for_what_is_ours(variant: str) -> None:
     config = get_config(variant)
     train, data = config.train, config.data
     assert (train.optimizer, train.decay, train.warmup) == ("adamw", "cosine", "linear")
-    if variant == "meld" or variant.startswith("simulated"):
+    if variant in ("meld", "demo") or variant.startswith("simulated"):
         return
     assert (train.learning_rate, train.weight_decay) == (3e-5, 1e-5)
     assert train.warmup_epochs == 1 + variant.startswith("upstream")

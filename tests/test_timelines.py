@@ -11,6 +11,7 @@ import pytest
 
 from emojax.datasets.source import Store
 from emojax.errors import InputError
+from emojax.ops.scores import score_kind
 from emojax.ops.tasks import TASK_OPS
 from emojax.reporting.page_runs import read_runs
 from emojax.reporting.page_sections import confusion_matrices, score_sections
@@ -64,7 +65,11 @@ def test_the_file_holds_what_was_scored(store: Store, run: Path) -> None:
             for state in states[1:]:
                 whole = whole.merge(state)
             expected = document["all_folds"][task][system]
-            assert TASK_OPS[task].summarise(whole) == pytest.approx(expected, abs=1e-5)
+            found = TASK_OPS[task].summarise(whole)
+            if system != "model":  # the curve that is shown has one scale, its scores have two
+                expected = {n: x for n, x in expected.items() if not score_kind(n).least_squares}
+                found = {name: found[name] for name in expected}
+            assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_table_has_each_videos_scores(store: Store, run: Path) -> None:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from emojax.core.stream_defaults import complete_streams
 from emojax.models import build_model
 from emojax.specs import TASKS
 from tests.training_runs import quick_compiling  # noqa: F401 - a fixture
@@ -41,7 +42,7 @@ def test_pytorch_model_equals_ours(name: str) -> None:
     outputs = {task: TASKS[task].outputs for task in config.data.tasks}
     fields = {
         key: dict(value) if key == "channels" else value
-        for key, value in config.model.items()
+        for key, value in complete_streams(config.model, tuple(widths)).items()
         if key not in ("name", "branch_heads")
     }
     if name == "multiscale_tcn":
