@@ -31,11 +31,11 @@ class EMMANet(nn.Module):
     def __init__(self, config: ConfigDict, widths: Mapping[str, int]) -> None:
         super().__init__()
         own, data = config.model, config.data
-        self.names, self.anchor = tuple(data.streams), own.anchor
+        self.names, self.anchor = tuple(data.streams), own.anchor or data.streams[0]
         self.ticks = {n: round(data.clock / data.rates.get(n, data.clock)) for n in self.names}
         self.encoder, self.w_q, self.w_k = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for name in self.names:
-            both = name == own.anchor or own.context_bidirectional
+            both = name == self.anchor or own.context_bidirectional
             self.encoder[name] = nn.GRU(
                 widths[name],
                 own.width // 2 if both else own.width,
@@ -45,8 +45,8 @@ class EMMANet(nn.Module):
                 bidirectional=both,
             )
             self.w_q[name] = nn.Linear(own.width, own.attention_width, bias=False)
-            self.w_k[name] = nn.Linear(widths[own.anchor], own.attention_width, bias=False)
-        fused = widths[own.anchor] + len(self.names) * own.width
+            self.w_k[name] = nn.Linear(widths[self.anchor], own.attention_width, bias=False)
+        fused = widths[self.anchor] + len(self.names) * own.width
         self.heads = nn.ModuleDict(
             {
                 task: nn.Sequential(

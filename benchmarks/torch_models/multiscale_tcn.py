@@ -57,7 +57,7 @@ class MultiscaleTCN(nn.Module):
     def __init__(self, config: ConfigDict, widths: Mapping[str, int]) -> None:
         super().__init__()
         model = config.model
-        self.leader: str = model.leader
+        self.leader: str = model.leader or config.data.streams[0]
         self.encoders = nn.ModuleDict(
             {
                 name: nn.ModuleList(
@@ -73,7 +73,7 @@ class MultiscaleTCN(nn.Module):
                 for name in config.data.streams
             }
         )
-        width = len(model.kernel_sizes) * model.channels[model.leader][-1]
+        width = len(model.kernel_sizes) * model.channels[self.leader][-1]
         fused = width * len(config.data.streams)
         self.heads = nn.ModuleDict(
             {
