@@ -54,7 +54,7 @@ from .annotations.mismatches import (
     read_stream,
 )
 from .annotations.partitions import LabelledVideo, merge_tasks, read_test_list
-from .builder import define_store_flags, is_tenth, report_store
+from .builder import Precision, define_store_flags, is_tenth, report_store
 from .features.feature_sources import FeatureSource, parse_features
 
 REPORT = "alignment"
@@ -141,12 +141,14 @@ def build(
     report = Report(limit, notes)
     simulated = (Path(options.annotations) / SIMULATED_FILE).is_file()
     what = "Simulated data in the form of Aff-Wild2" if simulated else "Aff-Wild2"
+    precision = Precision(sources, options.dtype)
     writer = StoreWriter(
         out,
         name="simulated_aff_wild2" if simulated else "aff_wild2",
         streams=[source.spec for source in sources],
         tasks=options.tasks,
         dtype=options.dtype,
+        wide=precision.wide,
         description=f"{what} with the official partition of {', '.join(options.tasks)}",
         builder={
             "command": "data.aff_wild2",
@@ -170,13 +172,15 @@ def build(
                 report.add(aligned, read)
                 failed = bool(report.beyond) or len(report.missing) > options.max_missing
                 if not failed:
-                    writer.add(_record(aligned, sources, read))
+                    record = _record(aligned, sources, read)
+                    writer.add(record)
+                    precision.add(record.streams)
                 if len(report.beyond) + len(report.missing) > options.max_missing + _MOST_OFFENDERS:
                     report.notes.append(f"stopped after {done} of {len(videos)} videos")
                     break
                 progress(done, len(videos))
         say(report.table())
-        for line in report.warnings():
+        for line in (*report.warnings(), *precision.lines()):
             say(line)
         if failed:
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,68 +1,41 @@
-"""Builds a store from features of one's own videos, to predict them with a trained run.
+"""Builds a store from features of one's own videos, and from labels if there are some.
 
     emojax import-features --features=ir50=faces,clock=frame \
         --features=vggish=audio,clock=hop:10ms --fps=25 --out=stores/mine
     emojax predict --checkpoint=RUN --store=stores/mine --out=predictions
 
-The videos are those that the features are named after. They get no labels and are all in the
-partition "test". ``data.features.feature_sources`` lists the forms and clocks that --features
-takes. ``import.json`` in the store says what was found for each video and how it was timed.
+    emojax import-features --features=openface=csv,modality=visual --fps=25 \
+        --labels=va=ratings --videos=videos.csv --out=stores/mine
+    emojax train --config=lfan --config.data.store=stores/mine --workdir=RUN
+
+The videos are those that the features are named after. ``data.features.feature_sources`` lists
+the forms and clocks that --features takes, ``data.labels.label_options`` those of --labels. A video
+with labels trains, in folds by person or recording, unless ``--videos``, a table with the columns
+``video`` and ``partition``, ``fold`` or ``person``, says otherwise; one without is in the partition
+"test". ``import.json`` and ``alignment.csv`` in the store say what was found for each video.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
-from rich.table import Table
 
 from emojax.commands import cli
-from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter
 from emojax.errors import InputError
 
-from .builder import define_store_flags, report_store
-from .features.clock_checks import grouped_warnings
-from .features.feature_sources import FeatureRows, FeatureSource, VideoFrames, parse_features
+from .annotations.mismatches import parse_limit
+from .builder import Precision, define_store_flags, report_store
+from .features.feature_sources import FeatureSource, VideoFrames, parse_features
 from .features.numpy_files import read_npy
-from .features.rows import count_of
-
-REPORT_FILE = "import.json"
-_PARTITION = "test"
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportedStream:
-    """A row of the report: one stream of one video.
-
-    Attributes:
-        video: the name of the video.
-        frames: N.
-        stream: the name of the stream.
-        file: read, or "" if there is none.
-        found: rows in the file.
-        expected: rows that the clock calls for, None for clocks of their own.
-        rows: the number of rows in the store.
-        valid: the number of valid rows.
-        how: rows came to their instants, and what went wrong.
-        warnings: phrases of ``how`` that the user must see.
-    """
-
-    video: str
-    frames: int
-    stream: str
-    file: str
-    found: int
-    expected: int | None
-    rows: int
-    valid: int
-    how: str
-    warnings: tuple[str, ...] = ()
+from .import_report import ImportedStream, check_lengths, report_table, save_report, warnings_of
+from .import_video import count_classes, import_video
+from .labels.label_source import LabelSource, open_labels
+from .labels.video_table import VideoRow, folds_of, read_videos
 
 
 def build(
@@ -71,13 +44,19 @@ def build(
     *,
     fps: float | None = None,
     pts: str | Path | None = None,
+    labels: Sequence[LabelSource] = (),
+    videos: str | Path | None = None,
+    folds: str = "",
+    seed: int = 0,
     name: str = "features",
     dtype: str = "float16",
     allow_missing: bool = False,
+    max_mismatch: str = "10%",
     overwrite: bool = False,
     features: Sequence[str] = (),
+    say: Callable[[Any], None] = lambda line: None,
 ) -> list[ImportedStream]:
-    """Writes the store and ``import.json`` in it.
+    """Writes the store, with ``import.json`` and ``alignment.csv`` in it.
 
     Args:
         out: folder to create.
@@ -85,107 +64,107 @@ def build(
         fps: frames per second of the videos, if ``pts`` is not given. A video then begins at 0
             and has as many frames as its longest stream tells.
         pts: folder with VIDEO.npy or VIDEO.txt, the seconds of each frame.
+        labels: the labels of each task.
+        videos: table of videos, see ``data.labels.video_table``.
+        folds: scheme of the folds, "" for that of the table, or else blocks.
+        seed: the seed of the folds.
         name: the name of the data set.
         dtype: the dtype of the rows, "float16" or "float32".
         allow_missing: accept videos that lack a stream, whose rows are then not valid.
+        max_mismatch: "10" frames or "1%" by which lengths may differ.
         overwrite: replace a store that is there already.
         features: the flags, to be written down.
+        say: called with tables and lines for the user.
 
     Returns:
-        A row for each video and stream.
+        A row for each video and stream or task.
 
     Raises:
-        InputError: features are malformed or lacking, the frames of a video are unknown, or
-            the target exists.
+        InputError: features or labels are malformed or lacking, the frames of a video are
+            unknown, lengths differ by more than the limit, or the target exists.
     """
-    _check_clocks(sources, fps, pts)
-    videos = _videos(sources)
+    _check_clocks(sources, fps, pts, labelled=bool(labels))
+    limit = parse_limit(max_mismatch)
+    names = _videos(sources)
+    table = read_videos(Path(videos)) if videos else {}
+    # Tables and labels of videos without features are told, since names are often misspelt.
+    lines = [
+        *_unknown("labels", {video for source in labels for video in source.videos()}, names),
+        *_unknown("rows of --videos", {*table}, names),
+    ]
+
+    def times_of(video: str) -> np.ndarray:
+        return _read_pts(Path(pts), video) if pts else _even_pts(sources, video, fps or 0.0)
+
+    if any(source.needs_lengths for source in labels):
+        seconds = {video: float(np.ptp(times_of(video))) for video in names}
+        for source in labels:
+            source.settle_unit(seconds)
+    precision = Precision(sources, dtype)
     writer = StoreWriter(
         out,
         name=name,
         streams=[source.spec for source in sources],
-        tasks=[],
+        tasks=[source.task.name for source in labels],
         dtype=dtype,
-        description="Features of one's own videos, without labels.",
-        builder={"command": "data.import_features", "features": list(features), "fps": fps},
+        wide=precision.wide,
+        description="Features of one's own videos"
+        + (f", labelled for {', '.join(of.task.name for of in labels)}." if labels else
+           ", without labels."),
+        builder={
+            "command": "data.import_features",
+            "features": list(features),
+            "fps": fps,
+            "labels": [source.task.name for source in labels],
+            "folds": folds,
+            "seed": seed,
+        },
         overwrite=overwrite,
-    )
+    )  # fmt: skip
     report: list[ImportedStream] = []
+    described: list[tuple[str, str, str]] = []
+    classes: dict[str, np.ndarray] = {}
     with writer:
-        for video in videos:
-            pts_N = _read_pts(Path(pts), video) if pts else _even_pts(sources, video, fps or 0.0)
-            record, rows = _import(sources, video, pts_N, allow_missing=allow_missing)
-            writer.add(record)
+        for video in names:
+            frames = VideoFrames(video, _whole(video), times_of(video), np.zeros(0, bool))
+            record, rows = import_video(
+                sources, labels, frames, table.get(video, VideoRow()), allow_missing=allow_missing
+            )
             report += rows
-        writer.finish([])
-    content: dict[str, dict[str, Any]] = {}
-    for row in report:
-        of_video = content.setdefault(row.video, {"frames": row.frames, "streams": {}})
-        told = dataclasses.asdict(row)
-        of_video["streams"][row.stream] = {
-            key: value
-            for key, value in told.items()
-            if key not in ("video", "frames", "stream", "warnings")
-        }
-    text = json.dumps({"videos": content}, indent=1, ensure_ascii=False)
-    (Path(out) / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+            check_lengths(rows, limit)
+            writer.add(record)
+            precision.add(record.streams)
+            described.append((video, record.source_video, record.partition))
+            found = count_classes(record, labels)
+            if found is not None:
+                classes[video] = found
+        made = []
+        if any(part == "train" for _, _, part in described):
+            made = folds_of(described, table, folds, seed=seed, classes=classes or None)
+        elif labels:
+            lines.append("warning: no video trains, so the store has no folds and only predicts")
+        writer.finish(made)
+    save_report(report, Path(out))
+    say(report_table(report))
+    for line in (*lines, *warnings_of(report), *precision.lines()):
+        say(line)
+    for fold in made:
+        counts = f"{len(fold.train)} train, {len(fold.validation)} validation"
+        say(f"fold {fold.name}: {counts}, {len(fold.test)} test")
     return report
 
 
-def _import(
-    sources: Sequence[FeatureSource], name: str, pts_N: np.ndarray, *, allow_missing: bool
-) -> tuple[VideoRecord, list[ImportedStream]]:
-    """Returns one video with all its streams, and its rows of the report."""
-    video = VideoFrames(name, _whole(name), pts_N, np.zeros(len(pts_N), bool))
-    streams: dict[str, StreamRows] = {}
-    report = []
-    for source in sources:
-        spec = source.spec
-        found = source.rows(video)
-        if found is None:
-            if not allow_missing:
-                raise InputError(
-                    "A video lacks a stream of features.",
-                    field=f"stream {spec.name} of {name}",
-                    found=f"no file for {name}",
-                    expected="features of every stream for each video",
-                    remedy="extract them, remove the video's other features, or allow it: "
-                    "--allow_missing",
-                )
-            rows_ND = np.zeros((len(pts_N), spec.width), np.float32)
-            stream = StreamRows(rows_ND, pts_N, np.zeros(len(pts_N), bool))
-            found = FeatureRows(stream, Path(), 0, None, "no features")
-        streams[spec.name] = found.stream
-        report.append(
-            ImportedStream(
-                video=name,
-                frames=len(pts_N),
-                stream=spec.name,
-                file=str(found.file) if found.found else "",
-                found=found.found,
-                expected=found.expected,
-                rows=len(found.stream.pts_N),
-                valid=int(found.stream.valid_N.sum()),
-                how=found.how,
-                warnings=found.warnings,
-            )
-        )
-    record = VideoRecord(
-        name=name,
-        source_video=video.source_video,
-        partition=_PARTITION,
-        pts_N=pts_N,
-        streams=streams,
-        labels={},
-        attributes={
-            f"features/{row.stream}": f"{count_of(row.found, 'row')}: {row.how}" for row in report
-        },
-    )
-    return record, report
+def _unknown(what: str, found: set[str], videos: Sequence[str]) -> list[str]:
+    """Returns a warning about names that no video with features has."""
+    known = {*videos, *(_whole(video) for video in videos)}
+    lost = sorted(found - known)
+    if not lost:
+        return []
+    return [f"warning: {len(lost)} {what} are of no video with features, such as {lost[0]}"]
 
 
 def _check_clocks(
-    sources: Sequence[FeatureSource], fps: float | None, pts: str | Path | None
+    sources: Sequence[FeatureSource], fps: float | None, pts: str | Path | None, *, labelled: bool
 ) -> None:
     if not sources:
         raise InputError(
@@ -203,7 +182,7 @@ def _check_clocks(
             remedy="for instance --fps=25",
         )
     for source in sources:
-        if source.clock.kind == "annotated":
+        if source.clock.kind == "annotated" and not labelled:
             raise InputError(
                 "Videos without annotations have no annotated frames.",
                 field=f"stream {source.spec.name}",
@@ -285,33 +264,6 @@ def _wrong_pts(file: Path, found: object) -> InputError:
     )
 
 
-def _show(report: Sequence[ImportedStream], say: Callable[[Table], None]) -> None:
-    table = Table(title="Imported features", title_justify="left")
-    for column in ("video", "frames", "stream", "found", "expected", "valid", "how"):
-        number = column in ("frames", "found", "expected", "valid")
-        table.add_column(column, justify="right" if number else "left")
-    above = None
-    for row in report:
-        new = row.video != above
-        above = row.video
-        expected = "" if row.expected is None else str(row.expected)
-        table.add_row(
-            row.video if new else "",
-            str(row.frames) if new else "",
-            row.stream,
-            str(row.found),
-            expected,
-            f"{row.valid} of {row.rows}",
-            row.how,
-        )
-    say(table)
-
-
-def warnings_of(report: Sequence[ImportedStream]) -> list[str]:
-    """Returns a line for each kind of trouble of each stream."""
-    return grouped_warnings((row.video, row.stream, row.warnings) for row in report)
-
-
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     about = "NAME=PATH[,form=...][,clock=...]..., one per stream; see docs/aff_wild2.md."
@@ -319,6 +271,11 @@ def define_flags(define: cli.Flags) -> None:
     define_store_flags(define)
     define.float("fps", None, "Frames per second of the videos.")
     define.string("pts", None, "Folder with VIDEO.npy or VIDEO.txt, seconds of each frame.")
+    define.multi_string("labels", [], "TASK=PATH[,option=value...], once per task.")
+    define.string("videos", None, "Table: video, and partition, fold or person.")
+    define.string("folds", "", "blocks:K, or official; else as --videos says, or five blocks.")
+    define.integer("seed", 0, "Seed of the folds.")
+    define.string("max_mismatch", "10%", "Frames, or N%, by which lengths may differ.")
     define.string("name", "features", "Name of the data set.")
     define.bool("allow_missing", False, "Videos may lack streams.")
     define.bool("allow_pickle", False, "Pickles may be read; nothing in them is run.")
@@ -326,20 +283,26 @@ def define_flags(define: cli.Flags) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Builds the store that the flags describe."""
-    report = build(
+    console = cli.console()
+    build(
         given.out,
         parse_features(given.features, allow_pickle=given.allow_pickle),
         fps=given.fps,
         pts=given.pts,
+        labels=open_labels(given.labels),
+        videos=given.videos,
+        folds=given.folds,
+        seed=given.seed,
         name=given.name,
         dtype=given.dtype,
         allow_missing=given.allow_missing,
+        max_mismatch=given.max_mismatch,
         overwrite=given.overwrite,
         features=given.features,
+        say=lambda line: console.print(
+            line, markup=False, highlight=False, soft_wrap=isinstance(line, str)
+        ),
     )
-    _show(report, cli.console().print)
-    for line in warnings_of(report):
-        cli.say(line)
     report_store(given.out)
 
 

@@ -42,7 +42,7 @@ def test_a_unit_is_declared_or_proven_and_else_asked_for(
     options = f",unit={unit}" if declared else ""
     folder = tmp_path_factory.mktemp("units") / "x"
     count = int(times[-1] * 25) + 1
-    if not declared and proven_unit(np.diff(times) / UNITS[unit]) != unit:
+    if not declared and proven_unit(np.diff(times / UNITS[unit])) != unit:
         with refused(field="timestamp", remedy="unit="):
             read(folder, times / UNITS[unit], options, count)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -70,8 +71,30 @@ class Form(abc.ABC):
     def _find(self) -> dict[str, Path]:
         """Returns video -> file or folder, in any order."""
 
-    def _with_suffix(self, suffix: str) -> dict[str, Path]:
-        return {path.name[: -len(suffix)]: path for path in entries(self._options.path, suffix)}
+    def told(self) -> tuple[str, ...]:
+        """Returns phrases about all files that the user must see."""
+        return ()
+
+    def _with_ending(self, *endings: str) -> dict[str, Path]:
+        """Returns video -> file, for files with one of these endings, whatever their case.
+
+        Raises:
+            InputError: two files are named after one video.
+        """
+        found: dict[str, Path] = {}
+        for path in entries(self._options.path):
+            ending = next((end for end in endings if path.name.lower().endswith(end)), "")
+            name = path.name[: -len(ending)] if ending else ""
+            if name and found.setdefault(name, path) != path:
+                raise InputError(
+                    "Two files of features are named after one video.",
+                    file=path,
+                    field=self._options.flag,
+                    found=f"{path.name} beside {found[name].name}",
+                    expected="one file a video",
+                    remedy="move one of them elsewhere, or rename it",
+                )
+        return found
 
 
 class ArrayFiles(Form):
@@ -80,7 +103,7 @@ class ArrayFiles(Form):
     options = frozenset({"reduce", "missing", "offset"})
 
     def _find(self) -> dict[str, Path]:
-        return self._with_suffix(".npy")
+        return self._with_ending(".npy")
 
     def read(self, video: str) -> RawRows:
         """Reads the rows of a video, see ``Form``."""
@@ -88,7 +111,10 @@ class ArrayFiles(Form):
 
     def _rows(self, array: np.ndarray, file: Path) -> RawRows:
         rows_ND = as_rows(array, self._options.reduce, file)
-        return RawRows(rows_ND, np.ones(len(rows_ND), bool))
+        told: tuple[str, ...] = ()
+        if len(rows_ND) == 1 and array.ndim > 2 and array.shape[1] > 1:
+            told = (f"an array of shape {array.shape} read as a single row",)
+        return RawRows(rows_ND, np.ones(len(rows_ND), bool), notes=told, warnings=told)
 
 
 class MerbenchFiles(ArrayFiles):
@@ -109,7 +135,7 @@ class ArchiveFiles(ArrayFiles):
         return "pts" if self._timed(npz_names(first)) else ""
 
     def _find(self) -> dict[str, Path]:
-        return self._with_suffix(".npz")
+        return self._with_ending(".npz")
 
     def _timed(self, names: tuple[str, ...]) -> bool:
         return not self._options.key and {"rows", "pts"} <= {*names}
@@ -124,7 +150,8 @@ class ArchiveFiles(ArrayFiles):
             valid_N = raw.valid_N
             if "valid" in names:
                 valid_N = _vector(read_npz(file, "valid"), "b", raw.found, file, "valid")
-            return RawRows(raw.rows_ND, valid_N, pts_N=pts_N.astype(np.float64))
+            pts_N = pts_N.astype(np.float64)
+            return dataclasses.replace(raw, valid_N=valid_N, pts_N=pts_N)
         only = names[0] if len(names) == 1 else "arr_0"
         return self._rows(read_npz(file, self._options.key or only), file)
 
@@ -185,7 +212,7 @@ class HogFiles(Form):
     default_clock = "frame"
 
     def _find(self) -> dict[str, Path]:
-        return self._with_suffix(".hog")
+        return self._with_ending(".hog")
 
     def read(self, video: str) -> RawRows:
         """Reads the rows of a video, see ``Form``."""
@@ -194,11 +221,13 @@ class HogFiles(Form):
 
 
 def entries(folder: Path, suffix: str = "") -> list[Path]:
-    """Lists the entries of a folder that end with ``suffix``, without hidden ones.
+    """Lists the entries of a folder that end with ``suffix``, without hidden ones; or the file.
 
     Raises:
         InputError: the folder cannot be read.
     """
+    if folder.is_file():
+        return [folder]
     try:
         found = [path for path in folder.iterdir() if path.name.endswith(suffix)]
     except OSError as error:
@@ -246,7 +275,7 @@ def zeros_missing(raw: RawRows) -> RawRows:
     """Returns the same rows, with rows of zeros not valid."""
     valid_N = raw.valid_N & raw.rows_ND.any(axis=1)
     notes = _lost(raw.valid_N & ~valid_N, "of zeros, taken as missing", lost=True)
-    return RawRows(raw.rows_ND, valid_N, raw.index_N, raw.pts_N, raw.notes + notes)
+    return dataclasses.replace(raw, valid_N=valid_N, notes=raw.notes + notes)
 
 
 def _lost(flags_N: np.ndarray, what: str, *, lost: bool = False) -> tuple[str, ...]:

@@ -2,15 +2,19 @@
 
     NAME=PATH[,option=value...]
 
-    form=npy|npz|frames|csv|hog|merbench|pickle   detected where that is unambiguous
+    form=npy|npz|frames|csv|parquet|hdf5|mat|safetensors|hog|merbench|pickle
+                         detected where that is unambiguous
     clock=frame|annotated|stretch|pts|fps:25|hop:10ms   what row i is about
     offset=0.5s          added to the times of pts, fps and hop
     columns=AU*_r+pose_R?   columns of tables, by name
-    face=0               the face_id that counts, not the identity seen most or the most confident
+    face=0               the face_id that counts, not the identity, face or track seen most
     first=0|1            number of the first frame
     time=COLUMN, unit=s|ms|us   timestamps of tables; the unit may be told or proven
-    key=NAME             array of an .npz file, or element of a pickled tuple
-    reduce=flatten|mean:1   how a row with several axes becomes a vector
+    header=yes|no        the first line of a table names the columns; asked for where that is open
+    split=COLUMN         each value of this column of a table is a video of its own
+    empty=drop           leave out columns that are empty in the first table
+    key=NAME             array of an .npz, .h5, .mat or .safetensors file, or element of a tuple
+    reduce=flatten|mean:1|squeeze   how a row with several axes becomes a vector
     missing=zeros        rows of zeros mean that nothing was found
     width=512, modality=visual, rate=100   what the stream is; else known, told or inferred
     resample=nearest|linear|mean   to ``rate``, or else to the frames
@@ -32,14 +36,18 @@ from emojax.errors import InputError
 from emojax.specs import STREAMS, StreamSpec
 
 from .clock_checks import check_frame_step, compare_ends, mark_gaps
-from .forms import Tables, finish_rows, open_form
+from .forms import finish_rows, open_form
 from .options import MODALITIES, FeatureOptions, parse_options
 from .resampling import RESAMPLERS
+from .rounding import Rounding
 from .row_clocks import CLOCKS, Clock, VideoFrames, check_times, parse_clock, place
 from .rows import RawRows, count_of
+from .table_form import Tables
 from .time_units import check_wall_clock
 
 __all__ = ["FeatureRows", "FeatureSource", "VideoFrames", "parse_features"]
+
+_MEASURED_VIDEOS = 16  # of which rounding to float16 is measured before a store is written
 
 _SAME_RATE = 0.01  # rates that differ by less are the same, rounded to few digits
 
@@ -123,6 +131,18 @@ class FeatureSource:
             return None, (count - 1) * self.clock.step + self.clock.offset
         return None, None
 
+    def rounding(self) -> Rounding:
+        """Measures what float16 would cost, by the rows of some videos spread over all.
+
+        Raises:
+            InputError: a file is malformed.
+        """
+        names, rounding = self.videos(), Rounding()
+        for name in names[:: -(-len(names) // _MEASURED_VIDEOS)]:
+            raw = self._read(name)
+            rounding.add(raw.rows_ND[raw.valid_N])
+        return rounding
+
     def rows(self, video: VideoFrames) -> FeatureRows | None:
         """Returns the stream of one video, or None if it has no features.
 
@@ -155,6 +175,8 @@ class FeatureSource:
             warnings += ("no valid row",)
         elif not stream.rows_ND.any():
             warnings += ("zero in all rows",)
+        if name == next(iter(self._form.files)):
+            warnings += self._form.told()
         notes += warnings
         warnings += raw.warnings
         if method and self.clock.kind != "stretch":
@@ -196,6 +218,9 @@ class FeatureSource:
             "first": given.first,
             "time": given.time,
             "unit": given.unit,
+            "header": given.header,
+            "split": given.split,
+            "empty": given.empty,
             "key": given.key,
             "reduce": given.reduce,
             "missing": given.missing,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from emojax.datasets.store_checks import check_known
 from emojax.errors import InputError
 
+from ..tabular.reading import PARQUET_ENDINGS, TEXT_ENDINGS
 from .array_forms import (
     ArchiveFiles,
     ArrayFiles,
@@ -23,73 +24,14 @@ from .array_forms import (
     holds_frames,
     zeros_missing,
 )
-from .csv_tables import (
-    Table,
-    TableOptions,
-    choose_columns,
-    find_time,
-    read_table,
-    table_rows,
-    tells_frames,
-    tells_times,
-    time_steps,
-)
+from .container_files import HDF5_ENDINGS, Hdf5Files, MatlabFiles, SafetensorsFiles
 from .options import FeatureOptions
 from .restricted_pickle import PickledArray, read_pickle
 from .rows import RawRows, as_rows, frames_from_numbers
-from .time_units import proven_unit, told_unit
+from .table_form import ParquetTables, Tables
 
-_MEASURED_TABLES = 20  # of a folder, whose steps prove the unit of time
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".npy")
 _FRAMES_LEVEL, _UTTERANCE_LEVEL = "-FRA", "-UTT"  # folders of MERBench
-
-
-class Tables(Form):
-    """One VIDEO.csv a video, with a header that names the columns."""
-
-    options = frozenset({"columns", "face", "first", "time", "unit", "offset", "missing"})
-
-    def clock(self) -> str:
-        """Returns "frame" if there are frame numbers, else "pts" if there are timestamps."""
-        table = self._first
-        if self._options.time or (tells_times(table) and not tells_frames(table)):
-            return "pts"
-        return "frame" if tells_frames(table) else ""
-
-    def _find(self) -> dict[str, Path]:
-        return self._with_suffix(".csv")
-
-    @functools.cached_property
-    def _first(self) -> Table:
-        return read_table(next(iter(self.files.values())))
-
-    @functools.cached_property
-    def columns(self) -> tuple[str, ...]:
-        """Returns the names of the feature columns, as the first table has them."""
-        return choose_columns(self._first, self._options.columns, self._options.time)
-
-    @functools.cached_property
-    def _unit(self) -> str:
-        """Returns the unit that the steps of the folder's tables prove, "" if they do not."""
-        some = [read_table(path) for path in list(self.files.values())[:_MEASURED_TABLES]]
-        if told_unit(self._options.time or find_time(some[0]), some[0].names):
-            return ""
-        return proven_unit(
-            np.concatenate([time_steps(table, self._options.time) for table in some])
-        )
-
-    def read(self, video: str) -> RawRows:
-        """Reads the rows of a video, see ``Form``."""
-        given = self._options
-        clock = given.clock or self.clock()
-        options = TableOptions(
-            face=given.face,
-            first=given.first,
-            time=given.time,
-            unit=given.unit or (self._unit if clock == "pts" else ""),
-            timed=clock == "pts",
-        )
-        return table_rows(read_table(self.files[video]), self.columns, options)
 
 
 class Pickles(Form):
@@ -180,9 +122,36 @@ FORMS: dict[str, Callable[[FeatureOptions], Form]] = {
     "npz": ArchiveFiles,
     "frames": FrameFiles,
     "csv": Tables,
+    "parquet": ParquetTables,
+    "hdf5": Hdf5Files,
+    "mat": MatlabFiles,
+    "safetensors": SafetensorsFiles,
     "hog": HogFiles,
     "merbench": MerbenchFiles,
     "pickle": Pickles,
+}
+_ENDINGS: dict[str, tuple[str, ...]] = {
+    "npy": (".npy",),
+    "npz": (".npz",),
+    "csv": TEXT_ENDINGS,
+    "parquet": PARQUET_ENDINGS,
+    "hdf5": HDF5_ENDINGS,
+    "mat": (".mat",),
+    "safetensors": (".safetensors",),
+    "hog": (".hog",),
+    "pickle": (".pkl", ".pickle"),
+}
+_FOLDERS_ONLY = ("frames", "merbench")
+# Ending -> the way to a form that is read.
+_CONVERSIONS = {
+    (".xlsx", ".xls", ".ods"): "save the sheet as CSV",
+    (".arff",): "let openSMILE write CSV: -csvoutput",
+    (".feather", ".arrow"): "pandas.read_feather(FILE).to_parquet('VIDEO.parquet')",
+    (".pt", ".pth", ".ckpt"): "safetensors.torch.save_file(state, 'VIDEO.safetensors'), or "
+    "numpy.save('VIDEO.npy', tensor.numpy())",
+    (".rds", ".rdata"): "in R: write.csv(x, 'VIDEO.csv', row.names=FALSE)",
+    (".json", ".jsonl"): "pandas.read_json(FILE).to_csv('VIDEO.csv', index=False)",
+    (".txt", ".dat"): "declare it if it is a table: form=csv",
 }
 
 
@@ -203,11 +172,11 @@ def open_form(options: FeatureOptions, *, pickles: bool) -> Form:
             file=path,
             field=options.flag,
             found="no such file or folder",
-            expected="a folder with a file per video, or a pickle",
+            expected="a folder with a file per video, or a file",
         )
     name = options.form or _detect(options)
     check_known([name], FORMS, "form", options.flag)
-    if (name == "pickle") != path.is_file():
+    if (name == "pickle" and path.is_dir()) or (name in _FOLDERS_ONLY and path.is_file()):
         raise InputError(
             "The form does not fit what is there.",
             file=path,
@@ -234,8 +203,6 @@ def finish_rows(raw: RawRows, options: FeatureOptions) -> RawRows:
 
 def _detect(options: FeatureOptions) -> str:
     path = options.path
-    if path.is_file():
-        return "pickle"
     if path.name.endswith(_UTTERANCE_LEVEL):
         raise InputError(
             "One vector per video is no stream.",
@@ -245,22 +212,44 @@ def _detect(options: FeatureOptions) -> str:
             expected=f"frame-level features, *{_FRAMES_LEVEL}",
             remedy="extract them with --feature_level=FRAME",
         )
-    suffixes = {entry.suffix for entry in entries(path) if entry.is_file()}
-    found = [form for form in ("npy", "npz", "csv", "hog") if f".{form}" in suffixes]
+    files = [entry.name.lower() for entry in entries(path) if entry.is_file()]
+    found = [form for form, endings in _ENDINGS.items() if _any_ends(files, endings)]
+    if path.is_dir() and "pickle" in found:
+        found.remove("pickle")  # one file of all videos
     if found == ["npy"] and path.name.endswith(_FRAMES_LEVEL):
         return "merbench"
-    if any(holds_frames(entry) for entry in entries(path) if entry.is_dir()):
+    if path.is_dir() and any(holds_frames(entry) for entry in entries(path) if entry.is_dir()):
         found.append("frames")
     if len(found) != 1:
         raise InputError(
             "The form of the features is unknown.",
             file=path,
             field=options.flag,
-            found="files of several forms" if found else "no files that hold features",
+            found="files of several forms" if found else _unknown_files(path, files),
             expected=f"one of {', '.join(found or FORMS)}",
-            remedy=f"declare it: form={found[0]}" if found else "correct the path",
+            remedy=f"declare it: form={found[0]}" if found else _conversion(path, files),
         )
     return found[0]
+
+
+def _any_ends(files: Iterable[str], endings: tuple[str, ...]) -> bool:
+    return any(file.endswith(endings) for file in files)
+
+
+def _unknown_files(path: Path, files: Sequence[str]) -> str:
+    if path.is_file():
+        return f"a file named *{path.suffix}"
+    return "no files that hold features" + "".join(f", but {file}" for file in files[:1])
+
+
+def _conversion(path: Path, files: Sequence[str]) -> str:
+    """Returns the way from files that are not read to a form that is."""
+    for endings, way in _CONVERSIONS.items():
+        if _any_ends(files, endings):
+            return way
+    if path.is_dir() and _any_ends(files, _ENDINGS["pickle"]):
+        return "name the pickle itself, not its folder"
+    return "correct the path, or write the features as .npy, .csv or .parquet"
 
 
 def _is_number(value: object) -> bool:

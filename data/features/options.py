@@ -30,6 +30,9 @@ class FeatureOptions:
         first: number of the first frame, 0 or 1.
         time: table column of timestamps.
         unit: the unit of timestamps, "s", "ms" or "us".
+        header: "yes" or "no", the first line of a table names its columns.
+        split: column of a table that names the video of each row.
+        empty: "drop" leaves out columns that are empty in the first table.
         key: array of an .npz file, or element of a pickled tuple.
         reduce: "flatten", "mean:1" and so on, see ``data.features.rows.as_rows``.
         missing: "zeros" if a row of zeros means that nothing was found, or "none".
@@ -50,6 +53,9 @@ class FeatureOptions:
     first: int | None
     time: str
     unit: str
+    header: str
+    split: str
+    empty: str
     key: str
     reduce: str
     missing: str
@@ -97,6 +103,9 @@ def parse_options(flag: str) -> FeatureOptions:
         first=_whole(given, "first"),
         time=given.get("time", ""),
         unit=given.get("unit", ""),
+        header=given.get("header", ""),
+        split=given.get("split", ""),
+        empty=given.get("empty", ""),
         key=given.get("key", ""),
         reduce=given.get("reduce", ""),
         missing=given.get("missing", ""),
@@ -126,8 +135,11 @@ _CHECKS: dict[str, Callable[[str], bool]] = {
     "first": _matches("[01]"),
     "time": _ANYTHING,
     "unit": _matches("s|ms|us"),
+    "header": _matches("yes|no"),
+    "split": _ANYTHING,
+    "empty": _matches("drop"),
     "key": _ANYTHING,
-    "reduce": _matches(r"flatten|mean:[1-9](\+[1-9])*"),
+    "reduce": _matches(r"flatten|squeeze|mean:[1-9](\+[1-9])*"),
     "missing": _matches("zeros|none"),
     "width": _matches(r"[1-9]\d{0,6}"),
     "modality": MODALITIES.__contains__,
@@ -139,6 +151,8 @@ _EXPECTED = {
     "face": "a face_id",
     "first": "0 or 1",
     "unit": "s, ms or us",
+    "header": "yes or no",
+    "empty": "drop",
     "reduce": "flatten, mean:1 or mean:1+2",
     "missing": "zeros or none",
     "width": "a number of columns",

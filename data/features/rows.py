@@ -46,7 +46,8 @@ def as_rows(array: np.ndarray, reduce: str, file: Path) -> np.ndarray:
     Args:
         array: real numbers, (n, ...).
         reduce: "" takes (n, D) and (n, 1, D) only; "flatten" joins all axes after the first;
-            "mean:1" averages over axis 1, "mean:1+2" over two axes, and joins what is left.
+            "mean:1" averages over axis 1, "mean:1+2" over two axes, and joins what is left;
+            "squeeze" takes the only element of a leading axis, a batch of one.
         file: the file that messages name.
 
     Raises:
@@ -61,6 +62,8 @@ def as_rows(array: np.ndarray, reduce: str, file: Path) -> np.ndarray:
             expected="(rows, columns), both at least 1",
             remedy="extract a vector per row; one vector per video is no stream",
         )
+    if reduce == "squeeze" and array.ndim > 2 and len(array) == 1:
+        array, reduce = array[0], ""
     kept = 2 + sum(length > 1 for length in array.shape[1:-1])
     if reduce.startswith("mean:"):
         axes = tuple(int(axis) for axis in reduce.removeprefix("mean:").split("+"))
@@ -75,14 +78,16 @@ def as_rows(array: np.ndarray, reduce: str, file: Path) -> np.ndarray:
             )
         with np.errstate(invalid="ignore", over="ignore"):
             array = array.mean(axis=axes, dtype=np.float32)
-    elif not reduce and kept > 2:
+    elif reduce in ("", "squeeze") and kept > 2:
         raise InputError(
             "Rows of features have several axes.",
             file=file,
             field="array",
             found=f"shape {array.shape}",
             expected="(rows, columns)",
-            remedy="say how a row becomes a vector: reduce=flatten or reduce=mean:1",
+            remedy=f"if this is a batch of one with {array.shape[1]} rows: reduce=squeeze"
+            if len(array) == 1 and array.ndim == 3
+            else "say how a row becomes a vector: reduce=flatten or reduce=mean:1",
         )
     rows_ND = array.reshape(len(array), -1)
     if rows_ND.dtype != np.float16 and rows_ND.dtype != np.float32:

@@ -10,6 +10,8 @@ import numpy as np
 
 from emojax.errors import InputError
 
+from ..tabular.cell_table import plain
+
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 # Rows of features are between a millisecond and a hundred seconds apart.
 _LEAST_STEP, _MOST_STEP = 0.99e-3, 100.0
@@ -21,14 +23,21 @@ def told_unit(column: str, names: Iterable[str]) -> str:
     """Returns the unit that a column's name or its tool tells, or "".
 
     MuSe's tables, with ``timestamp`` and ``segment_id``, count milliseconds; OpenFace's, with
-    ``timestamp`` and ``success``, count seconds.
+    ``timestamp`` and ``success``, and openSMILE's, with ``frameTime``, count seconds.
     """
+    names = {plain(name) for name in names}
+    if plain(column) in ("seconds", "timeinseconds", "timesec", "timeseconds"):
+        return "s"
+    if plain(column) == "milliseconds":
+        return "ms"
     ending = re.search(_ENDING.pattern + r"$", column.lower())
     if ending:
         return {"s": "s", "m": "ms", "u": "us"}[ending[1][0]]
-    if column == "timestamp" and "segment_id" in names:
+    if plain(column) == "timestamp" and "segmentid" in names:
         return "ms"
-    return "s" if column == "timestamp" and "success" in names else ""
+    if plain(column) == "timestamp" and "success" in names:
+        return "s"
+    return "s" if plain(column) == "frametime" and "frameindex" in names else ""
 
 
 def proven_unit(steps_N: np.ndarray) -> str:

@@ -139,7 +139,7 @@ def read_entries(
     rows: Sequence[Mapping[str, Any]],
     shards: Sequence[Mapping[str, Any]],
     streams: Mapping[str, StreamSpec],
-    itemsize: int,
+    dtypes: Mapping[str, np.dtype],
     folder: Path,
 ) -> tuple[VideoEntry, ...]:
     """Reads the videos of ``index.json``.
@@ -148,7 +148,7 @@ def read_entries(
         rows: the rows of the index.
         shards: the shards of ``dataset.json``.
         streams: the streams of the store.
-        itemsize: bytes of a number of a stream's row.
+        dtypes: the dtype of each stream's rows.
         folder: the folder of the store, named in errors.
 
     Raises:
@@ -164,7 +164,7 @@ def read_entries(
             raise _unlike(entry, file, "A record lies outside its shard.",
                           f"bytes {entry.offset} to {end}", f"within 0 to {there}")  # fmt: skip
         least = entry.num_frames * _TIME_BYTES + sum(
-            count * (streams[name].width * itemsize + _TIME_BYTES + _VALID_BYTES)
+            count * (streams[name].width * dtypes[name].itemsize + _TIME_BYTES + _VALID_BYTES)
             for name, count in entry.rows.items()
         )
         if entry.length < least:

@@ -167,6 +167,34 @@ def official_and_blocks(
     return folds
 
 
+def rotating_blocks(
+    videos: Sequence[tuple[str, str, str]],
+    k: int,
+    seed: int = 0,
+    classes: Mapping[str, np.ndarray] | None = None,
+) -> list[Fold]:
+    """Makes k folds for videos without an official validation: block i validates in fold i.
+
+    Args:
+        videos: (name, source video or person, partition) of each video; those of partition
+            "train" are dealt, source by source.
+        k: number of folds, at least 2.
+        seed: the seed of the order in which sources are dealt.
+        classes: video name -> (classes,) number of annotated frames of each class.
+
+    Raises:
+        InputError: there are fewer sources than folds.
+    """
+    source_of = {name: source for name, source, part in videos if part == "train"}
+    test = tuple(name for name, _, part in videos if part == "test")
+    folds = []
+    for number, block in enumerate(_blocks(source_of, k, seed, classes)):
+        train = tuple(name for name, source in source_of.items() if source not in block)
+        held = tuple(name for name, source in source_of.items() if source in block)
+        folds.append(Fold(str(number), train, held, test))
+    return folds
+
+
 def rolled_blocks(videos: Sequence[tuple[str, str, str]], k: int = 6) -> list[Fold]:
     """Makes the folds of RJCMA's public code (``dataset.py``, ``base/dataset.py``).
 

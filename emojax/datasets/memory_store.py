@@ -46,8 +46,8 @@ class MemoryStore(Store):
         self.path = Path("arrays in memory")  # named in errors
         self.name, self.dtype, self.tasks = name, dtype, tuple(tasks)
         self.streams = {spec.name: spec for spec in streams}
-        stored = np.dtype(dtype).newbyteorder("<")
-        self._records = [conform(video, streams, tasks, stored) for video in videos]
+        self.row_dtypes = {name: np.dtype(dtype).newbyteorder("<") for name in self.streams}
+        self._records = [conform(video, streams, tasks, self.row_dtypes) for video in videos]
         # No file has it, so no run takes this for the store that it was trained on.
         self.metadata: dict[str, Any] = {"name": name, "checksum": "", "folds": {}}
         self.folds = {}

@@ -100,7 +100,7 @@ def from_features(
     buffer: memoryview,
     fields: Mapping[str, tuple[int, int]],
     streams: Sequence[StreamSpec],
-    dtype: np.dtype,
+    dtypes: Mapping[str, np.dtype],
 ) -> VideoRecord:
     """Rebuilds a video whose arrays are views of ``buffer``.
 
@@ -108,7 +108,7 @@ def from_features(
         buffer: what the offsets count from, for instance a whole mapped shard.
         fields: feature name -> (offset, length) in ``buffer``.
         streams: the streams that the record holds.
-        dtype: the dtype of the stream rows.
+        dtypes: the dtype of each stream's rows.
 
     Raises:
         KeyError, ValueError: a feature is absent or its length cannot be right.
@@ -125,7 +125,7 @@ def from_features(
 
     data = {
         spec.name: StreamRows(
-            rows_ND=array(f"streams/{spec.name}/rows", dtype, spec.width),
+            rows_ND=array(f"streams/{spec.name}/rows", dtypes[spec.name], spec.width),
             pts_N=array(f"streams/{spec.name}/pts", "<f8"),
             valid_N=array(f"streams/{spec.name}/valid", "?"),
         )

@@ -91,7 +91,9 @@ def obstacle(store: Store, spec: WindowSpec, videos: Sequence[str] | None = None
 def resident_bytes(store: Store, videos: Sequence[str], spec: WindowSpec) -> int:
     """Computes the exact bytes of what ``load_resident`` returns, from the index alone."""
     ticks, rows = _counts(store, videos, spec)
-    of_row = {name: store.streams[name].width * np.dtype(store.dtype).itemsize + 1 for name in rows}
+    of_row = {
+        name: store.streams[name].width * store.row_dtypes[name].itemsize + 1 for name in rows
+    }
     of_tick = sum(TASKS[task].columns * (4 + 1) for task in spec.tasks)
     tables = 4 * len(store.videos) * (2 + len(spec.streams))
     return sum(rows[name] * of_row[name] for name in rows) + ticks * of_tick + tables
@@ -155,9 +157,12 @@ def load_resident(
     numbers = _numbers(store, videos)
     ticks, rows = _counts(store, videos, spec)
     places = {name: _Places.of(spec, name) for name in spec.streams}
-    dtype, count = np.dtype(store.dtype), len(store.videos)
+    count = len(store.videos)
     data = ResidentData(
-        streams={n: np.zeros((rows[n], store.streams[n].width), dtype) for n in spec.streams},
+        streams={
+            n: np.zeros((rows[n], store.streams[n].width), store.row_dtypes[n].newbyteorder("="))
+            for n in spec.streams
+        },
         stream_valid={n: np.zeros(rows[n], bool) for n in spec.streams},
         labels={t: np.zeros((ticks, TASKS[t].columns), np.float32) for t in spec.tasks},
         label_mask={t: np.zeros((ticks, TASKS[t].columns), bool) for t in spec.tasks},

@@ -27,6 +27,7 @@ from emojax.datasets.store import DATASET_FILE, DTYPES, INDEX_FILE
 from emojax.datasets.store_checks import check_known, check_name, check_stored
 from emojax.datasets.tfrecord import HEADER_BYTES, check_record, locate_fields
 from emojax.errors import InputError
+from emojax.ops.own_tasks import declare_tasks
 from emojax.specs import TASKS
 
 # Columns whose deviation is below this fraction of their mean are constants plus rounding.
@@ -52,7 +53,8 @@ class Store:
     Attributes:
         metadata: ``dataset.json``.
         name: the name of the data set.
-        dtype: the dtype of stream rows.
+        dtype: the dtype of stream rows, unless ``row_dtypes`` says otherwise.
+        row_dtypes: stream -> the dtype of its rows.
         streams: stream name -> specification.
         tasks: the tasks that videos may be labelled for.
         videos: entries in the order of ``read``.
@@ -79,9 +81,8 @@ class Store:
             self._describe(self.metadata)
         self._check_shards(index)
         with _reading(self.path / INDEX_FILE):
-            itemsize = self._row_dtype.itemsize
             self.videos = read_entries(
-                index["videos"], self._shards, self.streams, itemsize, self.path
+                index["videos"], self._shards, self.streams, self.row_dtypes, self.path
             )
             self._number = {video.name: i for i, video in enumerate(self.videos)}
             self._check_videos()
@@ -158,7 +159,7 @@ class Store:
             with self._locks[entry.shard]:
                 shard = self._map(entry.shard)
                 fields = self._fields[i] = self._fields[i] or self._verify(entry, shard)
-        return from_features(shard, fields, tuple(self.streams.values()), self._row_dtype)
+        return from_features(shard, fields, tuple(self.streams.values()), self.row_dtypes)
 
     def fold(self, name: str) -> Fold:
         """Returns a fold by name.
@@ -209,11 +210,17 @@ class Store:
         check_name(metadata["name"], "name of the store", file)
         self.name: str = metadata["name"]
         self.streams = read_streams(metadata["streams"])
+        declare_tasks(metadata.get("own_tasks", {}))
         self.tasks: tuple[str, ...] = tuple(metadata["tasks"])
         check_known(self.tasks, TASKS, "task", "tasks", file)
         check_known([metadata["dtype"]], DTYPES, "dtype", "dtype", file)
         self.dtype: str = metadata["dtype"]
-        self._row_dtype = np.dtype(self.dtype).newbyteorder("<")
+        other = metadata.get("dtypes", {})
+        check_known(other, self.streams, "stream", "dtypes", file)
+        check_known(other.values(), DTYPES, "dtype", "dtypes", file)
+        self.row_dtypes = {
+            name: np.dtype(other.get(name, self.dtype)).newbyteorder("<") for name in self.streams
+        }
         self.partitions = read_partitions(metadata["partitions"])
         names = (name for part in self.partitions.values() for name in part)
         self.folds = read_folds(metadata["folds"], self.streams, names)
@@ -296,7 +303,7 @@ class Store:
         with _reading(file):
             located = locate_fields(shard[start : start + entry.length])
             fields = {key: (start + offset, size) for key, (offset, size) in located.items()}
-            record = from_features(shard, fields, tuple(self.streams.values()), self._row_dtype)
+            record = from_features(shard, fields, tuple(self.streams.values()), self.row_dtypes)
             check_stored(record, self.tasks)
         found = (record.name, record.source_video, record.partition, record.num_frames)
         expected = (entry.name, entry.source_video, entry.partition, entry.num_frames)

@@ -17,7 +17,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -38,6 +38,7 @@ from emojax.datasets.store_checks import (
 )
 from emojax.datasets.tfrecord import FRAME_BYTES, encode_example, frame_record
 from emojax.errors import InputError, writing
+from emojax.ops.own_tasks import described_tasks
 from emojax.specs import TASKS, StreamSpec
 
 DATASET_FILE = "dataset.json"
@@ -57,6 +58,7 @@ class StoreWriter:
         streams: the streams that every video holds.
         tasks: the tasks that videos may be labelled for.
         dtype: the dtype of stream rows, "float16" or "float32".
+        wide: streams whose rows are float32 whatever ``dtype`` is.
         videos_per_shard: records in one file.
         description: free text.
         builder: a record of the build (command, options, seed), JSON values.
@@ -75,6 +77,7 @@ class StoreWriter:
         streams: Sequence[StreamSpec],
         tasks: Sequence[str],
         dtype: str = "float16",
+        wide: Collection[str] = (),
         videos_per_shard: int = 16,
         description: str = "",
         builder: Mapping[str, Any] | None = None,
@@ -96,7 +99,12 @@ class StoreWriter:
                 expected="at least 1",
             )
         self._tasks = tuple(dict.fromkeys(tasks))
-        self._dtype = np.dtype(dtype).newbyteorder("<")
+        check_known(wide, [spec.name for spec in streams], "stream", "wide streams of the store")
+        self._dtype = dtype
+        self._dtypes = {
+            spec.name: np.dtype("float32" if spec.name in wide else dtype).newbyteorder("<")
+            for spec in streams
+        }
         self._videos_per_shard = videos_per_shard
         self._about = {"name": name, "description": description}
         # Through JSON at once, so that values that JSON cannot hold fail before the build.
@@ -152,7 +160,7 @@ class StoreWriter:
             MachineError: the disk is full, or cannot be written to for another reason.
         """
         self._building()
-        record = conform(record, self._streams, self._tasks, self._dtype)
+        record = conform(record, self._streams, self._tasks, self._dtypes)
         if record.name in self._moments:
             raise InputError(
                 "A video was added twice.",
@@ -218,7 +226,8 @@ class StoreWriter:
         content = {
             **self._about,
             **self._origin,
-            "dtype": self._dtype.name,
+            "dtype": self._dtype,
+            **{key: value for key, value in self._optional().items() if value},
             "streams": [dataclasses.asdict(spec) for spec in self._streams],
             "tasks": list(self._tasks),
             "counts": self._counts(),
@@ -297,6 +306,10 @@ class StoreWriter:
             "mean": merged.mean_D.tolist(),
             "std": merged.std.tolist(),
         }
+
+    def _optional(self) -> dict[str, Any]:
+        wide = {name: of.name for name, of in self._dtypes.items() if of.name != self._dtype}
+        return {"dtypes": wide, "own_tasks": described_tasks(self._tasks)}
 
     def _counts(self) -> dict[str, Any]:
         partitions: dict[str, Any] = {}

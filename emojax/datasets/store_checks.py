@@ -20,7 +20,10 @@ _MAX_TIME = 1e12
 
 
 def conform(
-    record: VideoRecord, streams: Sequence[StreamSpec], tasks: Sequence[str], dtype: np.dtype
+    record: VideoRecord,
+    streams: Sequence[StreamSpec],
+    tasks: Sequence[str],
+    dtypes: Mapping[str, np.dtype],
 ) -> VideoRecord:
     """Returns the same video in stored dtypes, with zeros in rows that are not valid.
 
@@ -28,7 +31,7 @@ def conform(
         record: the video as a builder made it.
         streams: the streams that it must hold, exactly.
         tasks: the tasks that it may have labels and references for.
-        dtype: the dtype of stream rows in the store.
+        dtypes: the dtype of each stream's rows in the store.
 
     Raises:
         InputError: the video does not fit the store; the field names the video and the stream,
@@ -83,8 +86,8 @@ def conform(
         partition=record.partition,
         pts_N=pts_N,
         streams={
-            name: _stream(record.streams[name], spec, dtype, f"stream {name} of {record.name}")
-            for name, spec in known.items()
+            name: _stream(data, known[name], dtypes[name], f"stream {name} of {record.name}")
+            for name, data in ((name, record.streams[name]) for name in known)
         },
         labels={
             task: _labels(values, TASKS[task], len(pts_N), f"labels {task} of {record.name}")

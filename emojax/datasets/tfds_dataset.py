@@ -172,10 +172,11 @@ def _features(tfds: Any, store: Store, references: References) -> Any:
 
     streams = {}
     for spec in store.streams.values():
+        dtype = store.row_dtypes[spec.name].name
         clock = "one row per frame" if spec.rate is None else f"{spec.rate:g} rows per second"
         streams[spec.name] = group(
             {
-                "rows": array(store.dtype, "features, zeros where not valid", spec.width),
+                "rows": array(dtype, "features, zeros where not valid", spec.width),
                 "pts": array("float64", "seconds, the instant each row describes"),
                 "valid": array("bool", "False where the extractor found nothing"),
             },

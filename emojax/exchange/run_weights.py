@@ -30,6 +30,7 @@ from emojax.core.state import named_leaves
 from emojax.datasets.source import Store
 from emojax.errors import InputError
 from emojax.exchange.weight_files import TensorFile, as_float32, read_tensors, write_tensors
+from emojax.ops.own_tasks import declare_tasks, described_tasks
 from emojax.ops.tasks import TASK_OPS
 from emojax.prediction.trained_run import TrainedRun, open_run, stored, stored_session
 from emojax.rundir.checkpoint import Checkpoints, describe
@@ -113,7 +114,9 @@ def export_replica(run: TrainedRun, index: int, path: str | Path) -> int:
         "step": run.step,
         "store": {"name": Path(run.store_path).name, "checksum": run.store_checksum},
     }
-    return write_tensors(path, tensors, {key: json.dumps(metadata[key]) for key in _KEYS})
+    told = {key: json.dumps(metadata[key]) for key in _KEYS}
+    own = described_tasks(session.tasks)
+    return write_tensors(path, tensors, told | ({"own_tasks": json.dumps(own)} if own else {}))
 
 
 def read_replica(path: str | Path) -> ReplicaFile:
@@ -130,6 +133,7 @@ def read_replica(path: str | Path) -> ReplicaFile:
         values = {key: json.loads(file.metadata[key]) for key in _KEYS}
         if values["format"] != FORMAT:
             raise ValueError(f"format {values['format']!r}")
+        declare_tasks(json.loads(file.metadata.get("own_tasks", "{}")))
         return ReplicaFile(
             file,
             dict(values["config"]),

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from emojax.datasets.documents import canonical_checksum
+from emojax.ops.own_tasks import declare_tasks
 from emojax.rundir.checksums import ALGORITHM, array_checksums
 
 FORMAT_VERSION = 2
@@ -85,13 +86,14 @@ def make_document(step: int, state: Any, meta: Mapping[str, Any], score: float) 
 
 
 def read_document(document: Any, step: int) -> Document:
-    """Checks a JSON item and takes it apart.
+    """Checks a JSON item, takes it apart, and makes the run's own tasks known.
 
     Args:
         document: the content of the file.
         step: the step that the file's folder is named after.
 
     Raises:
+        InputError: a task of the run has the name of another task.
         DamagedError: the document differs from the one that ``make_document`` built for this step.
     """
     if not isinstance(document, dict):
@@ -116,6 +118,10 @@ def read_document(document: Any, step: int) -> Document:
         if not good(value):
             raise DamagedError(key, repr(value)[:80], expected)
     _check_kinds(content["meta"])
+    try:
+        declare_tasks(content["meta"].get("own_tasks", {}))
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise DamagedError("meta, own_tasks", str(error)[:80], "tasks as they were") from error
     arrays = content["arrays"] if content.get("algorithm") == ALGORITHM else None
     return Document(content["meta"], content["score"], arrays)
 

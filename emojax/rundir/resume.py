@@ -17,6 +17,7 @@ from emojax.core.schedule import ScheduleState
 from emojax.core.session import Session
 from emojax.datasets.source import Store
 from emojax.errors import InputError
+from emojax.ops.own_tasks import described_tasks
 from emojax.rundir.workdir import empty_folder
 
 
@@ -43,6 +44,7 @@ def run_meta(
         "config": as_plain(session.config),
         "streams": {name: dataclasses.asdict(s) for name, s in session.streams.items()},
         "tasks": list(session.tasks),
+        "own_tasks": described_tasks(session.tasks),
         "replicas": [dataclasses.asdict(replica) for replica in session.replicas],
         "store": {
             "name": store.name,
