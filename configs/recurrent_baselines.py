@@ -68,7 +68,9 @@ def vggface_rnn_av() -> ConfigDict:
     config.model.name = "recurrent_baselines"
     config.model.hidden = ConfigDict()
     config.model.hidden.vggface = 4096  # "FC layer dimension of 4096", section 4.5
+    config.model.hidden.default = 0  # of any other stream: no FC layer
     config.model.recurrent = ConfigDict()
+    config.model.recurrent.default = (128, 128)
     config.model.recurrent.vggface = (128, 128)  # "two ... layers, each ... 128 nodes", 4.5
     config.model.recurrent.compare_lld = (128, 128)  # "two GRU layers", section 4.5; width ours
     config.model.fused = (128, 128)  # "two additional GRU layers", section 4.5; width ours

@@ -141,8 +141,11 @@ def build(
         made = []
         if any(part == "train" for _, _, part in described):
             made = folds_of(described, table, folds, seed=seed, classes=classes or None)
-        elif labels:
-            lines.append("warning: no video trains, so the store has no folds and only predicts")
+        if labels and not made:
+            lines.append(
+                "warning: the store has no folds and cannot train: fewer than two people or "
+                "recordings have labels"
+            )
         writer.finish(made)
     save_report(report, Path(out))
     say(report_table(report))

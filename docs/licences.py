@@ -38,6 +38,7 @@ READ = {
     "kiwisolver": "BSD-3-Clause",
     "matplotlib": "PSF-2.0 (matplotlib's own)",
     "nest-asyncio": "BSD-2-Clause",
+    "pympi-ling": "MIT",
     "scipy": "BSD-3-Clause",
     "simple-parsing": "MIT",
     "uvloop": "MIT OR Apache-2.0",

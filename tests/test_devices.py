@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emojax.core import devices
-from emojax.core.devices import Layout, join_processes, layout_lines, make_layout
+from emojax.core.devices import Layout, join_processes, layout_lines, make_layout, start_devices
 from emojax.core.session import build_session
 from emojax.datasets.pipeline import (
     LoadWindow,
@@ -23,7 +26,10 @@ from emojax.datasets.pipeline import (
 from emojax.datasets.source import Store
 from emojax.datasets.window_spec import WindowSpec
 from emojax.errors import InputError
+from emojax.rundir.checkpoint import Checkpoints
+from tests.refusals import refused
 from tests.small_store import build_small_store, small_config
+from tests.training_runs import subprocess_environment
 
 SPEC = WindowSpec(("ir50", "vggish"), ("va",), window=16, stride=10, random_offset=True)
 
@@ -222,3 +228,51 @@ def test_layouts_of_one_process_share_nothing() -> None:
     layout: Layout = make_layout(2, 4, jax.devices())
     assert not layout.shared
     assert layout.rows(4) == range(4)
+
+
+@pytest.mark.parametrize("failure", [AssertionError(), RuntimeError("Unable to initialize 'tpu'")])
+def test_devices_that_do_not_start_are_the_machine_s_fault(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No checkpoint is called damaged because JAX finds no device."""
+
+    def fail() -> int:
+        raise failure
+
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(jax, "process_index", fail)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with refused(field="JAX_PLATFORMS", found="cuda", remedy="unset"):
+        start_devices()
+    with refused(field="JAX_PLATFORMS"):
+        Checkpoints(tmp_path / "run", read_only=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["emojax.predict", "--checkpoint=RUN", "--out=OUT"],
+        ["emojax.evaluate", "--checkpoint=RUN"],
+        ["emojax.analyse", "mechanisms", "--checkpoint=RUN"],
+        ["emojax.weights", "export", "--checkpoint=RUN", "--out=OUT/w.safetensors"],
+        ["emojax.train", "--config=lfan", "--workdir=OUT/run"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_say_that_a_device_is_missing(command: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints" / "1").mkdir(parents=True)
+    (run / "checkpoints" / "1" / "x").write_text("kept")
+    words = [word.replace("RUN", str(run)).replace("OUT", str(tmp_path)) for word in command]
+    environment = {**subprocess_environment(), "JAX_PLATFORMS": "cuda"}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=Path(__file__).parents[1], env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "JAX_PLATFORMS" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "overwrite" not in done.stderr
+    assert (run / "checkpoints" / "1" / "x").read_text() == "kept"

@@ -221,7 +221,7 @@ class LabelSource:
                 )
             for segment in tiers[known[name.casefold()]]:
                 value: float | str = cell_value(segment.text, self._options)
-                if isinstance(value, str) and task.kind == "binary":
+                if task.kind == "binary" and (isinstance(value, str) or not segment.text):
                     value, elsewhere = 1.0, 0.0  # a segment says that the unit is there
                 if isinstance(value, str):
                     raise self._bad_segment(path, name, segment, value)

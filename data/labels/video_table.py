@@ -93,7 +93,7 @@ def folds_of(
     Args:
         described: (name, source video or person, partition) of each video.
         rows: the table of videos, or nothing.
-        scheme: ``--folds``; "" for the official fold, or five blocks.
+        scheme: ``--folds``; "" for the official fold, or five blocks; none for a single person.
         seed: the seed of the blocks.
         classes: video -> (classes,) annotated frames of each class, to make blocks even.
 
@@ -126,6 +126,8 @@ def folds_of(
         return make_folds(scheme or "official", described, seed=seed, classes=classes)
     kind, count = parse_scheme(scheme) if scheme else ("blocks", _USUAL_FOLDS)
     groups = {source for _, source, part in described if part == "train"}
+    if not scheme and len(groups) < 2:
+        return []
     if not scheme:
         count = min(count, len(groups))
     if kind != "blocks" or count < 2 or count > len(groups):

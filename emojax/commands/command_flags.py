@@ -31,6 +31,7 @@ class _ConfigByName(ConfigFileFlagParser):
         config = super().parse(find_config(path))
         if isinstance(config, ConfigDict):
             _add_stream_keys(config, sys.argv[1:])
+            _follow_tasks(config, sys.argv[1:])
         return config
 
 
@@ -68,6 +69,24 @@ def _add_stream_keys(config: ConfigDict, words: Sequence[str]) -> None:
             continue
         with config.unlocked():
             table[match["name"]] = example
+
+
+def _follow_tasks(config: ConfigDict, words: Sequence[str]) -> None:
+    """Gives a configuration one model of all targets if flags name other tasks, in place.
+
+    Its own targets are those of the file's tasks. Losses and selections of the new tasks are the
+    defaults of their kind, unless the file or a flag has them.
+
+    Args:
+        config: the configuration of a file.
+        words: the arguments of the command.
+    """
+    given = {word.partition("=")[0].lstrip("-"): word.partition("=")[2] for word in words}
+    named = given.get(f"{_CONFIG}.data.tasks")
+    if named is None or f"{_CONFIG}.replicas.targets" in given or "replicas" not in config:
+        return
+    if {*re.findall(r"\w+", named)} != {*config.data.tasks}:
+        config.replicas.targets = ("all",)
 
 
 class Flags:

@@ -342,12 +342,38 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def start_devices() -> None:
+    """Starts the devices that ``JAX_PLATFORMS`` asks for, or those that JAX finds.
+
+    Raises:
+        InputError: JAX cannot start them; a fault of the machine, not of a run or a store.
+    """
+    try:
+        jax.process_index()
+    # JAX raises a bare AssertionError where a GPU is asked for and its plugin is not installed.
+    except (RuntimeError, AssertionError) as error:
+        text = str(error).strip()
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise InputError(
+            "JAX cannot start the devices of this machine.",
+            field="JAX_PLATFORMS",
+            found=f"{asked or 'nothing'}: {text.splitlines()[0][:200] if text else 'not here'}",
+            expected="a kind of device that is here and for which JAX is installed, such as cpu",
+            remedy="unset JAX_PLATFORMS, or install JAX for these devices: pip install "
+            '"jax[cuda12]" or "jax[tpu]"',
+        ) from error
+
+
 def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, so that the second run starts at once.
+    """Starts the devices, and keeps compiled programs so that the second run starts at once.
 
     The folder is ``JAX_COMPILATION_CACHE_DIR`` if set, else ``~/.cache/emojax/compiled``.
+
+    Raises:
+        InputError: see ``start_devices``.
     """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         folder = Path.home() / ".cache" / "emojax" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    start_devices()

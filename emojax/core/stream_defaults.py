@@ -16,7 +16,8 @@ def complete_streams(model: Mapping[str, Any], streams: Sequence[str]) -> dict[s
 
     Args:
         model: ``config.model``. An empty ``leader`` or ``anchor`` becomes the first stream. A
-            mapping with the key "default" gets an entry for each stream that has none.
+            mapping with the key "default" gets an entry for each stream that has none, and loses
+            those of other streams.
         streams: ``config.data.streams``.
 
     Returns:
@@ -30,7 +31,7 @@ def complete_streams(model: Mapping[str, Any], streams: Sequence[str]) -> dict[s
         if field in LEADING and value == "" and streams:
             found[field] = streams[0]
         elif isinstance(value, Mapping) and DEFAULT in value:
-            entries = {name: entry for name, entry in value.items() if name != DEFAULT}
+            entries = {name: entry for name, entry in value.items() if name in streams}
             missing = {name: value[DEFAULT] for name in streams if name not in entries}
             found[field] = entries | missing
         else:

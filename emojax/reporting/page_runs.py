@@ -11,6 +11,7 @@ from typing import Any
 
 from emojax.config_reading import flatten
 from emojax.errors import InputError
+from emojax.ops.own_tasks import declare_tasks
 from emojax.reporting.timelines import TIMELINES_FILE, VideoTimeline, read_timelines
 from emojax.rundir.metric_log import METRICS_FILE, read_metrics
 from emojax.scoring.fold_scores import POOLED
@@ -139,9 +140,18 @@ def _read(workdir: Path, name: str, partition: str) -> ReportedRun:
         videos=read_timelines(folder / TIMELINES_FILE),
         pictures=study_pictures(workdir, partition),
     )
+    _declare(document, folder / "scores.json", remedy)
     if {video.fold for video in run.videos} != set(document["folds"]):
         raise _unreadable(folder / "scores.json", "other folds than in " + TIMELINES_FILE, remedy)
     return run
+
+
+def _declare(document: dict[str, Any], path: Path, remedy: str) -> None:
+    """Makes the tasks known that are not emojax's own."""
+    try:
+        declare_tasks(document.get("own_tasks", {}))
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise _unreadable(path, f"own_tasks: {error}"[:80], remedy) from error
 
 
 def study_pictures(workdir: Path, partition: str) -> list[Path]:

@@ -23,6 +23,7 @@ from emojax.datasets.source import Store
 from emojax.errors import writing
 from emojax.ops.decisions import DECISION_RULES
 from emojax.ops.json_values import json_values
+from emojax.ops.own_tasks import described_tasks
 from emojax.ops.tasks import TASK_OPS
 from emojax.reporting.page import write_page
 from emojax.reporting.page_runs import ReportedRun, study_pictures
@@ -122,7 +123,9 @@ def _document(
         for result in results
         if result.decisions
     }
-    return document | ({"decisions": decisions} if decisions else {})
+    document |= {"decisions": decisions} if decisions else {}
+    own = described_tasks(tasks)
+    return document | ({"own_tasks": own} if own else {})
 
 
 def _data(

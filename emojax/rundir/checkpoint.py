@@ -27,6 +27,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from emojax.core.devices import start_devices
 from emojax.errors import InputError, Stopped, machine_error, writing
 from emojax.rundir import orbax_noise
 from emojax.rundir.checkpoint_document import (
@@ -76,6 +77,8 @@ class Checkpoints:
         self.folder = Path(workdir).resolve() / FOLDER
         self._read_only = read_only
         orbax_noise.silence()
+        # Orbax asks for devices; without them no checkpoint can be read, however sound it is.
+        start_devices()
         if read_only and not self.folder.is_dir():
             raise InputError(
                 "The folder has no checkpoint.",
@@ -216,13 +219,13 @@ class Checkpoints:
         folder = self.folder if step is None else self.folder / str(step)
         others = [str(other) for other in _step_names(self.folder) if other != step]
         if step is None or not others:
-            remedy = "copy the run again, or train again with --overwrite"
+            remedy = "copy the run again, or train again into another --workdir"
         elif self._read_only:
             remedy = f"use another saved step, such as --step={others[-1]} (there are "
             remedy += f"{', '.join(others)}), or copy the run again"
         else:
-            remedy = f"copy the run again, or delete the folder {folder}: the same command then "
-            remedy += f"continues from step {others[-1]}"
+            remedy = f"copy the run again, or move the folder {folder} out of the run: the same "
+            remedy += f"command then continues from step {others[-1]}"
         return InputError(
             "The checkpoint is damaged.",
             file=folder,

@@ -170,7 +170,7 @@ def check_trained(
             field="replicas",
             found=named(lost_R),
             expected="finite losses and predictions",
-            remedy=f"{remedy}, and use --overwrite or a new --workdir{seen}",
+            remedy=f"{remedy}, and use a new --workdir{seen}",
         )
     if late_R.any():
         raise InputError(

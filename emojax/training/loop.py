@@ -382,7 +382,7 @@ class Trainer:
         opened.enter_context(progress)
         initialised = self.initialisation.lines() if self.initialisation else ()
         begins = beginning(done, self._total_steps, size)
-        for line in (*self._lines, *initialised, begins):
+        for line in (*self._lines, *self._validation.warnings, *initialised, begins):
             progress.note(line)
         return progress
 

@@ -13,6 +13,7 @@ from emojax.prediction.predictor import Predictions, Predictor, read_annotations
 from emojax.training.feeds import Feed
 from emojax.training.groups import Group
 from emojax.training.interruption import StopRequest
+from emojax.training.label_checks import check_labels
 
 
 class Validation:
@@ -20,12 +21,16 @@ class Validation:
 
     Attributes:
         truths: for each fold, task -> annotations.
+        warnings: lines about classes that are missing.
 
     Args:
         session: the session of all replicas.
         store: the store with the videos.
         feed: the feed of the training, whose resident data are used here, too.
         stop: the request to stop, which is checked before every batch.
+
+    Raises:
+        InputError: no frame of a fold's validation or training videos is annotated.
     """
 
     def __init__(self, session: Session, store: Store, feed: Feed, stop: StopRequest) -> None:
@@ -38,6 +43,7 @@ class Validation:
             }
             for name in session.folds.keys
         ]
+        self.warnings = check_labels(session, store, self.truths)
         self._predictors: dict[tuple[int, ...], Predictor] = {}
 
     def __call__(
