@@ -54,7 +54,14 @@ from .annotations.mismatches import (
     read_stream,
 )
 from .annotations.partitions import LabelledVideo, merge_tasks, read_test_list
-from .builder import Precision, define_store_flags, is_tenth, report_store
+from .builder import (
+    Precision,
+    define_lag_flag,
+    define_store_flags,
+    is_tenth,
+    report_store,
+    say_lags,
+)
 from .features.feature_sources import FeatureSource, parse_features
 
 REPORT = "alignment"
@@ -349,6 +356,7 @@ def define_flags(define: cli.Flags) -> None:
         "features", None, "STREAM=FOLDER[,clock=...][,...], once per stream.", required=True
     )
     define_store_flags(define)
+    define_lag_flag(define)
     define.list(
         "tasks", ["va"], "Some of va, expr and au; a single one has its official partition."
     )
@@ -389,6 +397,8 @@ def main(given: flags.FlagValues) -> None:
             line, markup=False, highlight=False, soft_wrap=isinstance(line, str)
         ),
     )
+    if given.check_lag:
+        say_lags(given.out, cli.say)
     report_store(given.out)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from emojax.commands import cli
 from emojax.datasets.folds import Fold
+from emojax.datasets.lags import check_lags, lag_lines
 from emojax.datasets.record import StreamRows, VideoRecord
+from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
 
@@ -114,6 +116,25 @@ class Precision:
                     "deviation; build the store again with --dtype=float32"
                 )
         return lines
+
+
+def define_lag_flag(define: cli.Flags) -> None:
+    """Defines ``--check_lag``."""
+    define.bool("check_lag", False, "Afterwards, look for videos whose labels are shifted.")
+
+
+def say_lags(out: str | Path, say: Callable[[str], None]) -> None:
+    """Says which videos of a finished store have shifted labels or streams, for each task."""
+    store = Store(out)
+    for task in store.tasks:
+        try:
+            lags = check_lags(store, task)
+        except InputError as error:  # too few labels; the store itself is sound
+            say(f"note: lags of {task} were not checked: {error.details['found']}")
+            continue
+        lines = lag_lines(lags) or [f"lags of {task}: no video stands out"]
+        for line in lines:
+            say(line)
 
 
 def write_videos(writer: StoreWriter, videos: Iterable[VideoRecord], folds: Sequence[Fold]) -> None:

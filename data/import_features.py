@@ -29,7 +29,7 @@ from emojax.datasets.store import StoreWriter
 from emojax.errors import InputError
 
 from .annotations.mismatches import parse_limit
-from .builder import Precision, define_store_flags, report_store
+from .builder import Precision, define_lag_flag, define_store_flags, report_store, say_lags
 from .features.feature_sources import FeatureSource, VideoFrames, parse_features
 from .features.numpy_files import read_npy
 from .import_report import ImportedStream, check_lengths, report_table, save_report, warnings_of
@@ -272,6 +272,7 @@ def define_flags(define: cli.Flags) -> None:
     about = "NAME=PATH[,form=...][,clock=...]..., one per stream; see docs/aff_wild2.md."
     define.multi_string("features", [], about)
     define_store_flags(define)
+    define_lag_flag(define)
     define.float("fps", None, "Frames per second of the videos.")
     define.string("pts", None, "Folder with VIDEO.npy or VIDEO.txt, seconds of each frame.")
     define.multi_string("labels", [], "TASK=PATH[,option=value...], once per task.")
@@ -306,6 +307,8 @@ def main(given: flags.FlagValues) -> None:
             line, markup=False, highlight=False, soft_wrap=isinstance(line, str)
         ),
     )
+    if given.check_lag:
+        say_lags(given.out, cli.say)
     report_store(given.out)
 
 

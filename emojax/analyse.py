@@ -5,8 +5,10 @@
     mechanisms  fall of the scores without each mechanism of the model, and norms of parameters
     attention   what each attention of the model attends to, in one video: arrays and a picture
     compare     differences between two or more runs: Fisher's z and a bootstrap over videos
+    lag         shift between labels and streams in each video of a store, without any run
 
-Tables (CSV), ``study.json`` and pictures go to RUN/analysis/STUDY/PARTITION.
+Tables (CSV), ``study.json`` and pictures go to RUN/analysis/STUDY/PARTITION, those of ``lag`` to
+STORE/analysis/lag.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from emojax.ops.significance import LEVEL, dagger
 from emojax.reporting.pictures import shown_scores
 from emojax.studies.attention_maps import attention_maps, video_labels
 from emojax.studies.attention_pictures import plot_attention
+from emojax.studies.lag_study import study_lags
 from emojax.studies.mechanism_study import mechanism_study
 from emojax.studies.mechanism_tables import mechanism_tables
 from emojax.studies.missing_modality import (
@@ -49,7 +52,7 @@ from emojax.studies.study_pictures import (
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
     define.multi_string(
-        "checkpoint", None, "The --workdir of a training run; several to compare.", required=True
+        "checkpoint", [], "The --workdir of a training run; several to compare; none for lag."
     )
     define.integer("step", None, "The saved step to open; the latest by default.")
     define.string("store", "", "Store to study on; the (first) training store by default.")
@@ -86,6 +89,9 @@ def define_flags(define: cli.Flags) -> None:
     define.float(
         "start", 0.0, "attention: the second at which the picture begins.", lower_bound=0.0
     )
+    define.string("task", "", "lag: the task whose labels are compared; the store's first.")
+    define.list("streams", [], "lag: the streams to compare with; all by default.")
+    define.float("max_lag", 2.0, "lag: the largest shift to try, in seconds.", lower_bound=0.01)
     define.integer(
         "shuffles",
         5,
@@ -276,6 +282,9 @@ STUDIES: dict[str, _Study] = {
 
 def main(given: flags.FlagValues, *words: str) -> None:
     """Runs one study, prints its tables and writes its files."""
+    if words == ("lag",):
+        study_lags(given)
+        return
     name, study = _chosen(given, words)
     use_compilation_cache()
     runs = open_studied(given.checkpoint, given.step, given.store, given.partition)
@@ -309,11 +318,18 @@ def _chosen(given: flags.FlagValues, words: Sequence[str]) -> tuple[str, _Study]
             "Name one study.",
             field="STUDY",
             found=" ".join(words) or "nothing",
-            expected="one of " + ", ".join(STUDIES),
+            expected="one of " + ", ".join([*STUDIES, "lag"]),
             remedy=closest(words[0], STUDIES) if len(words) == 1 else None,
         )
     (name,) = words
     study = STUDIES[name]
+    if not given.checkpoint:
+        raise InputError(
+            "A study needs a trained run.",
+            field="--checkpoint",
+            found="nothing",
+            expected="the --workdir of a training run",
+        )
     optional = {option for each in STUDIES.values() for option in each.options}
     for option in sorted(optional - set(study.options)):
         if given[option].present:

@@ -125,5 +125,9 @@ def test_commands_know_it_from_the_store_and_from_the_run(store: Path, tmp_path:
             scores = json.loads(last.removeprefix("summary: "))["scores"]
             assert [*scores] == ["dominance", "level", "symptoms"]
             assert np.isfinite([value for of in scores.values() for value in of.values()]).all()
-    rows = (tmp_path / "p").rglob("v5.csv")
-    assert all(word in next(rows).read_text() for word in ("dominance", "high", "pain"))
+    for task, word in (("dominance", "dominance"), ("level", "high"), ("symptoms", "pain")):
+        (file,) = (tmp_path / "p").rglob(f"{task}/v5.csv")
+        assert word in file.read_text().splitlines()[0]
+    report = next(run.rglob("report.html")).read_text()
+    assert "dominance" in report
+    assert "symptoms" in report

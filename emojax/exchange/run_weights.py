@@ -256,6 +256,7 @@ def write_run(
         "config": as_plain(session.config),
         "streams": {name: dataclasses.asdict(spec) for name, spec in session.streams.items()},
         "tasks": list(session.tasks),
+        "own_tasks": described_tasks(session.tasks),
         "replicas": [dataclasses.asdict(replica) for replica in session.replicas],
         "store": dict(store),
         # Training cannot continue from this checkpoint: it has no schedule and no feed states.

@@ -130,6 +130,7 @@ def _read(workdir: Path, name: str, partition: str) -> ReportedRun:
     for key in ("store", "data", "folds"):
         if not isinstance(document.get(key), str if key == "store" else dict):
             raise _unreadable(folder / "scores.json", f"no {key!r}", remedy)
+    _declare(document, folder / "scores.json", remedy)
     metrics = workdir / METRICS_FILE
     run = ReportedRun(
         name=name,
@@ -140,7 +141,6 @@ def _read(workdir: Path, name: str, partition: str) -> ReportedRun:
         videos=read_timelines(folder / TIMELINES_FILE),
         pictures=study_pictures(workdir, partition),
     )
-    _declare(document, folder / "scores.json", remedy)
     if {video.fold for video in run.videos} != set(document["folds"]):
         raise _unreadable(folder / "scores.json", "other folds than in " + TIMELINES_FILE, remedy)
     return run
