@@ -26,9 +26,9 @@ from emojax.core.devices import use_compilation_cache
 from emojax.errors import InputError, closest
 from emojax.ops.significance import LEVEL, dagger
 from emojax.reporting.pictures import shown_scores
-from emojax.studies.attention_maps import attention_maps, video_labels
+from emojax.studies.attention_maps import attention_maps, attention_table, video_labels
 from emojax.studies.attention_pictures import plot_attention
-from emojax.studies.lag_study import study_lags
+from emojax.studies.lag_study import lag_study
 from emojax.studies.mechanism_study import mechanism_study
 from emojax.studies.mechanism_tables import mechanism_tables
 from emojax.studies.missing_modality import (
@@ -211,21 +211,7 @@ def _attention(
         streams=tuple(session.model.streams),
         start=given.start,
     )
-    rows = [
-        {
-            "array": name,
-            "shape": " x ".join(map(str, x.shape)),
-            "is": "correlation" if name in maps.signed else "weight",
-            "least": float(x.min()),
-            "greatest": float(x.max()),
-        }
-        for name, x in maps.weights.items()
-    ]
-    caption = (
-        "arrays of attention.npz: windows x (heads x) predicted row x attended row; beside them "
-        "ticks and seconds of the rows, -1 and NaN on padding"
-    )
-    return [StudyTable("attention", _heading(runs, "attention"), rows, None, caption)]
+    return [attention_table(maps, _heading(runs, "attention"))]
 
 
 def _compare(
@@ -283,7 +269,7 @@ STUDIES: dict[str, _Study] = {
 def main(given: flags.FlagValues, *words: str) -> None:
     """Runs one study, prints its tables and writes its files."""
     if words == ("lag",):
-        study_lags(given)
+        _lag(given)
         return
     name, study = _chosen(given, words)
     use_compilation_cache()
@@ -308,6 +294,27 @@ def main(given: flags.FlagValues, *words: str) -> None:
     write_tables(folder, facts, tables)
     console = cli.console()
     print_tables(tables, console)
+    console.print(f"files: {folder}", highlight=False)
+
+
+def _lag(given: flags.FlagValues) -> None:
+    """Runs the study of a store's lags, which needs no trained run."""
+    folder = cli.folder("out", given.out or str(Path(given.store) / "analysis" / "lag"))
+    with progress_bar("lag") as progress:
+        found = lag_study(
+            given.store,
+            given.task,
+            streams=given.streams,
+            max_seconds=given.max_lag,
+            seed=given.seed,
+            picture=folder / "lag.png",
+            progress=progress,
+        )
+    write_tables(folder, found.facts, found.tables)
+    console = cli.console()
+    print_tables(found.tables, console)
+    for line in found.lines:
+        cli.say(line)
     console.print(f"files: {folder}", highlight=False)
 
 

@@ -438,3 +438,12 @@ def test_tables_tell_their_lines(tmp_path: Path) -> None:
     table = read_table(write(tmp_path / "v.csv", "# note\n\nframe,a\n0,1\n\n1,2\n"))
     assert table.names == ("frame", "a")
     assert table.lines == (4, 6)
+
+
+def test_blank_lines_of_one_column_are_asked_about(tmp_path: Path) -> None:
+    write(tmp_path / "v.csv", "a\n0.5\n\n0.75\n")
+    with refused(field="line 3", remedy="NaN"):
+        rows(tmp_path, ",clock=frame")
+    write(tmp_path / "v.csv", 'a\n0.5\n""\n0.75\n\n\n')
+    found = rows(tmp_path, ",clock=frame", count=3)
+    np.testing.assert_array_equal(found.stream.valid_N, [True, False, True])

@@ -45,7 +45,7 @@ BOX = re.compile(
     r"(face)?(rect|bbox|boundingbox|box|roi)"
     r"(x|y|w|h|width|height|left|top|right|bottom|[xy](?:min|max|[12]))?\d?"
 )
-_RAMP_ROWS = 10  # a feature does not rise evenly for longer
+_RAMP_ROWS = 10  # a feature does not rise for longer
 
 
 def describes_row(name: str) -> bool:
@@ -100,20 +100,22 @@ def choose_columns(
     if table.headless:
         told.append(f"no names of columns in line 1, read as {len(table.names)} columns")
     once = [n for n in chosen if table.names.count(n) == 1]
-    even = [] if table.headless else [n for n in once if _rises_evenly(table, n)]
+    even = [] if table.headless else [n for n in once if _always_rises(table, n)]
     if even:
-        told.append(f"rises evenly like a counter or a clock, but is a feature: {_some(even)}")
+        told.append(
+            f"rises in every row like a counter or a clock, but is a feature: {_some(even)}"
+        )
     return tuple(chosen), tuple(told)
 
 
-def _rises_evenly(table: Table, name: str) -> bool:
+def _always_rises(table: Table, name: str) -> bool:
+    """Returns True if a column rises from row to row, wherever it has a number."""
     try:
-        steps_N = np.diff(table.numbers([name])[:, 0])
+        values_N = table.numbers([name])[:, 0]
     except InputError:
         return False
-    if len(steps_N) < _RAMP_ROWS - 1 or not np.isfinite(steps_N).all() or steps_N[0] <= 0:
-        return False
-    return bool((abs(steps_N - steps_N[0]) < 1e-6 * steps_N[0]).all())
+    values_N = values_N[np.isfinite(values_N)]
+    return len(values_N) >= _RAMP_ROWS and bool((np.diff(values_N) > 0).all())
 
 
 def _some(names: Sequence[str]) -> str:

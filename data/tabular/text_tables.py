@@ -116,16 +116,26 @@ def _split(
                 rows.append(line.split())
                 numbers.append(number)
         return rows, numbers
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader, blank = csv.reader(lines, delimiter=delimiter, strict=True), list[int]()
     try:
         for cells in reader:
             # A row of empty cells is a row in which nothing was found.
-            if len(cells) > 1 or any(cell.strip() for cell in cells):
+            if len(cells) > 1 or "".join(cells).strip() or cells == [""]:
                 rows.append([cell.strip() for cell in cells])
                 numbers.append(skipped + reader.line_num)
+            else:
+                blank.append(skipped + reader.line_num)
     except csv.Error as error:
         where = f"text, line {skipped + reader.line_num}"
         raise Table(path, (), []).error(where, error, "cells parted by a delimiter") from error
+    inside = [line for line in blank if numbers and numbers[0] < line < numbers[-1]]
+    if inside and all(len(row) == 1 for row in rows):
+        raise Table(path, (), []).error(
+            f"line {inside[0]}",
+            "a blank line in a table of one column",
+            "a row, or no line at all",
+            "write NaN where nothing was found",
+        )
     return rows, numbers
 
 

@@ -21,6 +21,7 @@ from emojax.layers.attention import AttentionWeights
 from emojax.layers.fusion import Correlation
 from emojax.ops.tasks import TASK_OPS
 from emojax.studies.study_data import StudiedRun
+from emojax.studies.study_output import StudyTable
 
 KINDS = (AttentionWeights, Correlation)
 
@@ -194,3 +195,27 @@ def _named(studied: StudiedRun, names: tuple[str, ...], video: str) -> str:
             remedy=closest(video, names),
         )
     return video
+
+
+def attention_table(maps: AttentionMaps, title: str) -> StudyTable:
+    """Returns the table of the arrays of attention.
+
+    Args:
+        maps: the attention of one video.
+        title: the title on the screen.
+    """
+    rows = [
+        {
+            "array": name,
+            "shape": " x ".join(map(str, x.shape)),
+            "is": "correlation" if name in maps.signed else "weight",
+            "least": float(x.min()),
+            "greatest": float(x.max()),
+        }
+        for name, x in maps.weights.items()
+    ]
+    caption = (
+        "arrays of attention.npz: windows x (heads x) predicted row x attended row; beside them "
+        "ticks and seconds of the rows, -1 and NaN on padding"
+    )
+    return StudyTable("attention", title, rows, None, caption)

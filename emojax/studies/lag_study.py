@@ -3,39 +3,64 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 
-from emojax.commands import cli
 from emojax.datasets.lags import Lag, check_lags, lag_lines
 from emojax.datasets.source import Store
 from emojax.errors import InputError
 from emojax.reporting.pictures import COLORS, DPI, EDGE, FAINT, GRID, INK, save_figure, tidy
-from emojax.studies.study_output import StudyTable, print_tables, progress_bar, write_tables
+from emojax.studies.study_output import StudyTable
 
 _SHOWN = 15
 _NAMED = 10
 
 
-def study_lags(given: flags.FlagValues) -> None:
-    """Runs ``emojax analyse lag``: prints the table, and writes the files.
+@dataclasses.dataclass(frozen=True)
+class LagStudy:
+    """The result of a study of lags: facts and tables for files, and lines for the user."""
+
+    facts: dict[str, Any]
+    tables: list[StudyTable]
+    lines: list[str]
+
+
+def lag_study(
+    path: str,
+    task: str,
+    *,
+    streams: Sequence[str],
+    max_seconds: float,
+    seed: int,
+    picture: Path,
+    progress: Callable[[int, int], None],
+) -> LagStudy:
+    """Studies the lags of a store, see ``datasets.lags``, and draws them.
+
+    Args:
+        path: the folder of the store.
+        task: whose labels are compared; "" for the store's first.
+        streams: the streams to compare with; all if there are none.
+        max_seconds: the largest lag that is tried.
+        seed: the seed of all draws.
+        picture: the PNG to write.
+        progress: called with how much is done, and of how much.
 
     Raises:
         InputError: there is no store, or it has too few labels.
     """
-    if not given.store:
+    if not path:
         raise InputError(
             "The study of lags needs a store.",
             field="--store",
             found="nothing",
             expected="the folder of a store with labels",
         )
-    store = Store(given.store)
+    store = Store(path)
     if not store.tasks:
         raise InputError(
             "The store has no labels.",
@@ -44,30 +69,22 @@ def study_lags(given: flags.FlagValues) -> None:
             found="no task",
             expected="labels, from which a lag is read",
         )
-    task = given.task or store.tasks[0]
-    folder = cli.folder("out", given.out or str(Path(store.path) / "analysis" / "lag"))
-    with progress_bar("lag") as progress:
-        lags = check_lags(
-            store, task, streams=given.streams, max_seconds=given.max_lag, seed=given.seed,
-            progress=progress,
-        )  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    plot_lags(folder / "lag.png", heading=f"{store.name}: lag of {task}", lags=lags)
+    task = task or store.tasks[0]
+    lags = check_lags(
+        store, task, streams=streams, max_seconds=max_seconds, seed=seed, progress=progress
+    )
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    plot_lags(picture, heading=f"{store.name}: lag of {task}", lags=lags)
+    odd = len({lag.video for lag in lags if lag.stands_out})
+    total = len({lag.video for lag in lags})
     facts = {
         "study": "lag",
         "store": {"name": store.name, "checksum": store.metadata["checksum"]},
-        "options": {"task": task, "max_lag": given.max_lag, "seed": given.seed},
+        "options": {"task": task, "max_lag": max_seconds, "seed": seed},
+        "stand_out": odd,
     }
     tables = lag_tables(lags, f"{store.name}: lag of {task} behind each stream")
-    write_tables(folder, facts, tables)
-    console = cli.console()
-    print_tables(tables, console)
-    for line in lag_lines(lags):
-        cli.say(line)
-    odd = len({lag.video for lag in lags if lag.stands_out})
-    cli.tell(videos=len({lag.video for lag in lags}), stand_out=odd)
-    cli.say(f"{odd} of {len({lag.video for lag in lags})} videos stand out")
-    console.print(f"files: {folder}", highlight=False)
+    return LagStudy(facts, tables, [*lag_lines(lags), f"{odd} of {total} videos stand out"])
 
 
 def lag_tables(lags: Sequence[Lag], heading: str) -> list[StudyTable]:
