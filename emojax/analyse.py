@@ -250,9 +250,11 @@ def _compare(
 
 @dataclasses.dataclass(frozen=True)
 class _Study:
-    """A study: its function, the flags that not all studies have, the number of runs it takes."""
+    """A study: its function, if it is of runs; the flags that not all have; the number of runs."""
 
-    function: Callable[[flags.FlagValues, Sequence[StudiedRun], Path, Progress], list[StudyTable]]
+    function: (
+        Callable[[flags.FlagValues, Sequence[StudiedRun], Path, Progress], list[StudyTable]] | None
+    )
     options: tuple[str, ...] = ()
     several: bool = False
 
@@ -263,15 +265,16 @@ STUDIES: dict[str, _Study] = {
     "mechanisms": _Study(_mechanisms, ("seed", "shuffles", "draws")),
     "attention": _Study(_attention, ("video", "replica", "start")),
     "compare": _Study(_compare, ("seed", "draws"), several=True),
+    "lag": _Study(None, ("seed", "task", "streams", "max_lag")),
 }
 
 
 def main(given: flags.FlagValues, *words: str) -> None:
     """Runs one study, prints its tables and writes its files."""
-    if words == ("lag",):
+    name, study = _chosen(given, words)
+    if study.function is None:
         _lag(given)
         return
-    name, study = _chosen(given, words)
     use_compilation_cache()
     runs = open_studied(given.checkpoint, given.step, given.store, given.partition)
     first, store = runs[0], runs[0].store
@@ -302,14 +305,9 @@ def _lag(given: flags.FlagValues) -> None:
     folder = cli.folder("out", given.out or str(Path(given.store) / "analysis" / "lag"))
     with progress_bar("lag") as progress:
         found = lag_study(
-            given.store,
-            given.task,
-            streams=given.streams,
-            max_seconds=given.max_lag,
-            seed=given.seed,
-            picture=folder / "lag.png",
-            progress=progress,
-        )
+            given.store, given.task, streams=given.streams, max_seconds=given.max_lag,
+            seed=given.seed, picture=folder / "lag.png", progress=progress,
+        )  # fmt: skip
     write_tables(folder, found.facts, found.tables)
     console = cli.console()
     print_tables(found.tables, console)
@@ -325,17 +323,17 @@ def _chosen(given: flags.FlagValues, words: Sequence[str]) -> tuple[str, _Study]
             "Name one study.",
             field="STUDY",
             found=" ".join(words) or "nothing",
-            expected="one of " + ", ".join([*STUDIES, "lag"]),
+            expected="one of " + ", ".join(STUDIES),
             remedy=closest(words[0], STUDIES) if len(words) == 1 else None,
         )
     (name,) = words
     study = STUDIES[name]
-    if not given.checkpoint:
+    if bool(given.checkpoint) != (study.function is not None):
         raise InputError(
-            "A study needs a trained run.",
+            f"The study {name!r} is of a {'trained run' if study.function else 'store'}.",
             field="--checkpoint",
-            found="nothing",
-            expected="the --workdir of a training run",
+            found=", ".join(given.checkpoint) or "nothing",
+            expected="the --workdir of a training run" if study.function else "--store alone",
         )
     optional = {option for each in STUDIES.values() for option in each.options}
     for option in sorted(optional - set(study.options)):
