@@ -31,11 +31,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 from rich.progress import Progress
-from rich.table import Table
 
 from emojax import screen
 from emojax.commands import cli
-from emojax.datasets.folds import Fold, class_counts, class_shares, make_folds, parse_scheme
+from emojax.datasets.folds import class_counts, class_shares, make_folds, parse_scheme
 from emojax.datasets.origin import SIMULATED_FILE
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter
@@ -58,6 +57,7 @@ from .builder import (
     Precision,
     define_lag_flag,
     define_store_flags,
+    fold_table,
     is_tenth,
     report_store,
     say_lags,
@@ -85,6 +85,7 @@ class Options:
         max_mismatch: "10" frames or "1%" by which lengths may differ.
         max_missing: how often a video may be without features of a stream.
         pickles: read pickled features, through a restricted reader.
+        columns_by_name: accept annotations whose columns are in another order.
         dtype: the dtype of stored features.
     """
 
@@ -100,6 +101,7 @@ class Options:
     max_mismatch: str = "10"
     max_missing: int = 0
     pickles: bool = False
+    columns_by_name: bool = False
     dtype: str = "float16"
 
 
@@ -130,7 +132,8 @@ def build(
     limit = parse_limit(options.max_mismatch)
     clocks = _clocks(options)
     sources = parse_features(options.features, allow_pickle=options.pickles)
-    videos, notes, digests = _labelled(options)
+    problems: list[InputError] = []
+    videos, notes, digests = _labelled(options, problems.append)
     for note in notes:
         say(f"note: {note}")
     described = [(video.name, video.source_video, video.partition) for video in videos]
@@ -145,7 +148,7 @@ def build(
         task: {fold.name: class_shares(fold, counts) for fold in folds}
         for task, counts in classes.items()
     }
-    report = Report(limit, notes)
+    report = Report(limit, notes, problems)
     simulated = (Path(options.annotations) / SIMULATED_FILE).is_file()
     what = "Simulated data in the form of Aff-Wild2" if simulated else "Aff-Wild2"
     precision = Precision(sources, options.dtype)
@@ -171,25 +174,28 @@ def build(
         sources=digests,
         overwrite=overwrite,
     )
-    failed = False
     with writer:
         with _bar("features") as progress:
             for done, video in enumerate(videos, 1):
-                aligned, read = _read(video, clocks, sources)
+                try:
+                    aligned, read = _read(video, clocks, sources)
+                except InputError as error:
+                    report.problems.append(error)
+                    continue
+                finally:
+                    progress(done, len(videos))
                 report.add(aligned, read)
-                failed = bool(report.beyond) or len(report.missing) > options.max_missing
-                if not failed:
+                if not report.failed(options.max_missing):
                     record = _record(aligned, sources, read)
                     writer.add(record)
                     precision.add(record.streams)
-                if len(report.beyond) + len(report.missing) > options.max_missing + _MOST_OFFENDERS:
+                if report.troubles > options.max_missing + _MOST_OFFENDERS:
                     report.notes.append(f"stopped after {done} of {len(videos)} videos")
                     break
-                progress(done, len(videos))
         say(report.table())
         for line in (*report.warnings(), *precision.lines()):
             say(line)
-        if failed:
+        if report.failed(options.max_missing):
             out.parent.mkdir(parents=True, exist_ok=True)
             stem = out.with_name(f"{out.name}.{REPORT}")
             report.save(stem, folds=shares)
@@ -206,24 +212,6 @@ def build(
     if folds:
         say(fold_table(folds, shares))
     return report
-
-
-def fold_table(
-    folds: Sequence[Fold], shares: dict[str, dict[str, dict[str, list[float]]]]
-) -> Table:
-    """Returns a table of every fold's videos and of the class shares of its validation videos."""
-    title = "Folds in videos" + ", and class shares of the validation frames" * bool(shares)
-    table = Table("fold", "train", "validation", "test", title=title)
-    for task in shares:
-        for label in TASKS[task].labels:
-            table.add_column(label, justify="right")
-    for fold in folds:
-        cells = [fold.name, *(str(len(part)) for part in (fold.train, fold.validation, fold.test))]
-        for task, by_fold in shares.items():
-            found = by_fold[fold.name]["validation"]
-            cells += [f"{share:.1%}" for share in found] or ["-"] * len(TASKS[task].labels)
-        table.add_row(*cells)
-    return table
 
 
 def _clocks(options: Options) -> FrameClocks:
@@ -253,12 +241,22 @@ def _clocks(options: Options) -> FrameClocks:
     return FrameClocks(fps, options.timestamps, counts)
 
 
-def _labelled(options: Options) -> tuple[list[LabelledVideo], list[str], dict[str, str]]:
+def _labelled(
+    options: Options, problem: Callable[[InputError], None]
+) -> tuple[list[LabelledVideo], list[str], dict[str, str]]:
     """Reads the videos with a partition each, notes, and the digests of the files."""
     files = find_annotations(options.annotations)
     tested = [name for path in options.test_lists for name in read_test_list(path)]
     with _bar("annotations") as progress:
-        annotations = list(read_annotations(files, options.tasks, progress=progress))
+        annotations = list(
+            read_annotations(
+                files,
+                options.tasks,
+                by_name=options.columns_by_name,
+                progress=progress,
+                problem=problem,
+            )
+        )
     videos, notes = merge_tasks(annotations, list(dict.fromkeys(tested)))
     return videos, notes, _digests(annotations, files.root)
 
@@ -368,6 +366,7 @@ def define_flags(define: cli.Flags) -> None:
     define.multi_string("test_list", [], "File with names of test videos; repeatable.")
     define.string("max_mismatch", "10", "Frames, or N%, by which lengths may differ.")
     define.integer("max_missing", 0, "Number of times a video may lack a stream's features.")
+    define.bool("columns_by_name", False, "Annotations may have their columns in any order.")
     define.bool("allow_pickle", False, "Read pickled features, restrictedly.")
 
 
@@ -387,6 +386,7 @@ def main(given: flags.FlagValues) -> None:
         max_mismatch=given.max_mismatch,
         max_missing=given.max_missing,
         pickles=given.allow_pickle,
+        columns_by_name=given.columns_by_name,
         dtype=given.dtype,
     )
     build(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.table import Table
 
 from emojax.commands import cli
 from emojax.datasets.folds import Fold
@@ -14,10 +15,11 @@ from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.source import Store
 from emojax.datasets.store import StoreWriter, store_facts
 from emojax.errors import InputError
+from emojax.specs import TASKS
 
 from .exported_arrays import NpzArrays
 from .features.feature_sources import FeatureSource
-from .features.rounding import MOST_LOST, Rounding
+from .features.rounding import MOST_LOST, ConstantColumns, Rounding
 
 
 def define_store_flags(define: cli.Flags, *, dtype: bool = True) -> None:
@@ -71,7 +73,7 @@ def open_export(source: str | Path, file: str, about: str) -> NpzArrays:
 
 
 class Precision:
-    """Chooses the dtype of each stream, and checks afterwards that it was enough.
+    """Chooses the dtype of each stream, and checks afterwards that its columns tell something.
 
     float16 is kept where it costs less than a tenth of each column's deviation.
 
@@ -97,9 +99,12 @@ class Precision:
                 )
         names = [source.spec.name for source in narrow if source.spec.name not in self.wide]
         self._rounding = {name: Rounding() for name in names}
+        self._constant = {source.spec.name: ConstantColumns() for source in sources}
 
     def add(self, streams: Mapping[str, StreamRows]) -> None:
         """Counts the rows of one video that is written."""
+        for name, constant in self._constant.items():
+            constant.add(streams[name].rows_ND[streams[name].valid_N])
         for name, rounding in self._rounding.items():
             stream = streams[name]
             if stream.rows_ND.dtype != np.float16:
@@ -108,6 +113,15 @@ class Precision:
     def lines(self) -> list[str]:
         """Returns lines for the user."""
         lines = list(self._lines)
+        for name, constant in self._constant.items():
+            found = constant.found()
+            if found:
+                shown = ", ".join(map(str, [*found][:8])) + ", ..." * (len(found) > 8)
+                value = "zero" if not any(found.values()) else "constant"
+                lines.append(
+                    f"warning: {name}: columns that are {value} in all videos: {shown} "
+                    f"({len(found)} columns, counted from 0)"
+                )
         for name, rounding in self._rounding.items():
             column, lost = rounding.lost()
             if lost > MOST_LOST:
@@ -152,6 +166,24 @@ def write_videos(writer: StoreWriter, videos: Iterable[VideoRecord], folds: Sequ
 def is_tenth(done: int, total: int) -> bool:
     """Returns True about every tenth of the work and at its end, when progress is reported."""
     return done == total or done * 10 // total > (done - 1) * 10 // total
+
+
+def fold_table(
+    folds: Sequence[Fold], shares: dict[str, dict[str, dict[str, list[float]]]]
+) -> Table:
+    """Returns a table of every fold's videos and of the class shares of its validation videos."""
+    title = "Folds in videos" + ", and class shares of the validation frames" * bool(shares)
+    table = Table("fold", "train", "validation", "test", title=title)
+    for task in shares:
+        for label in TASKS[task].labels:
+            table.add_column(label, justify="right")
+    for fold in folds:
+        cells = [fold.name, *(str(len(part)) for part in (fold.train, fold.validation, fold.test))]
+        for task, by_fold in shares.items():
+            found = by_fold[fold.name]["validation"]
+            cells += [f"{share:.1%}" for share in found] or ["-"] * len(TASKS[task].labels)
+        table.add_row(*cells)
+    return table
 
 
 def report_store(out: str) -> None:

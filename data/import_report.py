@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,18 +82,15 @@ def save_report(report: Sequence[ImportedStream], folder: Path) -> None:
 
 
 def report_table(report: Sequence[ImportedStream]) -> Table:
-    """Returns a table of what was found; of many videos, the first."""
-    title = "Imported"
-    shown = list(report)
-    if len(shown) > _SHOWN:
-        title += f": the first {_SHOWN} of {len(shown)} rows; all are in {TABLE_FILE}"
-        shown = shown[:_SHOWN]
-    table = Table(title=title, title_justify="left")
+    """Returns a table of what was found: by video if there are few, else by stream and task."""
+    if len(report) > _SHOWN:
+        return _summary(report)
+    table = Table(title="Imported", title_justify="left")
     for column in ("video", "frames", "stream", "found", "expected", "valid", "how"):
         number = column in ("frames", "found", "expected", "valid")
         table.add_column(column, justify="right" if number else "left")
     above = None
-    for row in shown:
+    for row in report:
         new = row.video != above
         above = row.video
         expected = "" if row.expected is None else str(row.expected)
@@ -103,6 +102,34 @@ def report_table(report: Sequence[ImportedStream]) -> Table:
             expected,
             f"{row.valid} of {row.rows}",
             row.how,
+        )
+    return table
+
+
+def _summary(report: Sequence[ImportedStream]) -> Table:
+    """Returns a row for each stream and task; ``alignment.csv`` has every video."""
+    videos = len({row.video for row in report})
+    title = f"Imported {videos} videos; each is in {TABLE_FILE}"
+    table = Table(title=title, title_justify="left")
+    for column in ("stream or task", "videos with it", "rows", "valid", "how, of most videos"):
+        table.add_column(column, justify="left" if column[0] in "sh" else "right")
+    by_stream: dict[str, list[ImportedStream]] = {}
+    for row in report:
+        by_stream.setdefault(row.stream, []).append(row)
+    for stream, rows in by_stream.items():
+        there = [row for row in rows if row.found]
+        total = sum(row.rows for row in rows)
+        kinds = collections.Counter(re.sub(r"\d+(\.\d+)?", "#", row.how) for row in there or rows)
+        usual = kinds.most_common(1)[0][0]
+        how = next(r.how for r in there or rows if re.sub(r"\d+(\.\d+)?", "#", r.how) == usual)
+        table.add_row(
+            stream,
+            f"{len(there)} of {videos}",
+            str(sum(row.found for row in rows)),
+            f"{sum(row.valid for row in rows) / max(total, 1):.1%}",
+            how
+            if len(there) == 1
+            else re.sub(r"\d+ (rows|frames|labels|segments)", r"... \1", how),
         )
     return table
 

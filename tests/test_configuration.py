@@ -186,3 +186,18 @@ def test_what_may_be_chosen_is_what_there_is(name: str, table: Collection[str]) 
 def test_the_table_of_all_keys_is_up_to_date() -> None:
     file = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
     assert file.read_text(encoding="utf-8") == key_table(), "see its first lines for the command"
+
+
+@pytest.mark.parametrize("override", [(), ("--config.data.store=stores/demo",)])
+@pytest.mark.parametrize("module", ["train", "crossval"])
+def test_a_wrong_path_is_told_with_and_without_an_override(
+    module: str, override: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = importlib.import_module(f"emojax.{module}").COMMAND
+    with pytest.raises(SystemExit) as done:
+        command.run([module, "--config=configs/nope.py", "--workdir=run", *override])
+    assert done.value.code == 2
+    error = capsys.readouterr().err
+    assert "configs/nope.py" in error
+    assert "field:    --config\n" in error
+    assert "Traceback" not in error

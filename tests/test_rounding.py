@@ -68,3 +68,20 @@ def test_a_stream_that_float16_would_round_is_stored_as_float32(dtype: str, tmp_
     np.testing.assert_allclose(store.read(1).streams["lmk"].rows_ND, pixels, rtol=1e-7)
     stored = (tmp_path / "s/dataset.json").read_text()
     assert ('"dtypes"' in stored) == (dtype == "float16")
+
+
+@pytest.mark.parametrize("value", [0.0, 2.5])
+def test_columns_that_never_change_are_told(value: float, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        rows = rng.normal(size=(30, 4))
+        rows[:, [1, 3]] = value
+        rows[5] = np.nan
+        np.save(tmp_path / f"x/{name}.npy", rows)
+    flag = f"x={tmp_path / 'x'},clock=frame,modality=visual"
+    lines: list[object] = []
+    build(tmp_path / "s", parse_features([flag]), fps=30, say=lines.append)
+    (line,) = [line for line in map(str, lines) if "in all videos" in line]
+    assert "1, 3" in line
+    assert ("zero" in line) == (value == 0)

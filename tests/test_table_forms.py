@@ -447,3 +447,17 @@ def test_blank_lines_of_one_column_are_asked_about(tmp_path: Path) -> None:
     write(tmp_path / "v.csv", 'a\n0.5\n""\n0.75\n\n\n')
     found = rows(tmp_path, ",clock=frame", count=3)
     np.testing.assert_array_equal(found.stream.valid_N, [True, False, True])
+
+
+def test_every_video_may_begin_with_its_first_row(tmp_path: Path) -> None:
+    for name, start in (("v", 1714564800.0), ("w", 1714569999.5)):
+        lines = [f"{start + i / FPS:.3f},{i * i}" for i in range(4)]
+        write(tmp_path / f"{name}.csv", "\n".join(["seconds,a", *lines]) + "\n")
+    with refused(remedy="offset=first"):
+        rows(tmp_path, count=4)
+    for name in ("v", "w"):
+        found = rows(tmp_path, ",offset=first", name=name, count=4)
+        np.testing.assert_allclose(found.stream.pts_N, np.arange(4) / FPS, atol=1e-3)
+    np.save(tmp_path / "v.npy", ROWS_ND)
+    with refused(found="offset=first"):
+        source(tmp_path / "v.npy", ",clock=fps:25,offset=first")

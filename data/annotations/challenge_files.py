@@ -33,6 +33,7 @@ from .lines import (
     bad_line,
     check_header,
     check_values,
+    columns_order,
     parse_numbers,
     read_lines,
 )
@@ -150,14 +151,19 @@ def read_annotations(
     files: AnnotationFiles,
     tasks: Sequence[str],
     *,
+    by_name: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    problem: Callable[[InputError], None] | None = None,
 ) -> Iterator[Annotation]:
     """Reads all annotations of some tasks, in a fixed order.
 
     Args:
         files: see ``find_annotations``.
         tasks: some of ``files.tasks``.
+        by_name: accept columns in another order than the official one.
         progress: called with the number of files read and their total.
+        problem: called with the error about a file of one video, which is then left out; without
+            it, the first error is raised.
 
     Raises:
         InputError: a task has no annotations, or a file is not of the official form, naming
@@ -176,16 +182,25 @@ def read_annotations(
     ]
     for done, (task, partition, path) in enumerate(listed, 1):
         check_name(path.stem, "video name", path)
-        yield Annotation(task, partition, path.stem, path, read_annotation(path, task))
+        try:
+            labels_NK = read_annotation(path, task, by_name=by_name)
+        except InputError as error:
+            if problem is None:
+                raise
+            problem(error)
+            continue
+        yield Annotation(task, partition, path.stem, path, labels_NK)
         progress(done, len(listed))
 
 
-def read_annotation(path: Path, task: str) -> np.ndarray:
+def read_annotation(path: Path, task: str, *, by_name: bool = False) -> np.ndarray:
     """Reads the annotations of one video and task.
 
     Args:
         path: a file with a header and one line per frame.
         task: "va", "expr" or "au".
+        by_name: accept columns in another order than the official one. Classes have numbers, not
+            columns, and so no other order.
 
     Returns:
         (N, columns) float32 with the task's ignore value where not annotated.
@@ -195,7 +210,11 @@ def read_annotation(path: Path, task: str) -> np.ndarray:
             not what the task asks for, naming file and line.
     """
     lines = read_lines(path)
-    check_header(path, lines[0], header_of(task))
+    order = None
+    if by_name and TASKS[task].columns > 1:
+        order = columns_order(lines[0], header_of(task))
+    if order is None:
+        check_header(path, lines[0], header_of(task))
     if len(lines) == 1:
         raise InputError(
             "An annotation file holds no frame.",
@@ -206,6 +225,8 @@ def read_annotation(path: Path, task: str) -> np.ndarray:
         )
     columns = TASKS[task].columns
     values_NK = parse_numbers(path, lines[1:], columns)
+    if order is not None:
+        values_NK = values_NK[:, order]
     check_values(path, values_NK, task)
     return as_labels(values_NK, task)
 

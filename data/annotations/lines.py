@@ -59,8 +59,19 @@ def check_header(path: Path, line: str, *accepted: tuple[str, ...]) -> None:
             field="line 1",
             found=_short(line),
             expected=",".join(accepted[0]),
-            remedy="check that the file lies in the folder of its task",
+            remedy="check that the file lies in the folder of its task"
+            if columns_order(line, accepted[0]) is None
+            else "the columns are in another order: --columns_by_name reads them by their names",
         )
+
+
+def columns_order(line: str, header: tuple[str, ...]) -> list[int] | None:
+    """Returns the place of each column of a header in a line; None if other columns are there."""
+    names = [name.strip().lower() for name in line.split(",")]
+    wanted = [name.lower() for name in header]
+    if sorted(names) != sorted(wanted) or len({*names}) < len(names):
+        return None
+    return [names.index(name) for name in wanted]
 
 
 def parse_numbers(path: Path, lines: list[str], columns: int, *, first_line: int = 2) -> np.ndarray:

@@ -208,9 +208,18 @@ def feature_name(source: FeatureSource, name: str, source_video: str) -> str | N
 
 
 class Report:
-    """Collects the comparisons, video by video, and reports them."""
+    """Collects the comparisons, video by video, and reports them.
 
-    def __init__(self, limit: Limit, notes: Sequence[str] = ()) -> None:
+    Args:
+        limit: frames by which lengths may differ.
+        notes: lines for the report.
+        problems: errors about single videos, which are left out. More may be added.
+    """
+
+    def __init__(
+        self, limit: Limit, notes: Sequence[str] = (), problems: Sequence[InputError] = ()
+    ) -> None:
+        self.problems = list(problems)
         self.limit = limit
         self.notes = list(notes)
         self.beyond: list[tuple[str, Item]] = []
@@ -232,9 +241,30 @@ class Report:
         self.beyond += [(video.name, item) for item in items if item.off > limit]
         self.missing += [(video.name, of.item.what) for of in streams if of.rows is None]
 
+    @property
+    def troubles(self) -> int:
+        """Returns the number of videos and streams that stop the build."""
+        return len(self.problems) + len(self.beyond) + len(self.missing)
+
+    def failed(self, max_missing: int) -> bool:
+        """Returns True if ``check`` will raise."""
+        return bool(self.problems or self.beyond) or len(self.missing) > max_missing
+
     def warnings(self) -> list[str]:
-        """Returns a line for each kind of trouble with streams and labels."""
-        return grouped_warnings(self._told)
+        """Returns a line for each kind of trouble with streams and labels, and for each problem."""
+        lines = grouped_warnings(self._told)
+        if self.troubles > 1:
+            for error in self.problems:
+                file = Path(error.details.get("file", "")).name
+                where = ", ".join(filter(None, (file, error.details.get("field"))))
+                lines.append(
+                    f"problem: {where}: {error.summary} Found {error.details.get('found', 'it')}"
+                )
+            for name, item in sorted(self.beyond, key=lambda pair: -pair[1].off)[:_SHOWN]:
+                lines.append(f"problem: {name}, {item.what}: off by {item.off} frames: {item.how}")
+            for name, stream in self.missing[:_SHOWN]:
+                lines.append(f"problem: {name}, {stream}: no features")
+        return lines
 
     def content(self) -> dict[str, Any]:
         """Returns the whole report as JSON values."""
@@ -318,7 +348,9 @@ class Report:
                 ]
 
     def check(self, max_missing: int) -> None:
-        """Raises InputError where a length is off beyond the limit, or features are missing."""
+        """Raises InputError about a video, a length beyond the limit, or missing features."""
+        if self.problems:
+            raise self.problems[0]
         if self.beyond:
             name, item = max(self.beyond, key=lambda pair: pair[1].off)
             raise InputError(

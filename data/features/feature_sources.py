@@ -5,7 +5,8 @@
     form=npy|npz|frames|csv|parquet|hdf5|mat|safetensors|hog|merbench|pickle
                          detected where that is unambiguous
     clock=frame|annotated|stretch|pts|fps:25|hop:10ms   what row i is about
-    offset=0.5s          added to the times of pts, fps and hop
+    offset=0.5s          added to the times of pts, fps and hop; offset=first lets each video begin
+                         with its first row
     columns=AU*_r+pose_R?   columns of tables, by name
     face=0               the face_id that counts, not the identity, face or track seen most
     first=0|1            number of the first frame
@@ -191,6 +192,8 @@ class FeatureSource:
         """Reads a video's rows, finite where valid, and keeps the last, which is read twice."""
         if self._last is None or self._last[0] != name:
             raw = finish_rows(self._form.read(name), self._options)
+            if raw.pts_N is not None and self._options.offset == "first" and raw.found:
+                raw = dataclasses.replace(raw, pts_N=raw.pts_N - raw.pts_N[0])
             if raw.pts_N is not None and not self.clock.per_frame:
                 check_times(raw.pts_N, self._form.files[name])
                 column = self._options.time or "timestamps"
@@ -249,7 +252,10 @@ class FeatureSource:
                 expected=", ".join(CLOCKS),
                 remedy="declare it, for instance clock=frame (a row per video frame)",
             )
-        clock = parse_clock(text, given.offset, given.flag)
+        at_first = given.offset == "first"
+        clock = parse_clock(text, "" if at_first else given.offset, given.flag)
+        if at_first and clock.kind != "pts":
+            raise self._useless("offset=first", "timestamps, clock=pts")
         if (given.time or given.unit) and clock.kind != "pts":
             raise self._useless("time= and unit=", "clock=pts")
         if clock.kind == "stretch" and given.resample == "mean":

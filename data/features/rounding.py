@@ -7,6 +7,29 @@ import numpy as np
 MOST_LOST = 0.1  # of a column's standard deviation
 
 
+class ConstantColumns:
+    """Finds columns of a stream that have one value in all rows of all videos."""
+
+    def __init__(self) -> None:
+        self._first_D: np.ndarray | None = None
+        self._same_D = np.zeros(0, bool)
+
+    def add(self, rows_ND: np.ndarray) -> None:
+        """Adds finite rows, (n, D)."""
+        if not len(rows_ND):
+            return
+        if self._first_D is None:
+            self._first_D = rows_ND[0].copy()
+            self._same_D = np.ones(rows_ND.shape[1], bool)
+        self._same_D &= (rows_ND == self._first_D).all(axis=0)
+
+    def found(self) -> dict[int, float]:
+        """Returns column -> value of the columns that never change."""
+        if self._first_D is None:
+            return {}
+        return {int(d): float(self._first_D[d]) for d in np.flatnonzero(self._same_D)}
+
+
 class Rounding:
     """Sums of a stream's rows, and of their rounding to float16, by column.
 

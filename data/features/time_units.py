@@ -84,5 +84,6 @@ def check_wall_clock(pts_N: np.ndarray, offset: float, file: Path, column: str) 
         field=column,
         found=f"times from {pts_N[0]:.10g} s: a wall clock?",
         expected="seconds from the beginning of the video",
-        remedy=f"give the video's beginning: offset=-{pts_N[0]:.3f}s; or correct unit=",
+        remedy=f"give the video's beginning: offset=-{pts_N[0]:.3f}s, or offset=first if each "
+        "video begins with its first row; or correct unit=",
     )
