@@ -146,7 +146,7 @@ def say_lags(out: str | Path, say: Callable[[str], None]) -> None:
         except InputError as error:  # too few labels; the store itself is sound
             say(f"note: lags of {task} were not checked: {error.details['found']}")
             continue
-        lines = lag_lines(lags) or [f"lags of {task}: no video stands out"]
+        lines = lag_lines(lags, task) or [f"lags of {task}: no video stands out"]
         for line in lines:
             say(line)
 

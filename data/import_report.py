@@ -119,17 +119,15 @@ def _summary(report: Sequence[ImportedStream]) -> Table:
     for stream, rows in by_stream.items():
         there = [row for row in rows if row.found]
         total = sum(row.rows for row in rows)
-        kinds = collections.Counter(re.sub(r"\d+(\.\d+)?", "#", row.how) for row in there or rows)
-        usual = kinds.most_common(1)[0][0]
-        how = next(r.how for r in there or rows if re.sub(r"\d+(\.\d+)?", "#", r.how) == usual)
+        firsts = collections.Counter(row.how.split(",")[0] for row in there or rows)
+        # "24 labels by time" counts those of one video.
+        usual = re.sub(r"^\d+ ", "", firsts.most_common(1)[0][0])
         table.add_row(
             stream,
             f"{len(there)} of {videos}",
             str(sum(row.found for row in rows)),
             f"{sum(row.valid for row in rows) / max(total, 1):.1%}",
-            how
-            if len(there) == 1
-            else re.sub(r"\d+ (rows|frames|labels|segments)", r"... \1", how),
+            usual,
         )
     return table
 

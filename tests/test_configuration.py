@@ -1,6 +1,7 @@
 """Tests the schema of the configuration, and the shared parts of configuration files."""
 
 import dataclasses
+import importlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_origin

@@ -85,7 +85,7 @@ def test_what_cannot_tell_is_said(store: Store) -> None:
     lags = check_lags(memory(store, videos), "va")
     silent = {lag.video for lag in lags if np.isnan(lag.seconds)}
     assert silent == {"v000", "v001"}
-    assert any("2 videos cannot be told" in line for line in lag_lines(lags))
+    assert any("2 videos cannot be told" in line for line in lag_lines(lags, "va"))
 
 
 def test_correlations_are_those_of_the_shifted_arrays() -> None:

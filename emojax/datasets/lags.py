@@ -359,11 +359,16 @@ def _sigmas(lag: Lag) -> float:
     return float(off) if np.isfinite(off) else 0.0
 
 
-def lag_lines(lags: Sequence[Lag], most: int = 10) -> list[str]:
+def lag_lines(lags: Sequence[Lag], task: str, most: int = 10) -> list[str]:
     """Says which videos stand out, in lines for the user.
 
     A video whose streams all have the same odd lag has shifted labels; one of whose streams alone
     is odd has a shifted stream.
+
+    Args:
+        lags: of one task.
+        task: the name of the task.
+        most: the number of videos to name.
     """
     lines = []
     streams = dict.fromkeys(lag.stream for lag in lags)
@@ -379,12 +384,15 @@ def lag_lines(lags: Sequence[Lag], most: int = 10) -> list[str]:
         what = "labels" if len(found) == len(streams) or len(streams) == 1 else "labels or stream"
         if len(streams) > 2 and len(found) == 1:
             what = f"stream {found[0].stream}"
-        lines.append(f"warning: {video}: {what} shifted? {told} (positive: labels are late)")
+        lines.append(
+            f"warning: {task}, {video}: {what} shifted? {told} (positive: labels are late)"
+        )
     if len(odd) > most:
-        lines.append(f"warning: {len(odd) - most} more videos stand out")
+        lines.append(f"warning: {task}: {len(odd) - most} more videos stand out")
     silent = {lag.video for lag in lags if np.isnan(lag.seconds)}
     if silent:
         lines.append(
-            f"note: the lag of {len(silent)} videos cannot be told: too short, or constant labels"
+            f"note: {task}: the lag of {len(silent)} videos cannot be told: too short, or constant "
+            "labels"
         )
     return lines

@@ -84,7 +84,7 @@ def lag_study(
         "stand_out": odd,
     }
     tables = lag_tables(lags, f"{store.name}: lag of {task} behind each stream")
-    return LagStudy(facts, tables, [*lag_lines(lags), f"{odd} of {total} videos stand out"])
+    return LagStudy(facts, tables, [*lag_lines(lags, task), f"{odd} of {total} videos stand out"])
 
 
 def lag_tables(lags: Sequence[Lag], heading: str) -> list[StudyTable]:
