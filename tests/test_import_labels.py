@@ -331,3 +331,17 @@ def test_wrong_flags_of_labels_are_refused(
 ) -> None:
     with refused(**details):
         open_labels([flag.format(tmp_path)])
+
+
+def test_labels_that_end_too_early_are_told(tmp_path: Path) -> None:
+    half = TRUTH[:20]
+    lines = [f"{i},{v},{a}" for i, (v, a) in enumerate(half)]
+    text(tmp_path / "l/a.csv", "\n".join(["frame,valence,arousal", *lines]))
+    _, report = store_of(tmp_path, f"va={tmp_path / 'l'}")
+    assert any("before the frames" in line for line in warnings_of(report))
+    # Without numbers, too few labels are labels of other frames.
+    text(tmp_path / "l/a.csv", "\n".join(["valence,arousal", *(f"{v},{a}" for v, a in half)]))
+    with refused(field="va of a", found="off by 30"):
+        store_of(tmp_path, f"va={tmp_path / 'l'}")
+    _, report = store_of(tmp_path, f"va={tmp_path / 'l'}", max_mismatch="80%")
+    assert any("in the order of the frames" in line for line in warnings_of(report))

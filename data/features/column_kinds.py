@@ -11,9 +11,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from emojax.errors import InputError
-
 from ..tabular.cell_table import Table, plain
+from ..tabular.cells import BadCellError, parse_numbers
 
 FRAME = ("frame", "frameidx", "framenumber", "frameid", "framenum", "framenr", "frameno", "frames")
 TIME = (
@@ -110,12 +109,16 @@ def choose_columns(
 
 def _always_rises(table: Table, name: str) -> bool:
     """Returns True if a column rises from row to row, wherever it has a number."""
-    try:
-        values_N = table.numbers([name])[:, 0]
-    except InputError:
-        return False
-    values_N = values_N[np.isfinite(values_N)]
-    return len(values_N) >= _RAMP_ROWS and bool((np.diff(values_N) > 0).all())
+    cells = table.column(name)
+    for part in (cells[: 2 * _RAMP_ROWS], cells):  # most columns fall soon
+        try:
+            values_N = parse_numbers(part, decimal_comma=table.decimal_comma)
+        except BadCellError:
+            return False
+        values_N = values_N[np.isfinite(values_N)]
+        if not (np.diff(values_N) > 0).all():
+            return False
+    return len(values_N) >= _RAMP_ROWS
 
 
 def _some(names: Sequence[str]) -> str:

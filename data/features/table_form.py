@@ -66,6 +66,10 @@ class Tables(Form):
         path = self.files[video]
         if self._options.split:
             return self._parts(path)[video]
+        return self._table(path)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _table(self, path: Path) -> Table:
         return read_table(path, self._options.header)
 
     @functools.cached_property

@@ -27,6 +27,7 @@ class LabelRows:
         pts_M: (rows,) seconds.
         spans_M2: (rows, 2) seconds: start and end.
         told: phrases that the user must see.
+        in_order: a row a frame, without numbers of frames.
         elsewhere: the value of frames outside of all segments; None: they are not annotated.
     """
 
@@ -36,6 +37,7 @@ class LabelRows:
     pts_M: np.ndarray | None = None
     spans_M2: np.ndarray | None = None
     told: tuple[str, ...] = ()
+    in_order: bool = False
     elsewhere: float | None = None
 
 
@@ -45,7 +47,7 @@ class FrameLabels:
 
     Attributes:
         labels_NK: (N, columns) float32.
-        off: frames by which labels end after the video.
+        off: frames by which labels end after the video, or labels in order are too few.
         how: a phrase for the report.
         told: phrases that the user must see.
     """
@@ -107,6 +109,9 @@ def to_frames(rows: LabelRows, pts_N: np.ndarray, task: TaskSpec) -> FrameLabels
     if off:
         told.append(f"labels end {late:.2f} s after the frames")
         how += f", {count_of(off, 'frame')} beyond the video"
+    elif -late > _TOLERANCE + step and rows.spans_M2 is None:
+        told.append(f"labels end {-late:.2f} s before the frames")
+        off = round(-late / step) if rows.in_order else 0
     seen_N = task.annotated(labels_NK).any(axis=1)
     if not seen_N.any() and task.annotated(rows.values_MK).any():
         raise InputError(
@@ -121,7 +126,8 @@ def to_frames(rows: LabelRows, pts_N: np.ndarray, task: TaskSpec) -> FrameLabels
         told.append("no frame is annotated")
     elif not seen_N.all():
         how += f", {int(seen_N.sum())} of {count_of(len(pts_N), 'frame')} annotated"
-    return FrameLabels(labels_NK, off if late > _TOLERANCE or off > 10 else 0, how, tuple(told))
+    counts = abs(late) > _TOLERANCE or off > 10
+    return FrameLabels(labels_NK, off if counts else 0, how, tuple(told))
 
 
 def _fill_spans(labels_NK: np.ndarray, rows: LabelRows, pts_N: np.ndarray, task: TaskSpec) -> None:

@@ -119,7 +119,8 @@ class LabelSource:
         if path.suffix.lower() == ".txt" and not self._options.given.keys() - {"first"}:
             # The organisers' form: a header of the task's labels, and a line for each frame.
             values_NK = read_annotation(path, self.task.name)
-            return [(name, LabelRows(path, values_NK, frame_M=np.arange(len(values_NK))))]
+            every_N = np.arange(len(values_NK))
+            return [(name, LabelRows(path, values_NK, frame_M=every_N, in_order=True))]
         table = read_table(path, self._options.given.get("header", ""))
         self.tables.append(table)
         column = self._options.given.get("video") or table.find(_VIDEO)
@@ -169,8 +170,8 @@ class LabelSource:
             pts_M = self._times(table, time)
             self._steps.append(np.diff(np.unique(pts_M)))
             return LabelRows(table.file, values_MK, pts_M=pts_M)
-        told = ("labels in the order of the frames",)
-        return LabelRows(table.file, values_MK, frame_M=np.arange(len(values_MK)), told=told)
+        told, every_M = ("labels in the order of the frames",), np.arange(len(values_MK))
+        return LabelRows(table.file, values_MK, frame_M=every_M, told=told, in_order=True)
 
     def _by_frame(self, table: Table, column: str, values_MK: np.ndarray) -> LabelRows:
         numbers_M = table.numbers([column])[:, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -55,8 +56,11 @@ class Table:
         """
         if self.names.count(name) > 1:
             raise self.error(f"column {name}", "the column twice", "distinct names")
-        index = self.names.index(name)
-        return [row[index] for row in self.cells]
+        return self._columns[self.names.index(name)]
+
+    @functools.cached_property
+    def _columns(self) -> list[list[str]]:
+        return [list(cells) for cells in zip(*self.cells, strict=True)]
 
     def numbers(self, names: Sequence[str]) -> np.ndarray:
         """Returns columns as numbers, (n, columns) float64; cells without a number are NaN.
@@ -88,10 +92,10 @@ class Table:
 
     def is_text(self, name: str) -> bool:
         """Returns True if no cell of a column looks like a number, and not all are empty."""
-        cells = [cell for cell in set(self.column(name)) if cell]
+        cells = [cell for cell in self.column(name) if cell]
         return bool(cells) and not any(
-            number_of(cell, decimal_comma=self.decimal_comma) is not None
-            or re.match(r"[+-]?[.,]?\d", cell)
+            re.match(r"[+-]?[.,]?\d", cell)
+            or number_of(cell, decimal_comma=self.decimal_comma) is not None
             for cell in cells
         )
 

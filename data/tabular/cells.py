@@ -65,7 +65,7 @@ def parse_numbers(cells: Sequence[str], *, decimal_comma: bool = False) -> np.nd
         BadCellError: a cell is something else.
     """
     # Python reads "1_000" as a number, which no table means.
-    if not any("_" in cell for cell in cells):
+    if "_" not in "".join(cells):
         try:
             return np.array([float(cell) if cell else math.nan for cell in cells], np.float64)
         except ValueError:

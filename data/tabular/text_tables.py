@@ -52,15 +52,11 @@ def read_text_table(path: Path, header: str = "") -> Table:
     names = [str(i) for i in range(len(rows[0]))] if headless else rows[0]
     cells, at = (rows, numbers) if headless else (rows[1:], numbers[1:])
     names, cells = _even(Table(path, tuple(names), cells, tuple(at)))
-    comma = delimiter_allows_comma(cells, lines[skipped])
+    comma = (delimiter or delimiter_of(lines[skipped:])) != "," or len(names) == 1
+    if comma:
+        every = [cell for row in cells for cell in row if "," in cell or "." in cell]
+        comma = any("," in cell for cell in every) and uses_decimal_comma(every)
     return Table(path, tuple(names), cells, tuple(at), comma, headless)
-
-
-def delimiter_allows_comma(cells: Sequence[Sequence[str]], first_line: str) -> bool:
-    """Returns True if the cells have decimal commas, which cells parted by commas cannot have."""
-    if not cells or (len(cells[0]) > 1 and not any(mark in first_line for mark in ";\t| ")):
-        return False
-    return uses_decimal_comma([cell for row in cells for cell in row])
 
 
 def _lines(path: Path) -> list[str]:
@@ -108,7 +104,7 @@ def _split(
     path: Path, lines: Sequence[str], delimiter: str, skipped: int
 ) -> tuple[list[list[str]], list[int]]:
     """Returns the cells of each line that is not blank, and the numbers of the lines."""
-    delimiter = delimiter or _delimiter(lines)
+    delimiter = delimiter or delimiter_of(lines)
     rows, numbers = list[list[str]](), list[int]()
     if not delimiter:
         for number, line in enumerate(lines, skipped + 1):
@@ -139,7 +135,7 @@ def _split(
     return rows, numbers
 
 
-def _delimiter(lines: Sequence[str]) -> str:
+def delimiter_of(lines: Sequence[str]) -> str:
     """Returns what parts the first lines evenly: "" for spaces, "," for a single column."""
     some = [line for line in lines[:_TRIED_LINES] if line.strip()]
     best, most = ",", 0
