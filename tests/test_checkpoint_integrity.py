@@ -256,7 +256,7 @@ def test_a_damaged_latest_checkpoint_and_the_ways_on(trained: Path, copy: Path) 
         with pytest.raises(InputError, match="damaged") as caught:
             train(store, copy / "run", epochs=4)
         remedy = caught.value.details["remedy"]
-        assert f"delete the folder {folder}" in remedy
+        assert f"move the folder {folder}" in remedy
         assert f"continues from step {first}" in remedy
         shutil.rmtree(folder)
         state, _ = train(store, copy / "run", epochs=4)

@@ -138,7 +138,9 @@ def called(here: Path, trained: subprocess.CompletedProcess[str]) -> Path:
         "unknown_variant": ["emojax.train", "--config=configs/rjcma.py:dmo", new],
         "misspelt_key": train("--config.data.bath_size=8"),
         "misspelt_beside_right": train("--config.train.epochs=2", "--config.train.epoch=3"),
-        "task_without_target": train("--config.data.tasks=va,expr"),
+        "task_without_target": train(
+            "--config.data.tasks=va,expr", "--config.replicas.targets=valence"
+        ),
         "misspelt_flag": ["emojax.train", config, f"--workdr={here / 'new'}"],
         "missing_flags": ["emojax.train"],
         "wrong_type": train("--config.data.batch_size=many"),

@@ -17,8 +17,10 @@ from data.labels.elan import read_eaf
 from data.labels.label_source import open_labels
 from emojax.datasets.source import Store
 from emojax.ops.own_tasks import declare_task, described_tasks
+from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS, TaskSpec
 from tests.refusals import refused
+from tests.registering import own_tasks_forgotten
 
 FPS, FRAMES = 25.0, 50
 VIDEOS = ("a", "b", "c", "d")
@@ -26,11 +28,8 @@ VIDEOS = ("a", "b", "c", "d")
 
 @pytest.fixture(autouse=True)
 def _forgotten_tasks() -> Iterator[None]:
-    """Forgets the tasks that a test declares."""
-    before = {*TASKS}
-    yield
-    for name in {*TASKS} - before:
-        del TASKS[name]
+    with own_tasks_forgotten():
+        yield
 
 
 def features(folder: Path, videos: tuple[str, ...] = VIDEOS) -> list[str]:
@@ -282,7 +281,7 @@ def test_a_store_carries_its_own_tasks(tmp_path: Path) -> None:
     expected = np.sin(np.arange(FRAMES) / 9)[:, None]
     np.testing.assert_allclose(store.read(0).labels["dominance"], expected, atol=2e-4)
     assert [*described_tasks(["va", "dominance"])] == ["dominance"]
-    del TASKS["dominance"]  # as in a new process
+    del TASKS["dominance"], TASK_OPS["dominance"]  # as in a new process
     assert Store(tmp_path / "store").tasks == ("dominance",)
     assert TASKS["dominance"].labels == ("dominance",)
     with refused(field="task dominance", expected="as it is known"):

@@ -10,12 +10,14 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 import emojax
 from emojax.config_files import load_module
 from emojax.config_reading import as_plain
+from emojax.core import optimizer
 from emojax.core.session import build_session
 from emojax.datasets.source import Store
 from emojax.rundir.checkpoint import Checkpoints
@@ -138,3 +140,20 @@ def test_l2_on_all_of_rjcma_takes_its_attention_away(
         bool(dead & {"recursion_0/joint", "recursion_0/w_j_ir50", "recursion_0/w_j_vggish"})
         != spared
     )
+
+
+def test_l2_on_stored_weights_takes_rjcma_s_attention_away(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault that was there: L2 acted on K W_c and sqrt(K) W_h as they are stored.
+
+    With the same coefficient on the weights as printed, W_j and the FC die, and these two live.
+    """
+    monkeypatch.setattr(optimizer, "as_printed", lambda params, scales: params)
+    jax.clear_caches()  # a step that was compiled without the fault would be used again
+    effects, dead = trained(
+        store, tmp_path, "rjcma", weight_decay=1e-2, epoch_steps=50, no_decay=()
+    )
+    jax.clear_caches()
+    assert [part for part in dead if "/w_c_" in part or "/w_h_" in part], dead
+    assert effects["attention"] < LEAST

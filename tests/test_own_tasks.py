@@ -17,7 +17,8 @@ from emojax.datasets.folds import official_and_blocks
 from emojax.datasets.record import StreamRows, VideoRecord
 from emojax.datasets.store import StoreWriter
 from emojax.ops.own_tasks import declare_task
-from emojax.specs import TASKS, StreamSpec, TaskSpec
+from emojax.specs import StreamSpec, TaskSpec
+from tests.registering import own_tasks_forgotten
 from tests.test_own_streams import parsed
 from tests.training_runs import subprocess_environment
 
@@ -37,10 +38,8 @@ SYSTEMS = (
 
 @pytest.fixture(autouse=True)
 def _forgotten_tasks() -> Iterator[None]:
-    before = {*TASKS}
-    yield
-    for name in {*TASKS} - before:
-        del TASKS[name]
+    with own_tasks_forgotten():
+        yield
 
 
 @pytest.mark.parametrize("kind", OWN)

@@ -14,7 +14,7 @@ import pytest
 
 from emojax.commands.verbs import VERBS
 from emojax.datasets.source import Store
-from emojax.specs import TASKS
+from tests.registering import own_tasks_forgotten
 
 DOCS = Path(__file__).resolve().parents[1] / "docs/your_data.md"
 FRAMES, FPS = 60, 25.0
@@ -29,10 +29,8 @@ def commands(verb: str) -> list[list[str]]:
 
 @pytest.fixture(autouse=True)
 def _forgotten_tasks() -> Iterator[None]:
-    before = {*TASKS}
-    yield
-    for name in {*TASKS} - before:
-        del TASKS[name]
+    with own_tasks_forgotten():
+        yield
 
 
 @pytest.fixture(name="folder", scope="module")
