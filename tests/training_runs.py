@@ -37,10 +37,9 @@ def quick_compiling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def subprocess_environment() -> dict[str, str]:
     """Returns the same settings for a program that a test starts; conftest.py sets the others."""
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-    }
+    compiled = jax.config.jax_compilation_cache_dir  # None outside of ``quick_compiling``
+    settings = {"JAX_COMPILATION_CACHE_DIR": compiled} if compiled else {}
+    return os.environ | {"JAX_PLATFORMS": "cpu", **settings}
 
 
 def tiny_config(store: Path, **sections: dict[str, Any]) -> dict[str, Any]:
