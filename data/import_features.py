@@ -269,13 +269,15 @@ def _wrong_pts(file: Path, found: object) -> InputError:
 
 def define_flags(define: cli.Flags) -> None:
     """Defines the command's flags."""
-    about = "NAME=PATH[,form=...][,clock=...]..., one per stream; see docs/aff_wild2.md."
+    about = "NAME=PATH[,form=...][,clock=...]..., one per stream; see docs/your_data.md"
     define.multi_string("features", [], about)
     define_store_flags(define)
     define_lag_flag(define)
     define.float("fps", None, "Frames per second of the videos.")
     define.string("pts", None, "Folder with VIDEO.npy or VIDEO.txt, seconds of each frame.")
-    define.multi_string("labels", [], "TASK=PATH[,option=value...], once per task.")
+    define.multi_string(
+        "labels", [], "TASK=PATH[,option=value...], once per task; see docs/your_data.md"
+    )
     define.string("videos", None, "Table: video, and partition, fold or person.")
     define.string("folds", "", "blocks:K, or official; else as --videos says, or five blocks.")
     define.integer("seed", 0, "Seed of the folds.")

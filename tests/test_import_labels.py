@@ -261,6 +261,12 @@ def test_a_table_of_videos_makes_partitions_and_folds(tmp_path: Path) -> None:
         store_of(tmp_path, flag, folds="blocks:9")
 
 
+def test_all_words_that_mean_nothing_are_named(tmp_path: Path) -> None:
+    text(tmp_path / "whole.csv", "video,label\na,Anger\nb,glad\nc,blue\nd,glad\n")
+    with refused(field="line 3", found="'glad', 'blue'", remedy="map=glad:CLASS+blue:CLASS"):
+        open_labels([f"expr={tmp_path / 'whole.csv'}"])
+
+
 def test_names_of_no_video_are_told(tmp_path: Path) -> None:
     text(tmp_path / "whole.csv", "video,label\na,Anger\nb,Fear\nzz,Fear\n")
     lines: list[object] = []

@@ -133,6 +133,8 @@ class LabelSource:
                 remedy = f"if the column names the videos: video={column}"
                 raise table.error(f"column {column}", shown, "rows of one video", remedy)
             return [(name, self._from_table(table))]
+        # Errors of the whole table, before it is taken apart.
+        label_values(table, label_columns(table, self._options), self._options)
         groups: dict[str, list[int]] = {}
         for row, cell in enumerate(_cells(table, column)):
             video = PurePosixPath(cell.replace("\\", "/"))
@@ -237,7 +239,7 @@ class LabelSource:
 
     def _bad_segment(self, path: Path, tier: str, segment: Segment, expected: str) -> InputError:
         where = f"tier {tier}, {segment.start:.3f} to {segment.end:.3f} s"
-        remedy = remedy_for(segment.text, self._options)
+        remedy = remedy_for([segment.text], self._options)
         return self._error(path, where, repr(segment.text[:40]), expected, remedy)
 
     def _error(

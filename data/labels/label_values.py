@@ -75,7 +75,11 @@ def label_values(table: Table, columns: Sequence[str], options: LabelOptions) ->
             found = cell_value(cell, options, decimal_comma=table.decimal_comma)
             if isinstance(found, str):
                 where = f"{table.where(row)}, column {column}"
-                raise table.error(where, repr(cell[:40]), found, remedy_for(cell, options))
+                # All words that mean nothing yet, so that one call more is enough.
+                cells = dict.fromkeys(table.column(column)[row:])
+                words = [one for one in cells if isinstance(cell_value(one, options), str)]
+                shown = ", ".join(repr(word[:40]) for word in words[:12])
+                raise table.error(where, shown, found, remedy_for(words, options))
             values_MK[row, k] = found
     if task.kind == "continuous":
         # A frame without one of the dimensions has none of them, as the protocol has it.
@@ -121,12 +125,12 @@ def _expected(task: TaskSpec) -> str:
     return ", ".join(task.labels[:12]) + f", or a number from 0 to {len(task.labels) - 1}"
 
 
-def remedy_for(cell: str, options: LabelOptions) -> str:
-    """Returns the option that would read a cell which is no label."""
+def remedy_for(cells: Sequence[str], options: LabelOptions) -> str:
+    """Returns the option that would read cells which are no labels."""
     if options.task.kind == "continuous":
         return "give the ends of the scale, such as range=1:9, which become -1 and 1"
     if options.task.kind == "binary":
         return "give the least value of a unit that is present: threshold=1"
-    near = closest(cell, options.task.labels)
-    word = cell[:20] or "WORD"
-    return (f"{near}; or " if near else "") + f"say what it means: map={word}:CLASS, or {word}:-"
+    near = closest(cells[0], options.task.labels) if len(cells) == 1 else None
+    pairs = "+".join(f"{cell[:20] or 'WORD'}:CLASS" for cell in cells[:6])
+    return (f"{near}; or " if near else "") + f"say what they mean: map={pairs}; - drops a word"
