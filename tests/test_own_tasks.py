@@ -63,6 +63,12 @@ def test_every_system_has_outputs_for_it(
 @pytest.fixture(name="store", scope="module")
 def _store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("own") / "store"
+    with own_tasks_forgotten():
+        write_store(path)
+    return path
+
+
+def write_store(path: Path) -> None:
     rng = np.random.default_rng(0)
     for spec in OWN.values():
         declare_task(spec)
@@ -85,7 +91,6 @@ def _store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             writer.add(VideoRecord(f"v{i}", f"v{i}", part, pts_N, streams, labels))
             described.append((f"v{i}", f"v{i}", part))
         writer.finish(official_and_blocks(described, 1))
-    return path
 
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:

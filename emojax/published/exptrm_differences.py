@@ -122,8 +122,8 @@ SHARED = (
         {"data.streams": other_than("vggface", "compare_lld")},
     ),
     Difference(
-        "The paper splits 558 videos into 350 for training, 70 for validation and 138 for test. Here "
-        "videos and partitions are those of the annotations at hand, whose editions have others.",
+        "The paper splits 558 videos into 350 for training, 70 for validation and 138 for test. "
+        "Here videos and partitions are those of the annotations at hand; editions have others.",
         "section 4.1",
         OURS,
         {"data.tasks": "va"},
