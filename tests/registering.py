@@ -35,4 +35,5 @@ def own_tasks_forgotten() -> Iterator[None]:
         yield
     finally:
         for name in {*TASKS} - before:
-            del TASKS[name], TASK_OPS[name]
+            del TASKS[name]
+            TASK_OPS.pop(name, None)

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -227,3 +229,15 @@ def test_the_page_about_the_house_names_every_package() -> None:
     text = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
     named = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert set(lines) <= set(named)
+
+
+def test_stores_and_builders_need_no_jax() -> None:
+    """Building and reading stores imports neither JAX nor what only some files need."""
+    code = (
+        "import sys, emojax.datasets.source, data.import_features\n"
+        "print(sorted({'jax', 'h5py', 'pyarrow', 'scipy.io'} & {*sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

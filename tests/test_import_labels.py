@@ -17,7 +17,6 @@ from data.labels.elan import read_eaf
 from data.labels.label_source import open_labels
 from emojax.datasets.source import Store
 from emojax.ops.own_tasks import declare_task, described_tasks
-from emojax.ops.tasks import TASK_OPS
 from emojax.specs import TASKS, TaskSpec
 from tests.refusals import refused
 from tests.registering import own_tasks_forgotten
@@ -287,7 +286,7 @@ def test_a_store_carries_its_own_tasks(tmp_path: Path) -> None:
     expected = np.sin(np.arange(FRAMES) / 9)[:, None]
     np.testing.assert_allclose(store.read(0).labels["dominance"], expected, atol=2e-4)
     assert [*described_tasks(["va", "dominance"])] == ["dominance"]
-    del TASKS["dominance"], TASK_OPS["dominance"]  # as in a new process
+    del TASKS["dominance"]  # as in a new process
     assert Store(tmp_path / "store").tasks == ("dominance",)
     assert TASKS["dominance"].labels == ("dominance",)
     with refused(field="task dominance", expected="as it is known"):

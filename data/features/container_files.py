@@ -181,6 +181,9 @@ class SafetensorsFiles(ArrayFiles):
         return self._rows(_numbers(array, path, key), path)
 
 
+FORMS = {"hdf5": Hdf5Files, "mat": MatlabFiles, "safetensors": SafetensorsFiles}
+
+
 @contextlib.contextmanager
 def _hdf5(path: Path) -> Iterator[h5py.File]:
     try:

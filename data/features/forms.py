@@ -24,7 +24,6 @@ from .array_forms import (
     holds_frames,
     zeros_missing,
 )
-from .container_files import HDF5_ENDINGS, Hdf5Files, MatlabFiles, SafetensorsFiles
 from .options import FeatureOptions
 from .restricted_pickle import PickledArray, read_pickle
 from .rows import RawRows, as_rows, frames_from_numbers
@@ -117,15 +116,25 @@ class Pickles(Form):
         )
 
 
+def _in_container(name: str) -> Callable[[FeatureOptions], Form]:
+    def opened(options: FeatureOptions) -> Form:
+        # Their libraries take a second to import, which other forms need not wait for.
+        from . import container_files
+
+        return container_files.FORMS[name](options)
+
+    return opened
+
+
 FORMS: dict[str, Callable[[FeatureOptions], Form]] = {
     "npy": ArrayFiles,
     "npz": ArchiveFiles,
     "frames": FrameFiles,
     "csv": Tables,
     "parquet": ParquetTables,
-    "hdf5": Hdf5Files,
-    "mat": MatlabFiles,
-    "safetensors": SafetensorsFiles,
+    "hdf5": _in_container("hdf5"),
+    "mat": _in_container("mat"),
+    "safetensors": _in_container("safetensors"),
     "hog": HogFiles,
     "merbench": MerbenchFiles,
     "pickle": Pickles,
@@ -135,7 +144,7 @@ _ENDINGS: dict[str, tuple[str, ...]] = {
     "npz": (".npz",),
     "csv": TEXT_ENDINGS,
     "parquet": PARQUET_ENDINGS,
-    "hdf5": HDF5_ENDINGS,
+    "hdf5": (".h5", ".hdf5", ".hdf", ".csd"),
     "mat": (".mat",),
     "safetensors": (".safetensors",),
     "hog": (".hog",),

@@ -6,9 +6,6 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-from pyarrow import parquet
-
 from .cell_table import Table
 from .text_tables import read_text_table
 
@@ -33,6 +30,10 @@ def read_table(path: Path, header: str = "") -> Table:
 
 
 def _read_parquet(path: Path) -> Table:
+    # Text needs none of it, and it takes half a second to import.
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(path) as file:
             shape = file.metadata.num_rows, file.metadata.num_columns

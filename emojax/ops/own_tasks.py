@@ -1,7 +1,8 @@
 """Tasks that are not emojax's own, such as dominance or pain, declared by the store that has them.
 
-A declared task joins ``TASKS`` and ``TASK_OPS`` for the rest of the program, so that every system
-trains and scores it by its kind. A store and a checkpoint carry the declaration.
+A declared task joins ``TASKS`` for the rest of the program, and with it ``TASK_OPS``, so that every
+system trains and scores it by its kind. A store and a checkpoint carry the declaration. Stores are
+also read by processes that have no use for JAX, so nothing here imports it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from emojax.errors import InputError
-from emojax.ops.tasks import KINDS, TASK_OPS, task_ops
 from emojax.specs import TASKS, TaskSpec
 
 _BUILT_IN = frozenset(TASKS)
+_KINDS = ("continuous", "categorical", "binary")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MOST_LABELS = 1000
 
@@ -26,8 +27,8 @@ def declare_task(spec: TaskSpec) -> None:
 
     Example:
         >>> declare_task(TaskSpec("pain", "binary", ("pain",), -1.0))
-        >>> TASK_OPS["pain"].primary
-        'f1_mean'
+        >>> TASKS["pain"].outputs
+        1
 
     Raises:
         InputError: the declaration is not allowed, or another task has this name.
@@ -36,7 +37,6 @@ def declare_task(spec: TaskSpec) -> None:
     known = TASKS.get(spec.name)
     if known is None:
         TASKS[spec.name] = spec
-        TASK_OPS[spec.name] = task_ops(spec)
         return
     if known != spec:
         raise InputError(
@@ -76,8 +76,8 @@ def _check(spec: TaskSpec) -> None:
     wrong: tuple[object, str] | None = None
     if not isinstance(spec.name, str) or not _NAME.fullmatch(spec.name):
         wrong = spec.name, "a name of small letters, digits and underscores"
-    elif spec.kind not in KINDS:
-        wrong = spec.kind, "kind " + ", ".join(KINDS)
+    elif spec.kind not in _KINDS:
+        wrong = spec.kind, "kind " + ", ".join(_KINDS)
     elif not plain or not all(_is_name(label) for label in labels):
         wrong = labels, "labels of letters, digits, spaces, underscores, dots and hyphens"
     elif not 1 <= len(labels) <= _MOST_LABELS or len({*labels}) < len(labels):

@@ -282,9 +282,21 @@ def task_ops(spec: TaskSpec, **fields: Any) -> TaskOps:
 # Kind of task -> "loss NAME" or "score NAME" of what was registered -> what it adds to a row.
 _EXTENSIONS: dict[str, dict[str, Callable[[TaskOps], TaskOps]]] = {kind: {} for kind in KINDS}
 
-TASK_OPS: dict[str, TaskOps] = {
-    name: task_ops(spec, **_OVERRIDES.get(name, {})) for name, spec in TASKS.items()
-}
+
+class _TaskRows(dict[str, TaskOps]):
+    """Rows by task; that of a task that is declared later is made when it is asked for."""
+
+    def __missing__(self, name: str) -> TaskOps:
+        self[name] = task_ops(TASKS[name])
+        return self[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in TASKS
+
+
+TASK_OPS: dict[str, TaskOps] = _TaskRows(
+    (name, task_ops(spec, **_OVERRIDES.get(name, {}))) for name, spec in TASKS.items()
+)
 
 
 def register_loss(kind: str, name: str) -> Callable[[LossFn], LossFn]:
