@@ -81,6 +81,12 @@ def _aff_wild2(folder: Path) -> str:
     return f"va={folder / 'l'}"
 
 
+def _swapped(folder: Path) -> str:
+    lines = [f"{a},{v}" for v, a in TRUTH]
+    text(folder / "l/a.txt", "\n".join(["arousal,valence", *lines]))
+    return f"va={folder / 'l'}"
+
+
 def _parquet(folder: Path) -> str:
     (folder / "l").mkdir()
     table = pd.DataFrame(TRUTH * 4 + 5, columns=["valence", "arousal"])
@@ -89,7 +95,7 @@ def _parquet(folder: Path) -> str:
     return f"va={folder / 'l'},range=1:9"
 
 
-@pytest.mark.parametrize("write", [_frames, _times, _one_table, _aff_wild2, _parquet])
+@pytest.mark.parametrize("write", [_frames, _times, _one_table, _aff_wild2, _swapped, _parquet])
 def test_every_form_gives_the_same_labels(write: object, tmp_path: Path) -> None:
     store, _ = store_of(tmp_path, write(tmp_path))  # type: ignore[operator]
     np.testing.assert_allclose(store.read(0).labels["va"], TRUTH, atol=1e-6)

@@ -97,7 +97,7 @@ def test_eight_faults_are_named_on_one_screen(tmp_path: Path) -> None:
     assert len(screen) < 40
     assert not (tmp_path / "store").exists()
 
-    # What stops the build is mended; the eighth fault needs the labels of the others.
+    # The eighth fault is seen beside the labels of sound videos, so the others are mended first.
     path = label_file(tmp_path, by["swapped"])
     swapped = np.loadtxt(path, delimiter=",", skiprows=1)
     table = tmp_path / f"face/{by['rate']}.csv"

@@ -172,8 +172,8 @@ def test_a_first_line_that_may_be_names_is_asked_about(text: str, tmp_path: Path
     "name",
     [
         "Frame", "FRAME_NUMBER", "frame idx", "Timestamp", "Time", "time_ms", "Confidence",
-        "Success", "face_id", "Identity", "Unnamed: 0", "", "index", "level_0", "frameIndex",
-        "start", "FaceRectX", "bbox_x1", "BBox_Width", "box0",
+        "Success", "face_id", "Identity", "Unnamed: 0", "...1", "", "index", "level_0",
+        "frameIndex", "start", "FaceRectX", "bbox_x1", "BBox_Width", "box0",
     ],
 )  # fmt: skip
 def test_columns_about_the_row_are_no_features(name: str, tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ _OTHER = (
 # Those of the row's columns that every user of the known tools expects; others are told.
 _EXPECTED = {*FRAME, *TIME, *CONFIDENCE, *FACE, *IDENTITY, *SUCCESS, *SOURCE}
 _ROW = {*_EXPECTED, *_COUNTER, *_OTHER}
-# Saved counters of pandas, and of readr.
-_SAVED = re.compile(r"unnamed:?\d+(level\d+)?|level\d|indexlevel\d+|\d\d\d")
+# Saved counters of pandas, and of readr, as they are written.
+_SAVED = re.compile(r"unnamed: \d+(_level_\d+)?|level_\d|__index_level_\d+__|\.\.\.\d+")
 # Boxes of faces in pixels, as detectors give them.
 BOX = re.compile(
     r"(face)?(rect|bbox|boundingbox|box|roi)"
@@ -50,7 +50,7 @@ _RAMP_ROWS = 10  # a feature does not rise for longer
 def describes_row(name: str) -> bool:
     """Returns True if a column of this name is no feature unless ``columns=`` names it."""
     text = plain(name)
-    return text in _ROW or bool(_SAVED.fullmatch(text) and text != name) or is_box(name)
+    return text in _ROW or bool(_SAVED.fullmatch(name.casefold())) or is_box(name)
 
 
 def is_box(name: str) -> bool:

@@ -47,7 +47,6 @@ class LabelSource:
     def __init__(self, options: LabelOptions) -> None:
         self._options = options
         self.task: TaskSpec = options.task
-        self.tables: list[Table] = []
         self._unit = options.given.get("unit", "")
         self._open_unit: Table | None = None
         self._steps: list[np.ndarray] = []
@@ -118,33 +117,33 @@ class LabelSource:
             return [(name, self._from_tiers(path))]
         if path.suffix.lower() == ".txt" and not self._options.given.keys() - {"first"}:
             # The organisers' form: a header of the task's labels, and a line for each frame.
-            values_NK = read_annotation(path, self.task.name)
+            values_NK = read_annotation(path, self.task.name, by_name=True)
             every_N = np.arange(len(values_NK))
             return [(name, LabelRows(path, values_NK, frame_M=every_N, in_order=True))]
         table = read_table(path, self._options.given.get("header", ""))
-        self.tables.append(table)
+        values_MK = label_values(table, label_columns(table, self._options), self._options)
         column = self._options.given.get("video") or table.find(_VIDEO)
         if column is None:
-            return [(name, self._from_table(table))]
+            return [(name, self._from_table(table, values_MK))]
         if path.parent == self._options.path and "video" not in self._options.given:
             sources = {*_cells(table, column)} if plain(column) != "name" else {""}
             if len(sources) > 1:
                 shown = ", ".join(sorted(sources)[:3])
                 remedy = f"if the column names the videos: video={column}"
                 raise table.error(f"column {column}", shown, "rows of one video", remedy)
-            return [(name, self._from_table(table))]
-        # Errors of the whole table, before it is taken apart.
-        label_values(table, label_columns(table, self._options), self._options)
+            return [(name, self._from_table(table, values_MK))]
         groups: dict[str, list[int]] = {}
         for row, cell in enumerate(_cells(table, column)):
             video = PurePosixPath(cell.replace("\\", "/"))
             stem = video.stem if 1 < len(video.suffix) <= 5 else video.name
             groups.setdefault(stem, []).append(row)
-        return [(video, self._from_table(table.chosen(rows))) for video, rows in groups.items()]
+        return [
+            (video, self._from_table(table.chosen(rows), values_MK[rows]))
+            for video, rows in groups.items()
+        ]
 
-    def _from_table(self, table: Table) -> LabelRows:
+    def _from_table(self, table: Table, values_MK: np.ndarray) -> LabelRows:
         given = self._options.given
-        values_MK = label_values(table, label_columns(table, self._options), self._options)
         start, end = (given.get(key) or table.find(names) for key, names in
                       (("start", _START), ("end", _END)))  # fmt: skip
         frame, time = table.find(FRAME), given.get("time") or find_time(table)

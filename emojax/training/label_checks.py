@@ -44,33 +44,30 @@ def check_labels(
                 continue
             fold, spec, truth = store.fold(name), TASKS[task], truths[number][task]
             if not truth.mask_NK.any():
-                raise InputError(
-                    "No validation frame is annotated, so that no epoch can be chosen.",
-                    file=store.path,
-                    field=f"fold {name}, task {task}",
-                    found=f"no label in {len(truth.names)} validation videos",
-                    expected="annotated frames",
-                    remedy="name another fold (config.replicas.folds) or other tasks "
-                    "(config.data.tasks), or build the store with labels",
-                )
+                raise _unannotated(store, name, task, "validation", len(truth.names))
             weighted = spec.kind in WEIGHTED_KINDS
             if weighted:
                 lines += _missing(spec, _counts(spec, truth), f"validation of fold {name}")
             if not small:
                 continue
             if not any(_is_annotated(store, video, task) for video in fold.train):
-                raise InputError(
-                    "No training frame is annotated.",
-                    file=store.path,
-                    field=f"fold {name}, task {task}",
-                    found=f"no label in {len(fold.train)} training videos",
-                    expected="annotated frames",
-                    remedy="name other tasks (config.data.tasks), or a store with labels",
-                )
+                raise _unannotated(store, name, task, "training", len(fold.train))
             if weighted:
                 on_C, _ = label_counts(store, fold.train, task)
                 lines += _missing(spec, on_C, f"training of fold {name}")
     return lines
+
+
+def _unannotated(store: Store, fold: str, task: str, part: str, videos: int) -> InputError:
+    return InputError(
+        f"No {part} frame is annotated.",
+        file=store.path,
+        field=f"fold {fold}, task {task}",
+        found=f"no label in {videos} {part} videos",
+        expected="annotated frames" + ", which choose the epoch" * (part == "validation"),
+        remedy="name another fold (config.replicas.folds) or other tasks (config.data.tasks), or "
+        "build the store with labels",
+    )
 
 
 def _is_annotated(store: Store, video: str, task: str) -> bool:
